@@ -1,0 +1,111 @@
+# Needs git, make and Python 3.11 or newer; everything else comes from the locks in requirements/.
+# `make` alone prints the targets.
+
+PYTHON ?= python3
+VENV   ?= .venv
+JOBS   ?= 2
+UPGRADE ?=
+PYTEST_ARGS ?=
+
+BIN    := $(VENV)/bin
+EXTRAS := anthropic openai
+
+# Stamps: set-up runs once, and again when a lock or the package's own metadata changes.
+CORE := $(VENV)/.installed-core
+DEV  := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check lint format types bench proof-crash extras lock clean
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
+
+demo: $(CORE) ## set up the core alone and run the demonstration
+	$(BIN)/shipworthy demo
+
+test: $(DEV) ## run every test (JOBS=2, PYTEST_ARGS=...)
+	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+check: lint types test ## everything a change must pass
+
+lint: $(DEV) ## format, rules and import contracts, without changing a file
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
+
+types: $(DEV) ## mypy strict and pyright
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(DEV) ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(DEV) ## measure the overhead beside its floors
+	$(BIN)/python bench/overhead.py
+
+proof-crash: $(DEV) ## the long form of the crash proofs
+	SHIPWORTHY_PROOF=long $(BIN)/python -m pytest -n $(JOBS) tests/crash $(PYTEST_ARGS)
+
+extras: $(EXTRAS:%=$(VENV)-%/.installed) ## install each extra alone and import its adapter
+	@for extra in $(EXTRAS); do \
+	  echo "extra $$extra:"; \
+	  $(VENV)-$$extra/bin/python tests/architecture/import_adapter.py $$extra || exit 1; \
+	done
+
+# The locks carry hashes for every platform and no index address: pip asks the index it is set up with.
+# The development lock is made first; the others follow its versions. UPGRADE=--upgrade takes newer ones.
+lock: $(DEV) ## make the locks again from pyproject.toml
+	$(call compile,dev,pyproject.toml $(EXTRAS:%=--extra %) --group dev)
+	$(call compile,core,pyproject.toml --constraint requirements/dev.txt)
+	$(call compile,build,--group build --constraint requirements/dev.txt)
+	$(foreach extra,$(EXTRAS),$(call compile,$(extra),pyproject.toml --extra $(extra) --constraint requirements/dev.txt)$(newline))
+
+clean: ## remove the environments and everything generated
+	rm -rf $(VENV) $(EXTRAS:%=$(VENV)-%) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	  .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+define newline
+
+
+endef
+
+define compile
+	$(BIN)/uv pip compile $(2) $(UPGRADE) --quiet --universal --python-version 3.11 \
+	  --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
+	  --output-file requirements/$(1).txt
+endef
+
+# --- set-up -----------------------------------------------------------------------------------
+
+# Installs the named locks and then the package itself into the environment $(1).
+define install
+	$(1)/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes \
+	  $(foreach lock,$(2),-r requirements/$(lock).txt)
+	$(1)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+endef
+
+define create
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "shipworthy needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name another one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(1)
+endef
+
+$(BIN)/python:
+	$(call create,$(VENV))
+
+$(CORE): requirements/core.txt requirements/build.txt pyproject.toml | $(BIN)/python
+	$(call install,$(VENV),core build)
+	@touch $@
+
+$(DEV): requirements/dev.txt pyproject.toml | $(BIN)/python
+	$(call install,$(VENV),dev)
+	@touch $@ $(CORE)
+
+$(VENV)-%/.installed: requirements/%.txt requirements/build.txt pyproject.toml
+	$(call create,$(VENV)-$*)
+	$(call install,$(VENV)-$*,$* build)
+	@touch $@
