@@ -1,0 +1,84 @@
+"""Shipworthy: AI agents that go to production, with guarantees that a command can prove.
+
+Public names are resolved at first use, so that `import shipworthy` costs little.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from shipworthy.adapters.inmemory.store import InMemoryStore as InMemoryStore
+    from shipworthy.adapters.inmemory.store import InMemoryStore as InMemoryJournalStore
+    from shipworthy.app.agent import Agent as Agent
+    from shipworthy.app.inputs import Tuning as Tuning
+    from shipworthy.app.runtimes import InMemoryRuntime as InMemoryRuntime
+    from shipworthy.app.runtimes import SqliteRuntime as SqliteRuntime
+    from shipworthy.app.stream import AgentStream as AgentStream
+    from shipworthy.app.tools import tool as tool
+    from shipworthy.domain.context import RunContext as RunContext
+    from shipworthy.domain.effects import DidNotHappen as DidNotHappen
+    from shipworthy.domain.effects import Happened as Happened
+    from shipworthy.domain.effects import Unknown as Unknown
+    from shipworthy.domain.messages import File as File
+    from shipworthy.domain.messages import Image as Image
+    from shipworthy.domain.messages import Message as Message
+    from shipworthy.domain.messages import Text as Text
+    from shipworthy.domain.messages import Thinking as Thinking
+    from shipworthy.domain.messages import ToolCall as ToolCall
+    from shipworthy.domain.messages import ToolResult as ToolResult
+    from shipworthy.domain.model import ModelRequest as ModelRequest
+    from shipworthy.domain.model import ModelSettings as ModelSettings
+    from shipworthy.domain.model import TextDelta as TextDelta
+    from shipworthy.domain.results import Checkpoint as Checkpoint
+    from shipworthy.domain.results import RunResult as RunResult
+    from shipworthy.domain.results import is_paused as is_paused
+    from shipworthy.domain.scope import Scope as Scope
+    from shipworthy.domain.usage import Usage as Usage
+    from shipworthy.errors import InvalidOutput as InvalidOutput
+    from shipworthy.errors import ModelRetry as ModelRetry
+    from shipworthy.errors import NotDone as NotDone
+    from shipworthy.errors import ShipworthyError as ShipworthyError
+    from shipworthy.testing.scripted import EchoModel as EchoModel
+    from shipworthy.testing.scripted import ScriptedModel as ScriptedModel
+    from shipworthy.testing.scripted import ScriptedTurn as ScriptedTurn
+    from shipworthy.testing.scripted import mock as mock
+
+_HOMES = {
+    "adapters.inmemory.store": ("InMemoryStore",),
+    "app.agent": ("Agent",),
+    "app.inputs": ("Tuning",),
+    "app.runtimes": ("InMemoryRuntime", "SqliteRuntime"),
+    "app.stream": ("AgentStream",),
+    "app.tools": ("tool",),
+    "domain.context": ("RunContext",),
+    "domain.effects": ("DidNotHappen", "Happened", "Unknown"),
+    "domain.messages": ("File", "Image", "Message", "Text", "Thinking", "ToolCall", "ToolResult"),
+    "domain.model": ("ModelRequest", "ModelSettings", "TextDelta"),
+    "domain.results": ("Checkpoint", "RunResult", "is_paused"),
+    "domain.scope": ("Scope",),
+    "domain.usage": ("Usage",),
+    "errors": ("InvalidOutput", "ModelRetry", "NotDone", "ShipworthyError"),
+    "testing.scripted": ("EchoModel", "ScriptedModel", "ScriptedTurn", "mock"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME, "InMemoryJournalStore"])  # noqa: PLE0605 - computed from the table above
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    public = "InMemoryStore" if name == "InMemoryJournalStore" else name
+    module = _HOME.get(public)
+    if module is None:
+        raise AttributeError(f"module 'shipworthy' has no attribute {name!r}")
+    value = getattr(import_module(f"shipworthy.{module}"), public)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,184 @@
+"""The store in memory: the same laws without durability, bounded, for one process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from shipworthy.domain.events import AnyEvent, RunStatus
+from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
+from shipworthy.domain.scope import Operator, Scope
+from shipworthy.errors import Fenced, JournalDamaged, RunNotFound, StoreFull
+
+_START_WITHIN = 3_600_000
+
+
+class _Run(msgspec.Struct):
+    scope: Scope
+    run_id: str
+    key: int
+    events: list[AnyEvent]
+    bodies: dict[str, bytes]
+    status: RunStatus = "running"
+    token: int = 1
+    in_session: bool = False
+
+
+class InMemoryStore:
+    """Journal, directory and lease in this process's memory.
+
+    Holds at most *max_runs* runs. The run that ended first makes room for a new one, and if it belongs to a session,
+    its whole session does, so that no conversation loses its beginning. Runs that have not ended, and sessions that
+    have such a run, are never dropped: when they fill the store, `begin` raises StoreFull.
+    """
+
+    def __init__(self, max_runs: int = 10_000) -> None:
+        self._max_runs = max_runs
+        self._runs: dict[tuple[str, str], _Run] = {}
+        self._by_key: dict[int, _Run] = {}
+        self._sessions: dict[Scope, list[str]] = {}
+        self._live: dict[Scope, int] = {}
+        self._ended: dict[int, None] = {}
+        self._next_key = 1
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """Nothing to close: what is in memory stays until the store is dropped."""
+
+    # journal
+
+    async def begin(self, scope: Scope, run_id: str, batch: Batch) -> Fence | None:
+        if (scope.tenant, run_id) in self._runs:
+            return None
+        if len(self._runs) >= self._max_runs:
+            self._drop_oldest()
+        key = self._next_key
+        self._next_key += 1
+        run = _Run(scope, run_id, key, [], {})
+        if scope.session is not None:
+            self._live[scope] = self._live.get(scope, 0) + 1
+        self._append(run, batch)
+        self._runs[scope.tenant, run_id] = self._by_key[key] = run
+        return Fence(scope, run_id, 1, key)
+
+    async def claim(self, scope: Scope, run_id: str) -> Claim:
+        run = self._find(scope, run_id)
+        run.token += 1
+        return Claim(Fence(run.scope, run_id, run.token, run.key), "released")
+
+    async def commit(self, fence: Fence, batch: Batch) -> None:
+        run = self._by_key.get(fence.key)
+        if run is None or run.token != fence.token or batch.events[0].seq != len(run.events) + 1:
+            raise Fenced(f"Run {fence.run_id!r} was taken over.")
+        self._append(run, batch)
+
+    async def read(self, scope: Scope, run_id: str, after: int = 0) -> list[AnyEvent]:
+        return self._find(scope, run_id).events[after:]
+
+    async def body(self, scope: Scope, run_id: str, digest: str) -> bytes:
+        try:
+            return self._find(scope, run_id).bodies[digest]
+        except KeyError:
+            raise JournalDamaged(
+                f"Run {run_id!r} refers to a body {digest[:12]} that is not stored."
+            ) from None
+
+    # directory
+
+    async def find(self, scope: Scope, run_id: str) -> RunSummary:
+        return _summary(self._find(scope, run_id))
+
+    async def list(self, scope: Scope, which: RunFilter) -> Sequence[RunSummary]:
+        found = [
+            _summary(run)
+            for run in reversed(self._runs.values())
+            if run.scope.tenant == scope.tenant
+            and scope.user in (None, run.scope.user)
+            and scope.session in (None, run.scope.session)
+            and which.status in (None, run.status)
+            and (which.before is None or run.events[0].at < which.before)
+        ]
+        found.sort(key=lambda s: s.started_at, reverse=True)
+        return found[: which.limit]
+
+    async def session(self, scope: Scope, head: int | None = None) -> Sequence[str]:
+        return self._sessions.get(scope, [])[:head]
+
+    async def orphans(self, operator: Operator) -> Sequence[RunSummary]:
+        return [_summary(run) for run in self._runs.values() if run.status == "running"]
+
+    async def prune(self, operator: Operator, ended_before: int) -> int:
+        def old(run: _Run) -> bool:
+            return run.status not in ("running", "paused") and run.events[-1].at < ended_before
+
+        alive = {r.scope for r in self._runs.values() if r.scope.session is not None and not old(r)}
+        gone = [r for r in self._runs.values() if old(r) and not (r.in_session and r.scope in alive)]
+        for run in gone:
+            self._forget(run)
+            if run.in_session:
+                self._sessions.pop(run.scope, None)
+        return len(gone)
+
+    # lease
+
+    def clock(self) -> int:
+        return time.monotonic_ns() // 1_000_000
+
+    def start_by(self) -> int:
+        return self.clock() + _START_WITHIN
+
+    @property
+    def skew(self) -> int:
+        return 0
+
+    # parts
+
+    def _append(self, run: _Run, batch: Batch) -> None:
+        run.events.extend(batch.events)
+        if batch.bodies:
+            run.bodies.update(batch.bodies)
+        run.status = batch.status
+        if batch.status not in ("running", "paused"):
+            self._end(run)
+        if batch.joins_session:
+            run.in_session = True
+            self._sessions.setdefault(run.scope, []).append(run.run_id)
+
+    def _end(self, run: _Run) -> None:
+        self._ended[run.key] = None
+        if run.scope.session is not None:
+            self._live[run.scope] -= 1
+            if not self._live[run.scope]:
+                del self._live[run.scope]
+
+    def _find(self, scope: Scope, run_id: str) -> _Run:
+        run = self._runs.get((scope.tenant, run_id))
+        if run is None:
+            raise RunNotFound(f"There is no run {run_id!r} of tenant {scope.tenant!r}.")
+        return run
+
+    def _drop_oldest(self) -> None:
+        for key in self._ended:
+            run = self._by_key[key]
+            if not run.in_session:
+                return self._forget(run)
+            if run.scope not in self._live:
+                for member in self._sessions.pop(run.scope):
+                    self._forget(self._runs[run.scope.tenant, member])
+                return None
+        raise StoreFull(
+            f"All {self._max_runs} runs of the in-memory store are still in flight.",
+            fix="Raise InMemoryStore(max_runs=...), lower concurrency, or use SqliteRuntime.",
+        )
+
+    def _forget(self, run: _Run) -> None:
+        del self._runs[run.scope.tenant, run.run_id], self._by_key[run.key]
+        self._ended.pop(run.key, None)
+
+
+def _summary(run: _Run) -> RunSummary:
+    return RunSummary(run.scope, run.run_id, run.status, run.events[0].at, run.events[-1].at, len(run.events))

@@ -1,0 +1,145 @@
+"""What callers pass, checked and made into values, before anything is started."""
+
+from __future__ import annotations
+
+import uuid
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from shipworthy.domain.messages import File, Image, Message, Text, ToolCall, ToolResult, UserPart
+from shipworthy.domain.scope import ANONYMOUS, Scope
+from shipworthy.errors import EmptyPrompt, IdentityMissing, IdentityWarning, InvalidHistory, InvalidPrompt
+from shipworthy.rules.text import clean
+
+Prompt = str | Text | Image | File | Sequence[str | Text | Image | File]
+
+
+def scope_of(
+    tenant_id: str | None, user_id: str | None, session_id: str | None, *, default: str | None, required: bool
+) -> Scope:
+    """The identity of a call. Whoever names nobody gets a fresh scope that nobody else has."""
+    _check_id("tenant_id", tenant_id)
+    _check_id("user_id", user_id)
+    _check_id("session_id", session_id)
+    tenant = default if tenant_id is None else tenant_id
+    if session_id is not None and user_id is None:
+        raise IdentityMissing("session_id was given without user_id.")
+    if tenant is None:
+        if user_id is not None:
+            raise IdentityMissing("user_id was given without tenant_id.")
+        if required:
+            raise IdentityMissing("This agent requires an identity, and the call named nobody.")
+        warnings.warn(
+            "A run that names no tenant gets a fresh anonymous scope: nothing it keeps is found again. "
+            "Pass tenant_id= (and user_id=, session_id=), or build the Agent with tenant_id=.",
+            IdentityWarning,
+            stacklevel=4,
+        )
+        return Scope(ANONYMOUS + uuid.uuid4().hex)
+    if tenant_id is not None and tenant_id.startswith(ANONYMOUS):
+        raise IdentityMissing(f"tenant_id {tenant_id!r} is reserved for anonymous runs.")
+    return Scope(tenant, user_id, session_id)
+
+
+def _check_id(name: str, value: str | None) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise IdentityMissing(f"{name} is a {type(value).__name__}, not a str.")
+    if not value.strip():
+        raise IdentityMissing(f"{name} is empty.")
+    if clean(value) != value or "\x00" in value:
+        raise IdentityMissing(f"{name} has characters that cannot be stored.")
+
+
+def run_id_of(run_id: str | None) -> str | None:
+    """A caller's run id, if it can be stored."""
+    if run_id is None:
+        return None
+    if not isinstance(run_id, str) or not run_id.strip() or clean(run_id) != run_id or "\x00" in run_id:
+        raise InvalidPrompt(
+            f"run_id {run_id!r} is not a text that can be stored.", fix="Pass a non-empty str."
+        )
+    return run_id
+
+
+def prompt_of(prompt: Prompt) -> tuple[UserPart, ...]:
+    """A prompt's parts. Raises EmptyPrompt, InvalidPrompt."""
+    parts = [prompt] if isinstance(prompt, (str, Text, Image, File)) else prompt
+    if not isinstance(parts, Sequence) or isinstance(parts, (bytes, bytearray)):
+        raise InvalidPrompt(f"The prompt is a {type(prompt).__name__}.")
+    made = tuple([_part(part) for part in parts])
+    if not any([not isinstance(part, Text) or part.text.strip() for part in made]):
+        raise EmptyPrompt("The prompt is empty.")
+    return made
+
+
+def _part(part: Any) -> UserPart:
+    if isinstance(part, str):
+        part = Text(part)
+    if isinstance(part, Text):
+        if not isinstance(part.text, str) or clean(part.text) != part.text:
+            raise InvalidPrompt("The prompt has text that is not valid Unicode (lone surrogates).")
+        return part
+    if isinstance(part, Image):
+        if (part.data is None) == (part.url is None):
+            raise InvalidPrompt("An Image needs exactly one of data= and url=.")
+        return part
+    if isinstance(part, File):
+        return part
+    raise InvalidPrompt(f"The prompt has a part of type {type(part).__name__}.")
+
+
+def history_of(history: Sequence[Message] | None, scope: Scope) -> tuple[Message, ...]:
+    """An explicit conversation to go on from. Raises InvalidHistory."""
+    if not history:
+        return ()
+    if scope.session is not None:
+        raise InvalidHistory(
+            "message_history and session_id were both given.",
+            fix="Pass one: the session continues from the journal by itself.",
+        )
+    if not all([isinstance(m, Message) for m in history]):
+        raise InvalidHistory("message_history has items that are not Message.", fix="Pass result.messages.")
+    _check_calls(history)
+    return tuple(history)
+
+
+def _check_calls(history: Sequence[Message]) -> None:
+    """Every tool call has its one result in the next message."""
+    for i, message in enumerate(history):
+        calls = [p.call_id for p in message.parts if isinstance(p, ToolCall)]
+        after = history[i + 1].parts if calls and i + 1 < len(history) else ()
+        results = [p.call_id for p in after if isinstance(p, ToolResult)]
+        if sorted(calls) != sorted(results) and calls:
+            raise InvalidHistory(
+                f"Message {i} of message_history has tool calls without their one result.",
+                fix="Pass the whole result.messages of an earlier run.",
+            )
+        orphans = any([isinstance(p, ToolResult) for p in message.parts]) and (
+            i == 0 or not any([isinstance(p, ToolCall) for p in history[i - 1].parts])
+        )
+        if orphans:
+            raise InvalidHistory(
+                f"Message {i} of message_history has results of calls that are not there.",
+                fix="Pass the whole result.messages of an earlier run.",
+            )
+
+
+class Tuning(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings that few change.
+
+    `tool_timeout`: seconds for tools that set none. `max_result`: characters of a tool's result that the model is
+    shown. `output_retries`: how often an invalid output is asked for again. `model_retries`: how often in a row a failed
+    attempt on the wire is made again, where that can help. `recover_every`: seconds between two looks for orphaned
+    runs while the agent is entered (`async with agent`).
+    """
+
+    tool_timeout: float = 60.0
+    max_result: int = 50_000
+    output_retries: int = 2
+    model_retries: int = 2
+    recover_every: float = 10.0

@@ -1,0 +1,63 @@
+"""Runtimes: a store plus the driver in this process."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from shipworthy.adapters.inmemory.store import InMemoryStore
+from shipworthy.engine.runtime import Runtime
+from shipworthy.errors import ConfigurationError
+
+
+class InMemoryRuntime(Runtime):
+    """Runs that live as long as the process; at most *max_runs* are kept. The default."""
+
+    def __init__(self, *, max_runs: int = 10_000) -> None:
+        super().__init__(InMemoryStore(max_runs))
+
+
+class SqliteRuntime(Runtime):
+    """Runs in one SQLite file, which several processes of one machine may share.
+
+    `durability="power"`: what was acknowledged survives power loss on storage that honours sync. `"process"`: it
+    survives the process, and power loss may cost the last commits. `lease_ttl`: seconds after which a *stopped* worker
+    loses its runs (a dead one loses them at once). `clock_skew` and `busy_timeout` in seconds.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: Literal["power", "process"] = "power",
+        lease_ttl: float = 10.0,
+        clock_skew: float = 0.5,
+        busy_timeout: float = 5.0,
+        vfs: str | None = None,
+    ) -> None:
+        from shipworthy.adapters.sqlite.store import SqliteStore
+
+        super().__init__(
+            SqliteStore(
+                path,
+                durability=durability,
+                lease_ttl=lease_ttl,
+                clock_skew=clock_skew,
+                busy_timeout=busy_timeout,
+                vfs=vfs,
+            )
+        )
+
+
+def runtime_for(runtime: Runtime | str | None) -> Runtime:
+    """A runtime from what `Agent(runtime=)` takes: a runtime, "inmemory", or "sqlite:<path>"."""
+    if runtime is None or runtime == "inmemory":
+        return InMemoryRuntime()
+    if isinstance(runtime, Runtime):
+        return runtime
+    if isinstance(runtime, str) and runtime.startswith("sqlite:") and len(runtime) > len("sqlite:"):
+        return SqliteRuntime(runtime.removeprefix("sqlite:"))
+    raise ConfigurationError(
+        f"{runtime!r} is not a runtime.",
+        fix='Pass InMemoryRuntime(), SqliteRuntime("bot.db") or "sqlite:./bot.db".',
+    )

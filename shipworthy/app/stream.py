@@ -1,0 +1,106 @@
+"""A run as it happens: its durable events with their sequence numbers, and provisional deltas between them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Generic
+
+from shipworthy.domain.events import AnyEvent
+from shipworthy.domain.model import Delta, TextDelta
+from shipworthy.domain.results import OutputT, RunResult
+from shipworthy.domain.scope import Scope
+from shipworthy.engine.follow import follow
+from shipworthy.engine.live import LiveRun
+from shipworthy.engine.outcome import result_of
+from shipworthy.engine.record import status_of
+from shipworthy.engine.runtime import Runtime
+from shipworthy.errors import NotFinished
+
+
+class AgentStream(Generic[OutputT]):
+    """Reads a run, from its own start or one that is under way.
+
+    Iterating gives every event after `after` once and in order, and deltas as they come; an event is shown only when it
+    is durable. Leaving the `async with` block early cancels a run that was started here, unless `detach()` was called.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        start: Callable[[], Awaitable[LiveRun | str]],
+        load: Callable[[str], Awaitable[LiveRun]],
+        *,
+        scope: Scope,
+        after: int,
+    ) -> None:
+        self._runtime = runtime
+        self._start = start
+        self._load = load
+        self._scope = scope
+        self._after = after
+        self._run: LiveRun | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._detached = False
+        self._result: RunResult[OutputT] | None = None
+        self._items: AsyncIterator[AnyEvent | Delta] | None = None
+        self.run_id = ""
+
+    async def __aenter__(self) -> AgentStream[OutputT]:
+        started = await self._start()
+        if isinstance(started, LiveRun):
+            self._run, self.run_id = started, started.run_id
+            self._task = self._runtime.spawn(started)
+        else:
+            self.run_id = started
+        self._items = follow(self._runtime, self._scope, self.run_id, self._after)
+        return self
+
+    def detach(self) -> None:
+        """Let the run go on when the block is left; `agent.stream(run_id=...)` finds it again."""
+        self._detached = True
+
+    def __aiter__(self) -> AsyncIterator[AnyEvent | Delta]:
+        return self._read()
+
+    async def _read(self) -> AsyncIterator[AnyEvent | Delta]:
+        if self._items is None:
+            raise NotFinished(
+                "The stream was not entered.", fix="Use `async with agent.stream(...) as stream`."
+            )
+        async for item in self._items:
+            yield item
+        await self._finish()
+
+    async def text(self) -> AsyncIterator[str]:
+        """Only the text, as it comes. Provisional: an attempt that fails and is made again starts its text anew."""
+        async for item in self:
+            if type(item) is TextDelta:
+                yield item.text
+
+    @property
+    def result(self) -> RunResult[OutputT]:
+        """The run's result, once the stream was read to its end. Raises NotFinished before."""
+        if self._result is None:
+            raise NotFinished(f"Run {self.run_id!r} has not ended in this stream.")
+        return self._result
+
+    async def _finish(self) -> None:
+        if self._task is not None:
+            await self._task
+        self._result = await result_of(self._run or await self._load(self.run_id))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        run, task = self._run, self._task
+        if run is None or task is None or self._detached:
+            return
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+        if kind is None and not task.cancelled() and (failure := task.exception()) is not None:
+            raise failure
+        if self._result is None and status_of(run.state) != "running":
+            self._result = await result_of(run)

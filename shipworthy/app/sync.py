@@ -1,0 +1,60 @@
+"""Running coroutines for callers without an event loop: one loop in one daemon thread, for the whole process.
+
+One loop, and not one a call, so that connections and the store's callbacks outlive the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import os
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+_pid = 0
+
+
+def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The coroutine's result; interrupting the wait cancels it. Works inside a running loop too, which it blocks."""
+    loop = _background_loop()
+    done: Future[T] = Future()
+    context = contextvars.copy_context()
+
+    def start() -> None:
+        task = loop.create_task(coroutine, context=context)
+        holder.append(task)
+        task.add_done_callback(finish)
+
+    def finish(task: asyncio.Task[T]) -> None:
+        if task.cancelled():
+            done.cancel()
+        elif (error := task.exception()) is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(task.result())
+
+    holder: list[asyncio.Task[T]] = []
+    loop.call_soon_threadsafe(start)
+    try:
+        return done.result()
+    except KeyboardInterrupt:
+        loop.call_soon_threadsafe(lambda: [task.cancel() for task in holder])
+        with contextlib.suppress(BaseException):
+            done.result(timeout=5.0)
+        raise
+
+
+def _background_loop() -> asyncio.AbstractEventLoop:
+    global _loop, _pid
+    with _lock:
+        if _loop is None or _pid != os.getpid():
+            _loop, _pid = asyncio.new_event_loop(), os.getpid()
+            threading.Thread(target=_loop.run_forever, name="shipworthy-sync", daemon=True).start()
+        return _loop

@@ -1,0 +1,59 @@
+"""What a store keeps: batches of events under a fence, and what a listing shows of a run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from shipworthy.domain.events import AnyEvent, RunStatus
+from shipworthy.domain.scope import Scope
+
+
+class Fence(msgspec.Struct, frozen=True, gc=False):
+    """The right to append to one run. `token` grows with every change of owner; `key` is the store's own handle."""
+
+    scope: Scope
+    run_id: str
+    token: int
+    key: int = 0
+
+
+class Batch(msgspec.Struct, gc=False):
+    """What lands whole or not at all: consecutive events, the bodies they refer to (by SHA-256, hex), and the run's
+    status after them. A status other than "running" releases the run's ownership; `joins_session` appends the run to
+    its session's ended runs.
+
+    What later shares a commit with events (budget operations, approval uses, audit links) becomes a field here.
+    """
+
+    events: list[AnyEvent]
+    bodies: dict[str, bytes]
+    status: RunStatus = "running"
+    joins_session: bool = False
+
+
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """Ownership of an existing run, and why it could be had."""
+
+    fence: Fence
+    previous: Literal["released", "dead", "expired"]
+
+
+class RunSummary(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A run in a listing. Times in milliseconds since the Unix epoch; `events` is the last sequence number."""
+
+    scope: Scope
+    run_id: str
+    status: RunStatus
+    started_at: int
+    updated_at: int
+    events: int
+
+
+class RunFilter(msgspec.Struct, frozen=True, gc=False):
+    """Which runs a listing shows, newest first. `before`: the `started_at` of the last one of the page before."""
+
+    status: RunStatus | None = None
+    limit: int = 50
+    before: int | None = None

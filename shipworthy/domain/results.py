@@ -1,0 +1,93 @@
+"""What a run gave, and what it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from shipworthy.domain.events import RunStatus
+from shipworthy.domain.messages import Message
+from shipworthy.domain.scope import Scope
+from shipworthy.domain.usage import TotalUsage
+from shipworthy.errors import RunFailed, RunPaused, RunStopped
+
+OutputT = TypeVar("OutputT")
+
+
+class Checkpoint(msgspec.Struct, frozen=True, gc=False):
+    """A reference to a run, good for `agent.resume`. It holds no state: the journal does."""
+
+    tenant_id: str
+    run_id: str
+    seq: int
+
+
+class PendingCall(msgspec.Struct, frozen=True, gc=False):
+    """A call that a paused run waits for. `arguments` is the JSON text."""
+
+    call_id: str
+    tool: str
+    arguments: str
+    reason: str
+
+
+class RunResult(msgspec.Struct, Generic[OutputT], frozen=True, kw_only=True):
+    """How a run stands: at its end, or where it is paused.
+
+    `output` raises RunFailed, RunStopped or RunPaused where there is none; `has_output` asks first. `stop_reason` is
+    the run's ("max_turns", "timeout", "cancelled", ...); `finish_reason` the provider's for the last answer.
+    `cost_usd` is None while no price is known. `messages` is the conversation as the model saw it and what it answered;
+    `new_messages` leaves out what was there before the run.
+    """
+
+    run_id: str
+    scope: Scope
+    status: RunStatus
+    stop_reason: str | None
+    error: str | None
+    value: OutputT | None
+    has_output: bool
+    pending: tuple[PendingCall, ...]
+    checkpoint: Checkpoint
+    usage: TotalUsage
+    turns: int
+    finish_reason: str | None
+    history: Sequence[Message]
+    new_messages: Sequence[Message]
+    cost_usd: float | None = None
+    changed: tuple[str, ...] = ()
+
+    @property
+    def output(self) -> OutputT:
+        if not self.has_output:
+            self.raise_for_status()
+            raise RunStopped(
+                f"Run {self.run_id!r} has no output.", fix="Look at result.status and result.messages."
+            )
+        return self.value  # type: ignore[return-value]
+
+    @property
+    def tenant_id(self) -> str:
+        return self.scope.tenant
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        return (*self.history, *self.new_messages)
+
+    def raise_for_status(self) -> RunResult[OutputT]:
+        """The result itself if the run is completed. Raises RunFailed, RunStopped, RunPaused."""
+        if self.status == "failed":
+            raise RunFailed(f"Run {self.run_id!r} failed ({self.stop_reason}): {self.error}")
+        if self.status == "paused":
+            waits = ", ".join([f"{c.tool} ({c.call_id})" for c in self.pending]) or str(self.error)
+            raise RunPaused(f"Run {self.run_id!r} is paused, waiting for {waits}.")
+        if self.status in ("stopped", "cancelled"):
+            raise RunStopped(f"Run {self.run_id!r} was {self.status}: {self.stop_reason}.")
+        return self
+
+
+def is_paused(result: RunResult[Any]) -> bool:
+    """Whether the run waits for somebody."""
+    return result.status == "paused"

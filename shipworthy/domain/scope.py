@@ -1,0 +1,31 @@
+"""Whose data it is: the identity that every storage and policy method takes first."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Scope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Who a value belongs to. A user belongs to a tenant, a session to a user; there is no default bucket."""
+
+    tenant: str
+    user: str | None = None
+    session: str | None = None
+
+    @property
+    def anonymous(self) -> bool:
+        """True for a fresh scope that was made because nobody was named."""
+        return self.tenant.startswith(ANONYMOUS)
+
+
+class Operator(msgspec.Struct, frozen=True, gc=False):
+    """The one capability that is not bound to a tenant: recovery, pruning, sweeping. Made by code, never by a request.
+
+    `reason` says what it was made for, and appears in errors.
+    """
+
+    reason: str
+
+
+ANONYMOUS = "~anon-"
+"""Prefix of the tenants of runs that name nobody. It cannot be chosen: a tenant_id with it is refused."""

@@ -1,0 +1,126 @@
+"""One attempt on the wire: request, stream, answer."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator
+
+import msgspec
+
+from shipworthy.domain.events import ModelAnswered, ModelFailed, ModelRequested
+from shipworthy.domain.messages import Text, Thinking, ToolCall
+from shipworthy.domain.model import Answer, ModelRequest, ModelSettings, Purpose
+from shipworthy.engine.live import LiveRun
+from shipworthy.errors import ConfigurationError, IncompleteAnswer, ModelError
+from shipworthy.rules.decide import AskModel
+from shipworthy.rules.text import clean
+
+BREATHER = 64
+"""Deltas between two chances for others to run, for models that never wait."""
+
+WRAP_UP = (
+    "You have used all the turns of this run. Give your final answer now, from what you know; no further tool calls "
+    "will be executed."
+)
+
+_NO_TOOLS = ModelSettings(tool_choice="none")
+
+
+async def ask(run: LiveRun, step: AskModel) -> None:
+    """Make one attempt and record its outcome. What waits for its commit urgently is committed first."""
+    recorder = run.recorder
+    model = run.blueprint.model
+    if step.delay:
+        await recorder.commit()
+        await asyncio.sleep(step.delay)
+    ordinal = run.state.ordinal
+    recorder.record(ModelRequested(ordinal=ordinal, model=model.name, purpose=step.purpose))
+    if recorder.urgent or recorder.watchers:
+        await recorder.commit()
+    try:
+        answer = await _stream(run, await _request(run, step.purpose, ordinal))
+    except ModelError as error:
+        recorder.record(_failed(run, ordinal, error, error.retry_after))
+    except Exception as error:
+        if isinstance(error, ConfigurationError):
+            run.raises = error
+        recorder.record(_failed(run, ordinal, error, None))
+    else:
+        recorder.record(_answered(run, ordinal, answer))
+
+
+async def _request(run: LiveRun, purpose: Purpose, ordinal: int) -> ModelRequest:
+    plan = run.blueprint
+    instructions, settings = run.instructions, run.settings
+    if purpose == "wrap_up":
+        instructions = f"{instructions}\n\n{WRAP_UP}" if instructions else WRAP_UP
+        settings = settings.merge(_NO_TOOLS) if plan.specs and not plan.output_tools else settings
+    return ModelRequest(
+        run_id=run.run_id,
+        purpose=purpose,
+        ordinal=ordinal,
+        instructions=instructions,
+        messages=await run.messages(),
+        tools=plan.specs,
+        output=plan.output.native,
+        settings=settings,
+        stream=bool(run.recorder.watchers),
+    )
+
+
+async def _stream(run: LiveRun, request: ModelRequest) -> Answer:
+    answer: Answer | None = None
+    recorder = run.recorder
+    count = 0
+    stream = run.blueprint.model.stream(request)
+    try:
+        async for item in stream:
+            if type(item) is Answer:
+                answer = item
+            elif recorder.watchers:
+                recorder.show(item)
+                count += 1
+                if count % BREATHER == 0:
+                    await asyncio.sleep(0)
+    finally:
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()
+    if answer is None:
+        raise IncompleteAnswer(f"The stream of {run.blueprint.model.name} ended without its terminal event.")
+    return answer
+
+
+def _answered(run: LiveRun, ordinal: int, answer: Answer) -> ModelAnswered:
+    """The event of a complete answer: calls get their ids, from the event's own place in the journal."""
+    seq = run.state.seq + 1
+    parts: list[Text | Thinking | ToolCall] = []
+    slot = 0
+    for part in answer.parts:
+        if type(part) is ToolCall:
+            call_id = f"call_{run.run_short}_{seq}_{slot}"
+            part = ToolCall(clean(part.name), clean(part.raw_arguments), call_id)
+            slot += 1
+        elif type(part) is Text:
+            if not part.text:
+                continue
+            part = msgspec.structs.replace(part, text=clean(part.text), origin="model", trust="untrusted")
+        parts.append(run.bodies.pack(part))
+    return ModelAnswered(
+        ordinal=ordinal,
+        parts=tuple(parts),
+        usage=answer.usage,
+        finish_reason=answer.finish_reason,
+        model=answer.model,
+    )
+
+
+def _failed(run: LiveRun, ordinal: int, error: Exception, retry_after: float | None) -> ModelFailed:
+    """The event of a failed attempt. The wait is decided here, once, so that replay needs no chance: the provider's
+    own, or exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", AWS, 2015)."""
+    if retry_after is not None:
+        backoff = random.uniform(0.0, min(20.0, 0.25 * 2.0**run.state.failures))
+        retry_after = max(retry_after, backoff)
+    return ModelFailed(
+        ordinal=ordinal, error=type(error).__name__, message=clean(str(error)), retry_after=retry_after
+    )

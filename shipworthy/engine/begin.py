@@ -1,0 +1,129 @@
+"""A new run: what it pins, and its first commit."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from shipworthy.domain.context import RunContext
+from shipworthy.domain.events import RunStarted
+from shipworthy.domain.journal import Batch
+from shipworthy.domain.messages import DEVELOPER, Message, Text, UserPart
+from shipworthy.domain.model import ModelSettings
+from shipworthy.domain.scope import Scope
+from shipworthy.engine.blueprint import Blueprint, Limits
+from shipworthy.engine.bodies import Bodies
+from shipworthy.engine.live import LiveRun
+from shipworthy.engine.record import Recorder, stamp
+from shipworthy.engine.runtime import Runtime
+from shipworthy.ports.store import Store
+from shipworthy.rules import state as rules
+from shipworthy.rules.codec import encode_messages
+from shipworthy.rules.text import clean
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller asks for, checked."""
+
+    scope: Scope
+    prompt: tuple[UserPart, ...]
+    run_id: str | None
+    history: tuple[Message, ...]
+    deps: Any
+    settings: ModelSettings | None
+    limits: Limits
+
+    def digest(self) -> str:
+        """What the same call, made again, agrees in."""
+        same = [self.scope.user, self.scope.session, self.prompt, self.history]
+        return hashlib.sha256(msgspec.json.encode(same)).hexdigest()
+
+
+async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun | None:
+    """Commit the run's first event. None if the tenant has a run of this id already."""
+    store = runtime.store
+    scope, run_id = start.scope, start.run_id or uuid.uuid4().hex
+    bodies = Bodies(lambda digest: store.body(scope, run_id, digest))
+    head, history = 0, start.history
+    if scope.session is not None:
+        head, history = await session_history(store, scope)
+    instructions = await _instructions(blueprint, start, run_id)
+    limits = start.limits
+    event = RunStarted(
+        run_id=run_id,
+        tenant=scope.tenant,
+        user=scope.user,
+        session=scope.session,
+        agent=blueprint.name,
+        prompt=tuple([bodies.pack(part) for part in start.prompt]),
+        instructions=bodies.pack(Text(instructions, origin=DEVELOPER)) if instructions else None,
+        history=bodies.keep(encode_messages(start.history), origin="user", trust="untrusted")
+        if start.history
+        else None,
+        session_head=head,
+        digest=start.digest() if start.run_id is not None else "",
+        fingerprint=blueprint.fingerprint,
+        settings=start.settings,
+        max_turns=limits.max_turns,
+        output_retries=limits.output_retries,
+        model_retries=limits.model_retries,
+        timeout=limits.timeout,
+    )
+    stamp(event, 1)
+    fresh, bodies.fresh = bodies.fresh, {}
+    fence = await store.begin(scope, run_id, Batch([event], fresh))
+    if fence is None:
+        return None
+    return LiveRun(
+        blueprint,
+        store,
+        Recorder(store, fence, rules.begin(event), bodies),
+        scope=scope,
+        deps=start.deps,
+        settings=blueprint.settings.merge(start.settings),
+        instructions=instructions,
+        history=history,
+        timeout=limits.timeout,
+    )
+
+
+async def _instructions(blueprint: Blueprint, start: Start, run_id: str) -> str:
+    """The instructions as this run sees them, to its end."""
+    texts: list[str] = []
+    for instruction in blueprint.instructions:
+        said: Any = instruction
+        if not isinstance(said, str):
+            context: RunContext[Any] = RunContext(
+                deps=start.deps, scope=start.scope, run_id=run_id, agent=blueprint.name
+            )
+            said = said(context) if inspect.signature(said).parameters else said()
+            if inspect.isawaitable(said):
+                said = await said
+        if said:
+            texts.append(said)
+    if blueprint.output.words:
+        texts.append(blueprint.output.words)
+    return clean("\n\n".join(texts))
+
+
+async def session_history(
+    store: Store, scope: Scope, head: int | None = None
+) -> tuple[int, tuple[Message, ...]]:
+    """How many ended runs the session has (at most *head*), and their conversations in the order of their ends."""
+    run_ids = await store.session(scope, head)
+    messages: list[Message] = []
+    for run_id in run_ids:
+        messages.extend(await conversation(store, scope, run_id))
+    return len(run_ids), tuple(messages)
+
+
+async def conversation(store: Store, scope: Scope, run_id: str) -> Sequence[Message]:
+    """What an ended run added to its session, from its journal."""
+    state = rules.replay(await store.read(scope, run_id))
+    bodies = Bodies(lambda digest: store.body(scope, run_id, digest))
+    return [await bodies.message(message) for message in state.messages]

@@ -1,0 +1,85 @@
+"""What the engine needs to know of an agent: frozen once the agent is built, shared by all its runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from shipworthy.domain.events import Fingerprint
+from shipworthy.domain.model import ModelSettings, ToolSpec
+from shipworthy.ports.model import Model
+from shipworthy.ports.output import Output
+from shipworthy.ports.tools import Tool
+
+Instruction = str | Callable[..., Any]
+
+
+class Limits(msgspec.Struct, frozen=True, gc=False):
+    """Bounds of a run. Times in seconds, sizes in characters.
+
+    `tool_timeout` bounds tools that set none. `max_result`: how much of a result the model is shown.
+    """
+
+    max_turns: int = 50
+    output_retries: int = 2
+    model_retries: int = 2
+    timeout: float | None = None
+    tool_timeout: float = 60.0
+    max_result: int = 50_000
+
+
+class Blueprint(msgspec.Struct, kw_only=True):
+    """An agent, as its runs see it."""
+
+    name: str
+    instructions: tuple[Instruction, ...]
+    model: Model
+    tools: Mapping[str, Tool]
+    output: Output
+    settings: ModelSettings
+    limits: Limits
+    specs: tuple[ToolSpec, ...]
+    output_tools: frozenset[str]
+    fingerprint: Fingerprint
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        name: str,
+        instructions: tuple[Instruction, ...],
+        model: Model,
+        tools: Mapping[str, Tool],
+        output: Output,
+        settings: ModelSettings,
+        limits: Limits,
+    ) -> Blueprint:
+        """Everything that is the same for every run, computed once."""
+        return cls(
+            name=name,
+            instructions=instructions,
+            model=model,
+            tools=tools,
+            output=output,
+            settings=settings,
+            limits=limits,
+            specs=(*[t.spec for t in tools.values()], *output.tools),
+            output_tools=frozenset([t.name for t in output.tools]),
+            fingerprint=Fingerprint(
+                instructions=_digest([i if isinstance(i, str) else _name(i) for i in instructions]),
+                model=model.name,
+                tools=_digest([[t.spec, t.effect] for t in tools.values()]),
+                output=_digest([output.tools, output.native, output.words]),
+            ),
+        )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:12]
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"

@@ -1,0 +1,112 @@
+"""What is large is stored once, under the SHA-256 of its bytes; events and messages refer to it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from shipworthy.domain.messages import (
+    AnyPart,
+    File,
+    Image,
+    Message,
+    Stored,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+)
+from shipworthy.rules.codec import decode_part, encode_part
+
+INLINE = 4096
+"""Characters, or bytes, up to which a body stays in its event."""
+
+Fetch = Callable[[str], Awaitable[bytes]]
+
+
+class Bodies:
+    """The bodies of one run while it is driven here: what to store with the next commit, and what was read."""
+
+    __slots__ = ("_fetch", "_parts", "fresh")
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._parts: dict[str, AnyPart] = {}
+        self.fresh: dict[str, bytes] = {}
+
+    def keep(self, data: bytes, *, origin: str, trust: Any) -> Stored:
+        """Store *data* with the next commit."""
+        digest = hashlib.sha256(data).hexdigest()
+        self.fresh[digest] = data
+        return Stored(digest=digest, size=len(data), origin=origin, trust=trust)
+
+    def pack(self, part: Any) -> Any:
+        """*part* itself if it is small, otherwise what stands for it."""
+        kind = type(part)
+        if kind is Text:
+            return part if len(part.text) <= INLINE else self._put(part)
+        if kind is ToolCall:
+            return self._pack_call(part)
+        if kind is Thinking:
+            size = len(part.text) + len(part.signature or "") + len(part.redacted or "")
+            return part if size <= INLINE else self._put(part)
+        if kind is Image or kind is File:
+            return part if len(part.data or b"") <= INLINE else self._put(part)
+        return part
+
+    def _pack_call(self, call: ToolCall) -> ToolCall:
+        raw = call.raw_arguments
+        if len(raw) <= INLINE:
+            return call
+        stored = self.keep(raw.encode("utf-8", "replace"), origin=call.origin, trust=call.trust)
+        self._parts[stored.digest] = call
+        return msgspec.structs.replace(call, arguments="", stored=stored)
+
+    def _put(self, part: Any) -> Stored:
+        stored = self.keep(encode_part(part), origin=part.origin, trust=part.trust)
+        self._parts[stored.digest] = part
+        return stored
+
+    async def part(self, part: Any) -> Any:
+        """The part that *part* stands for."""
+        if type(part) is Stored:
+            found = self._parts.get(part.digest)
+            if found is None:
+                found = self._parts[part.digest] = decode_part(await self._fetch(part.digest))
+            return found
+        if type(part) is ToolCall and part.stored is not None:
+            return msgspec.structs.replace(part, arguments=await self.arguments(part), stored=None)
+        if type(part) is ToolResult and any([type(c) is Stored for c in part.content]):
+            content = tuple([await self.part(c) for c in part.content])
+            return msgspec.structs.replace(part, content=content)
+        return part
+
+    async def arguments(self, call: ToolCall) -> str:
+        """A call's arguments as JSON text, wherever they are."""
+        if call.stored is None:
+            return call.raw_arguments
+        found = self._parts.get(call.stored.digest)
+        if type(found) is not ToolCall:
+            raw = (await self._fetch(call.stored.digest)).decode()
+            self._parts[call.stored.digest] = found = ToolCall(call.name, raw, call.call_id)
+        return found.raw_arguments
+
+    async def message(self, message: Message) -> Message:
+        """The message with every body in its place."""
+        for part in message.parts:
+            if is_packed(part):
+                return Message(message.role, tuple([await self.part(p) for p in message.parts]))
+        return message
+
+
+def is_packed(part: Any) -> bool:
+    """Whether a body of *part* lies in the store."""
+    kind = type(part)
+    if kind is Text:
+        return False
+    if kind is ToolResult:
+        return any([type(c) is Stored for c in part.content])
+    return kind is Stored or (kind is ToolCall and part.stored is not None)

@@ -1,0 +1,49 @@
+"""A run's state as the result that its caller sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shipworthy.domain.messages import Text
+from shipworthy.domain.results import Checkpoint, PendingCall, RunResult
+from shipworthy.engine.live import LiveRun
+from shipworthy.engine.record import status_of
+
+
+async def result_of(run: LiveRun) -> RunResult[Any]:
+    """The result of a run that ended or is paused (or, of a run driven elsewhere, how it stands)."""
+    state = run.state
+    end = state.ended
+    value, has_output = None, False
+    if end is not None and end.output is not None:
+        text = await run.bodies.part(end.output)
+        if isinstance(text, Text):
+            value, has_output = run.blueprint.output.decode(text.text), True
+    view = await run.messages()
+    return RunResult(
+        run_id=run.run_id,
+        scope=run.scope,
+        status=status_of(state),
+        stop_reason=None if end is None else end.stop_reason,
+        error=state.waiting_for if end is None else end.error,
+        value=value,
+        has_output=has_output,
+        pending=await _pending(run),
+        checkpoint=Checkpoint(run.scope.tenant, run.run_id, state.seq),
+        usage=state.usage,
+        turns=state.turns,
+        finish_reason=state.finish_reason,
+        history=view[: run.history],
+        new_messages=view[run.history :],
+        changed=run.changed,
+    )
+
+
+async def _pending(run: LiveRun) -> tuple[PendingCall, ...]:
+    return tuple(
+        [
+            PendingCall(c.call.call_id, c.call.name, await run.bodies.arguments(c.call), c.doubt)
+            for c in run.state.calls.values()
+            if c.status == "in_doubt"
+        ]
+    )

@@ -1,0 +1,127 @@
+"""Going on with a run that another sitting left: read its journal back, and drive from where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from shipworthy.domain.effects import Settlement
+from shipworthy.domain.events import Fingerprint, RunResumed
+from shipworthy.domain.journal import Claim, Fence
+from shipworthy.domain.messages import Message, Text
+from shipworthy.domain.scope import Scope
+from shipworthy.engine.begin import session_history
+from shipworthy.engine.blueprint import Blueprint, Limits
+from shipworthy.engine.bodies import Bodies
+from shipworthy.engine.live import LiveRun
+from shipworthy.engine.record import Recorder
+from shipworthy.engine.runtime import Runtime, log
+from shipworthy.engine.settle import settle_by_person
+from shipworthy.errors import RunBusy, SettlementRefused
+from shipworthy.ports.store import Store
+from shipworthy.rules.codec import decode_messages
+from shipworthy.rules.state import RunState, replay
+
+
+class Resume(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller brings to a run that goes on."""
+
+    scope: Scope
+    run_id: str
+    deps: Any
+    make_deps: Callable[[Scope, Any], Awaitable[Any]]
+    limits: Limits
+    settlements: Mapping[str, Settlement] = {}
+
+
+async def load(store: Store, blueprint: Blueprint, scope: Scope, run_id: str) -> LiveRun:
+    """A run as its journal has it, to be looked at: it cannot be appended to."""
+    state = replay(await store.read(scope, run_id))
+    return await _revive(store, blueprint, state, Claim(_no_fence(scope, run_id), "released"), None)
+
+
+async def resume(runtime: Runtime, blueprint: Blueprint, asked: Resume) -> LiveRun:
+    """Take the run over and drive it. Raises RunNotFound, RunBusy, SettlementRefused, and what driving raises."""
+    if runtime.active(asked.scope, asked.run_id) is not None:
+        raise RunBusy(f"Run {asked.run_id!r} is being driven by this process.")
+    store = runtime.store
+    state = replay(await store.read(asked.scope, asked.run_id))
+    if state.ended is not None:
+        if asked.settlements:
+            raise SettlementRefused(f"Run {asked.run_id!r} has ended.", fix="Nothing is left to settle.")
+        return await load(store, blueprint, asked.scope, asked.run_id)
+    claim = await store.claim(asked.scope, asked.run_id)
+    state = replay(await store.read(asked.scope, asked.run_id))  # nobody else appends any more
+    run = await _revive(store, blueprint, state, claim, asked)
+    if state.ended is None:
+        runtime.enter(run)
+        try:
+            await _take_over(run, claim, asked)
+        except BaseException:
+            runtime.leave(run)
+            raise
+        await runtime.drive(run)
+    return run
+
+
+async def _take_over(run: LiveRun, claim: Claim, asked: Resume) -> None:
+    """Record that another sitting began, and what a person settled meanwhile, in one commit."""
+    run.changed = _changed(run.state.started.fingerprint, run.blueprint.fingerprint)
+    if run.changed:
+        log.warning(
+            "Run %r goes on with another configuration: %s changed.", run.run_id, ", ".join(run.changed)
+        )
+    run.recorder.record(
+        RunResumed(
+            fence=claim.fence.token,
+            previous=claim.previous,
+            changed=run.changed,
+            max_turns=asked.limits.max_turns,
+            skew=run.store.skew,
+        )
+    )
+    settle_by_person(run, asked.settlements)
+    await run.recorder.commit()
+
+
+async def _revive(
+    store: Store, blueprint: Blueprint, state: RunState, claim: Claim, asked: Resume | None
+) -> LiveRun:
+    started = state.started
+    scope = Scope(started.tenant, started.user, started.session)
+    bodies = Bodies(lambda digest: store.body(scope, started.run_id, digest))
+    history: tuple[Message, ...] = ()
+    if started.history is not None:
+        history = decode_messages(await store.body(scope, started.run_id, started.history.digest))
+    elif started.session_head:
+        _, history = await session_history(store, scope, started.session_head)
+    instructions = "" if started.instructions is None else await bodies.part(started.instructions)
+    limits = blueprint.limits if asked is None else asked.limits
+    return LiveRun(
+        blueprint,
+        store,
+        Recorder(store, claim.fence, state, bodies),
+        scope=scope,
+        deps=None if asked is None else await asked.make_deps(scope, asked.deps),
+        settings=blueprint.settings.merge(started.settings),
+        instructions=instructions.text if isinstance(instructions, Text) else "",
+        history=history,
+        timeout=_narrower(started.timeout, limits.timeout),
+    )
+
+
+def _changed(before: Fingerprint, now: Fingerprint) -> tuple[str, ...]:
+    return tuple([f for f in Fingerprint.__struct_fields__ if getattr(before, f) != getattr(now, f)])
+
+
+def _narrower(pinned: float | None, live: float | None) -> float | None:
+    if pinned is None or live is None:
+        return live if pinned is None else pinned
+    return min(pinned, live)
+
+
+def _no_fence(scope: Scope, run_id: str) -> Fence:
+    """Of a run that is only looked at: no store accepts it."""
+    return Fence(scope, run_id, -1, -1)

@@ -1,0 +1,99 @@
+"""A store plus a driver: what one process drives of a store's runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from shipworthy.domain.scope import Scope
+from shipworthy.engine.drive import sit
+from shipworthy.engine.live import LiveRun
+from shipworthy.engine.watch import Watcher
+from shipworthy.errors import ShipworthyError
+from shipworthy.ports.store import Store
+
+log = logging.getLogger("shipworthy")
+
+
+class Runtime:
+    """Drives runs in this process, on the store it is given. Other drivers override `drive`."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._active: dict[tuple[str, str], LiveRun] = {}
+        self._opened = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Open the store, once. Raises a StoreError that says what is wrong."""
+        if not self._opened:
+            await self.store.open()
+            self._opened = True
+
+    async def close(self) -> None:
+        """Give up the store. Runs still in flight stop here and can be resumed elsewhere."""
+        self._opened = False
+        await self.store.close()
+
+    def active(self, scope: Scope, run_id: str) -> LiveRun | None:
+        """The run, if this process drives it now."""
+        return self._active.get((scope.tenant, run_id))
+
+    def watch(self, scope: Scope, run_id: str) -> Watcher | None:
+        """Read along with a run that this process drives; None if it does not."""
+        run = self.active(scope, run_id)
+        if run is None:
+            return None
+        watcher = Watcher()
+        run.recorder.watchers.append(watcher)
+        return watcher
+
+    def enter(self, run: LiveRun) -> None:
+        """From now on the run is found here, before its first step is taken."""
+        self._active[run.scope.tenant, run.run_id] = run
+
+    def leave(self, run: LiveRun) -> None:
+        """The run is not driven here any more."""
+        if self._active.get((run.scope.tenant, run.run_id)) is run:
+            del self._active[run.scope.tenant, run.run_id]
+
+    async def abandon(self) -> None:
+        """Leave the runs that were started beside their callers as a crash would: somebody resumes them."""
+        for run in self._active.values():
+            run.abandoned = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def spawn(self, run: LiveRun) -> asyncio.Task[None]:
+        """Drive *run* beside the caller; the task is kept until it ends."""
+        self.enter(run)
+        task = asyncio.create_task(self.drive(run), name=f"shipworthy-run-{run.run_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("%s stopped: %s", task.get_name(), error)
+
+    async def drive(self, run: LiveRun) -> None:
+        """One sitting of *run*; whoever reads along is told of its end, whatever it was."""
+        self.enter(run)
+        try:
+            await sit(run)
+        except BaseException as error:
+            _leave(run, error if isinstance(error, ShipworthyError) else None)
+            raise
+        finally:
+            self.leave(run)
+        _leave(run, None)
+
+
+def _leave(run: LiveRun, error: BaseException | None) -> None:
+    for watcher in run.recorder.watchers:
+        watcher.close(error)
+    run.recorder.watchers.clear()

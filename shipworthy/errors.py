@@ -1,0 +1,345 @@
+"""Every exception of the framework, in one tree. Each says what happened and what to do about it.
+
+ShipworthyError
+├── ConfigurationError      the developer's code or settings: fix them and build again
+│   ├── EffectRequired, DuplicateTool, InvalidTool, InvalidOutputType, UnknownModel, MissingExtra, MissingKey
+│   └── AgentInUse, RealModelRefused, ScriptError
+├── InputError              one call's arguments: nothing was started
+│   ├── EmptyPrompt, IdentityMissing, InvalidPrompt, InvalidHistory, InvalidDeps
+│   └── RunConflict, RunNotFound, RunBusy, NotFinished, SettlementRefused
+├── RunError                a run that could not give its output (`RunResult.raise_for_status`)
+│   └── RunFailed, RunStopped, RunPaused
+├── StoreError              the journal: what was acknowledged is safe
+│   ├── StoreLocked, StoreReadOnly, StoreFull, StoreCorrupt, StoreForeign, StoreTooOld, StoreClosed
+│   ├── CommitUncertain     the fate of a commit is unknown: resume reads the journal back
+│   ├── Fenced              another worker owns the run now
+│   └── UnknownEvent, JournalDamaged
+├── ModelError              one attempt on the wire
+│   └── ModelUnavailable, RateLimited, IncompleteAnswer, RequestRejected
+├── ToolSignal              raised by tool bodies, spoken to the model
+│   └── NotDone, ModelRetry, InvalidArguments, InvalidOutput, UnserialisableResult
+└── MissingTool             a journalled call names a tool that the code no longer has
+"""
+
+from __future__ import annotations
+
+
+class ShipworthyError(Exception):
+    """Root of the tree. `what` happened, and the `fix`; both are in the message."""
+
+    fix: str = ""
+
+    def __init__(self, what: str, *, fix: str | None = None) -> None:
+        self.what = what
+        if fix is not None:
+            self.fix = fix
+        super().__init__(f"{what} {self.fix}".rstrip())
+
+
+# ---------------------------------------------------------------------------------------- configuration
+
+
+class ConfigurationError(ShipworthyError):
+    """The agent cannot be built, or used, as it is written."""
+
+
+class EffectRequired(ConfigurationError):
+    """A tool does not say what repeating it means."""
+
+    fix = (
+        'Say what repeating it means: @tool(effect="read") changes nothing; "idempotent" is safe to repeat with '
+        'the same ctx.idempotency_key; "once" must never happen twice.'
+    )
+
+
+class DuplicateTool(ConfigurationError):
+    """Two tools have one name."""
+
+    fix = 'Rename one of them: @tool(effect=..., name="...").'
+
+
+class InvalidTool(ConfigurationError):
+    """A function cannot be made into a tool."""
+
+
+class InvalidOutputType(ConfigurationError):
+    """`output=` is not a type that can be validated."""
+
+
+class UnknownModel(ConfigurationError):
+    """A model string that no adapter answers to."""
+
+    fix = "Use 'openai:<model>', 'anthropic:<model>', or pass a Model object."
+
+
+class MissingExtra(ConfigurationError):
+    """An optional package is not installed."""
+
+
+class MissingKey(ConfigurationError):
+    """A provider's API key is not set."""
+
+
+class AgentInUse(ConfigurationError):
+    """An agent is immutable after its first run."""
+
+    fix = "Register tools and validators before the first run, or build a second Agent."
+
+
+class RealModelRefused(ConfigurationError):
+    """A real provider was about to be called where that is refused (by default: under pytest)."""
+
+    fix = (
+        "Use ScriptedModel, EchoModel or mock() from shipworthy.testing; where the real call is meant, wrap it in "
+        "`with shipworthy.testing.allow_model_calls():` or set SHIPWORTHY_ALLOW_MODEL_CALLS=1."
+    )
+
+
+class ScriptError(ConfigurationError):
+    """A test's script and its run disagree: a turn was asked for that is not there, or was left over."""
+
+    fix = "Add or remove turns in the ScriptedModel."
+
+
+# ------------------------------------------------------------------------------------------------ input
+
+
+class InputError(ShipworthyError):
+    """A call was refused before anything was started."""
+
+
+class EmptyPrompt(InputError):
+    """The prompt has no content."""
+
+    fix = "Pass a text that is not blank, or at least one part."
+
+
+class InvalidPrompt(InputError):
+    """The prompt is of a type or an encoding that no provider can be sent."""
+
+    fix = "Pass a str, or a sequence of str, Text, Image and File parts; decode bytes to valid Unicode first."
+
+
+class InvalidHistory(InputError):
+    """`message_history` is not a valid conversation, or competes with `session_id`."""
+
+
+class IdentityMissing(InputError):
+    """An identity is incomplete, or required and absent."""
+
+    fix = "Pass tenant_id=, with user_id= and session_id= as far as they exist; a session belongs to a user."
+
+
+class InvalidDeps(InputError):
+    """`deps` is not what the agent declares, or missing."""
+
+    fix = "Pass run(..., deps=...) of the declared deps_type, or give the Agent a deps= factory."
+
+
+class RunConflict(InputError):
+    """A run with this id exists, with another user or another input."""
+
+    fix = "Choose another run_id, or repeat the call with the same user and the same input to get its result."
+
+
+class RunNotFound(InputError):
+    """No run of this tenant has this id (a run of another tenant gives the same answer)."""
+
+    fix = "Check run_id and tenant_id; `shipworthy runs list --tenant ...` shows a tenant's runs."
+
+
+class RunBusy(InputError):
+    """The run is being driven by a live worker."""
+
+    fix = "Follow it with agent.stream(run_id=..., tenant_id=...), or resume it when that worker is gone."
+
+
+class NotFinished(InputError):
+    """The result was asked for before the run ended."""
+
+    fix = "Read the stream to its end, or leave its `async with` block, before asking for the result."
+
+
+class SettlementRefused(InputError):
+    """A settlement names a call that is not in doubt, or comes while the effect could still happen."""
+
+
+# ------------------------------------------------------------------------------------------- run outcomes
+
+
+class RunError(ShipworthyError):
+    """A run that has no output to give; raised by `RunResult.raise_for_status()`."""
+
+
+class RunFailed(RunError):
+    """The run failed."""
+
+
+class RunStopped(RunError):
+    """The run was stopped or cancelled before it was complete."""
+
+
+class RunPaused(RunError):
+    """The run waits for somebody."""
+
+    fix = "Resume it: await agent.resume(run_id, tenant_id=..., settle={call_id: Happened(result) | DidNotHappen()})."
+
+
+class MissingTool(ShipworthyError):
+    """A journalled call names a tool that the agent no longer has."""
+
+    fix = "Give the agent the tool again (same name), or settle the call, and resume; nothing was lost."
+
+
+# ------------------------------------------------------------------------------------------------- store
+
+
+class StoreError(ShipworthyError):
+    """The journal refused or failed. What was acknowledged before is not affected."""
+
+
+class StoreLocked(StoreError):
+    """Another program holds the database."""
+
+    fix = "Close the other program, or raise busy_timeout=; several Shipworthy workers may share one file."
+
+
+class StoreReadOnly(StoreError):
+    """The database file, or its folder, cannot be written."""
+
+    fix = "Give this process write access to the file and its folder (WAL mode writes beside the file)."
+
+
+class StoreFull(StoreError):
+    """No room is left for the journal."""
+
+    fix = "Free space (`shipworthy runs prune`), then resume the run: what was acknowledged is kept."
+
+
+class StoreCorrupt(StoreError):
+    """The database file is damaged."""
+
+    fix = "Restore the file from a backup; do not delete its -wal file, which may hold acknowledged steps."
+
+
+class StoreForeign(StoreError):
+    """The file is not a Shipworthy database, or one of a newer format."""
+
+    fix = "Point the runtime to another path, or upgrade shipworthy; the file was not changed."
+
+
+class StoreTooOld(StoreError):
+    """The SQLite library is too old to be trusted with a WAL."""
+
+    fix = "Install apsw>=3.54.1.0, which brings its own SQLite."
+
+
+class StoreClosed(StoreError):
+    """The runtime was closed."""
+
+    fix = "Keep the runtime open while runs are in flight; build a new one to go on."
+
+
+class CommitUncertain(StoreError):
+    """A commit failed in a way that leaves its fate unknown; the run stopped in this process."""
+
+    fix = "Resume the run: await agent.resume(run_id, tenant_id=...) reads the journal back and goes on from it."
+
+
+class Fenced(StoreError):
+    """Another worker has taken the run over; nothing of this one was written."""
+
+    fix = "Nothing is to be done here: the other worker carries the run on. Follow it with agent.stream(run_id=...)."
+
+
+class UnknownEvent(StoreError):
+    """The journal has an event that this release does not know; the run is left alone."""
+
+    fix = "Upgrade shipworthy on this worker to at least the release that wrote the run."
+
+
+class JournalDamaged(StoreError):
+    """The journal of a run has a gap or cannot be decoded."""
+
+    fix = "Restore the database from a backup; the run is not continued from a damaged journal."
+
+
+# ------------------------------------------------------------------------------------------------- model
+
+
+class ModelError(ShipworthyError):
+    """An attempt on the wire failed. `retry_after` is None where trying again cannot help.
+
+    Units: `retry_after` in seconds from now, 0.0 for "at once or by the caller's own backoff".
+    """
+
+    retry_after: float | None = None
+
+    def __init__(self, what: str, *, fix: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(what, fix=fix)
+        if retry_after is not None:
+            self.retry_after = retry_after
+
+
+class ModelUnavailable(ModelError):
+    """The provider could not be reached, timed out, or answered with a server error."""
+
+    retry_after = 0.0
+    fix = "Check the provider's status and base_url; the attempt is retried by itself."
+
+
+class RateLimited(ModelError):
+    """The provider asked to slow down."""
+
+    retry_after = 0.0
+    fix = "Raise the provider's limit or lower concurrency; the attempt is retried by itself."
+
+
+class IncompleteAnswer(ModelError):
+    """The stream ended without its terminal event; nothing of it was used."""
+
+    retry_after = 0.0
+    fix = "The attempt is retried by itself; if it recurs, look at proxies between you and the provider."
+
+
+class RequestRejected(ModelError):
+    """The provider refused the request itself (wrong key, unknown model, invalid parameter)."""
+
+    fix = "Correct the request as the provider's message says."
+
+
+# ------------------------------------------------------------------------------------------ tool signals
+
+
+class ToolSignal(ShipworthyError):
+    """Raised by a tool's body to say something to the model."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+
+
+class NotDone(ToolSignal):
+    """The effect certainly did not happen; the model is told the reason. The one error of a `once` body that
+    does not put the call in doubt."""
+
+
+class ModelRetry(ToolSignal):
+    """The model is told what to change and may call again. In a `once` body it puts the call in doubt like any other
+    exception: raise `NotDone` there, which promises that nothing happened."""
+
+
+class InvalidArguments(ToolSignal):
+    """A call's arguments do not fit the tool's parameters; the model is told which and why."""
+
+
+class InvalidOutput(ToolSignal):
+    """An answer is not a valid output; the model is told why. Validators raise it to reject a value."""
+
+
+class UnserialisableResult(ToolSignal):
+    """A body returned, and what it returned cannot be told to a model. The effect happened: this is never raised
+    for a body that failed, and a body that raises it itself is taken for one that failed."""
+
+
+class IdentityWarning(UserWarning):
+    """A run named nobody and got a fresh scope of its own."""

@@ -1,0 +1,1 @@
+"""Small protocols, one to a file: what the engine needs of the outside."""

@@ -1,0 +1,97 @@
+"""The store: the port on which the guarantees rest.
+
+Laws that every adapter keeps are in `shipworthy.testing.contracts.store`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from shipworthy.domain.events import AnyEvent
+from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
+from shipworthy.domain.scope import Operator, Scope
+
+
+class Journal(Protocol):
+    """Appending to runs and reading them back. A commit is not abandoned by cancellation: it completes first."""
+
+    async def begin(self, scope: Scope, run_id: str, batch: Batch) -> Fence | None:
+        """Create a run with its first batch, owned by this worker. None if the tenant has a run of this id."""
+        ...
+
+    async def claim(self, scope: Scope, run_id: str) -> Claim:
+        """Take a run that nobody drives: released, its worker dead or its lease expired, or this worker's own.
+
+        The token grows, so the previous owner commits nothing any more. Raises RunNotFound, RunBusy.
+        """
+        ...
+
+    async def commit(self, fence: Fence, batch: Batch) -> None:
+        """Append *batch*, durably, whole or not at all, if *fence* holds and the sequence numbers go on from the last.
+
+        Raises Fenced (nothing was written), StoreFull (nothing was written), CommitUncertain (the fate is unknown).
+        """
+        ...
+
+    async def read(self, scope: Scope, run_id: str, after: int = 0) -> list[AnyEvent]:
+        """The run's events with a sequence number above *after*, in order. Raises RunNotFound, UnknownEvent."""
+        ...
+
+    async def body(self, scope: Scope, run_id: str, digest: str) -> bytes:
+        """A body of the run. Raises RunNotFound, JournalDamaged."""
+        ...
+
+
+class Directory(Protocol):
+    """Finding runs."""
+
+    async def find(self, scope: Scope, run_id: str) -> RunSummary:
+        """One run of the tenant. Raises RunNotFound."""
+        ...
+
+    async def list(self, scope: Scope, which: RunFilter) -> Sequence[RunSummary]:
+        """Runs of the scope (of its tenant; its user and session too where they are given), newest first."""
+        ...
+
+    async def session(self, scope: Scope, head: int | None = None) -> Sequence[str]:
+        """Run ids of a session's ended runs in the order of their ends, the first *head* of them (None: all)."""
+        ...
+
+    async def orphans(self, operator: Operator) -> Sequence[RunSummary]:
+        """Runs of every tenant that are running and that nobody drives."""
+        ...
+
+    async def prune(self, operator: Operator, ended_before: int) -> int:
+        """Forget runs that ended before this time (milliseconds since the epoch), and whole sessions whose every run
+        did; what a session still reaches is kept. Returns how many runs were forgotten."""
+        ...
+
+
+class Lease(Protocol):
+    """The clock on which ownership is measured: the same for every worker of the store."""
+
+    def clock(self) -> int:
+        """Now, in milliseconds."""
+        ...
+
+    def start_by(self) -> int:
+        """Until when this worker surely owns its runs: a body starts by then, or not at all."""
+        ...
+
+    @property
+    def skew(self) -> int:
+        """Milliseconds by which two workers' readings may differ."""
+        ...
+
+
+class Store(Journal, Directory, Lease, Protocol):
+    """A journal, its directory and its lease, in one place."""
+
+    async def open(self) -> None:
+        """Make ready, once; calling again does nothing. Raises a StoreError that says what is wrong."""
+        ...
+
+    async def close(self) -> None:
+        """Give up ownership and connections; what was acknowledged is durable."""
+        ...

@@ -1,0 +1,109 @@
+"""What a run does next: a rule table, read from top to bottom, first match wins."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shipworthy.domain.events import EndStatus
+from shipworthy.domain.model import Purpose
+from shipworthy.rules.state import Call, RunState
+
+
+class AskModel(msgspec.Struct, frozen=True, gc=False):
+    """Make one attempt on the wire, `delay` seconds from now."""
+
+    purpose: Purpose = "turn"
+    delay: float = 0.0
+
+
+class Judge(msgspec.Struct, frozen=True, gc=False):
+    """Say of each call whether it may run."""
+
+    calls: tuple[Call, ...]
+
+
+class Execute(msgspec.Struct, frozen=True, gc=False):
+    """Run these calls side by side: reads and idempotent ones together, a `once` call alone."""
+
+    calls: tuple[Call, ...]
+
+
+class Settle(msgspec.Struct, frozen=True, gc=False):
+    """Find out whether these effects happened, or park."""
+
+    calls: tuple[Call, ...]
+
+
+class Park(msgspec.Struct, frozen=True, gc=False):
+    """Wait for a person without asking the world first."""
+
+
+class Deliver(msgspec.Struct, frozen=True, gc=False):
+    """Make the answer's text the output, if it is a valid one."""
+
+
+class End(msgspec.Struct, frozen=True, gc=False):
+    """Record the end."""
+
+    status: EndStatus
+    stop_reason: str
+    error: str | None = None
+
+
+class Finished(msgspec.Struct, frozen=True, gc=False):
+    """Nothing is left to do in this sitting."""
+
+
+Step = AskModel | Judge | Execute | Settle | Park | Deliver | End | Finished
+
+_FINISHED, _DELIVER, _TURN, _WRAP_UP, _PARK = Finished(), Deliver(), AskModel(), AskModel("wrap_up"), Park()
+
+
+def decide(run: RunState) -> Step:  # noqa: C901 - the table
+    """The next step of *run*."""
+    if run.ended is not None or run.parked:
+        return _FINISHED
+    if run.calls and (calls := _with(run, "in_doubt")):
+        return _PARK if run.stopping else Settle(calls)
+    if run.stopping is not None:
+        return End("cancelled" if run.stopping == "cancelled" else "stopped", run.stopping)
+    if run.wrapping_up and run.answer is not None:
+        return _DELIVER
+    if run.calls:
+        return Judge(calls) if (calls := _with(run, "unjudged")) else Execute(_next_calls(run))
+    if run.failure is not None and not _worth_retrying(run):
+        return _failed(run)
+    if run.failure is not None:
+        return AskModel("wrap_up" if run.wrapping_up else "turn", run.failure.retry_after or 0.0)
+    if run.answer is not None:
+        return _DELIVER
+    if run.rejections > run.started.output_retries:
+        return End("failed", "invalid_output", run.rejection)
+    if run.turns >= run.max_turns:
+        return _WRAP_UP
+    return _TURN
+
+
+def _with(run: RunState, status: str) -> tuple[Call, ...]:
+    return tuple([c for c in run.calls.values() if c.status == status])
+
+
+def _next_calls(run: RunState) -> tuple[Call, ...]:
+    """Reads and idempotent calls together and first; then the `once` calls one by one, in the model's order."""
+    ready = _with(run, "ready")
+    together = tuple([c for c in ready if c.effect != "once"])
+    return together or ready[:1]
+
+
+def _worth_retrying(run: RunState) -> bool:
+    failure = run.failure
+    return (
+        failure is not None and failure.retry_after is not None and run.failures <= run.started.model_retries
+    )
+
+
+def _failed(run: RunState) -> Step:
+    message = run.failure.message if run.failure is not None else ""
+    if run.wrapping_up:
+        return End("stopped", "max_turns", message)
+    return End("failed", "model_error", message)

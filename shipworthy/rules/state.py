@@ -1,0 +1,252 @@
+"""What is true of a run after its events: `fold`, and nothing else, changes it.
+
+`fold` updates the state that its run owns in place (copying it would make a turn cost its history); it reads nothing
+but the event, and is total: forgetting an event is a type error.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, assert_never
+
+import msgspec
+
+from shipworthy.domain.effects import Effect
+from shipworthy.domain.events import (
+    AnyEvent,
+    ModelAnswered,
+    ModelFailed,
+    ModelRequested,
+    OutputRejected,
+    RunEnded,
+    RunParked,
+    RunResumed,
+    RunStarted,
+    StopCause,
+    StopRequested,
+    ToolAttempted,
+    ToolInDoubt,
+    ToolReturned,
+    ToolSettled,
+    ToolsJudged,
+)
+from shipworthy.domain.messages import RUNTIME, ContentPart, Message, Text, ToolCall, ToolResult
+from shipworthy.domain.model import FinishReason
+from shipworthy.domain.usage import TotalUsage
+from shipworthy.errors import JournalDamaged
+
+CallStatus = Literal["unjudged", "ready", "attempted", "in_doubt", "returned"]
+
+NOT_RUN = "Not run: the run ended before this call's turn came."
+UNKNOWN = "Outcome unknown: the run ended while this call was under way."
+
+
+class Call(msgspec.Struct, gc=False):
+    """One call of the present answer.
+
+    `not_before`: milliseconds on the lease clock until which an earlier attempt may still be under way, so that "it did
+    not happen" is not believed sooner. `open_attempt`: an attempt was made whose outcome is not known.
+    """
+
+    call: ToolCall
+    status: CallStatus = "unjudged"
+    effect: Effect | None = None
+    attempts: int = 0
+    start_by: int = 0
+    timeout: float | None = None
+    not_before: int = 0
+    open_attempt: bool = False
+    doubt: str = ""
+    result: ToolResult | None = None
+
+
+class RunState(msgspec.Struct, kw_only=True):
+    """A run as it stands. `messages` is a valid conversation whenever `calls` is empty."""
+
+    started: RunStarted
+    seq: int = 0
+    at: int = 0
+    max_turns: int = 50
+    messages: list[Message]
+    calls: dict[str, Call]
+    open_calls: int = 0
+    turns: int = 0
+    ordinal: int = 0
+    failures: int = 0
+    failure: ModelFailed | None = None
+    rejections: int = 0
+    rejection: str = ""
+    answer: ModelAnswered | None = None
+    wrapping_up: bool = False
+    finish_reason: FinishReason | None = None
+    parked: bool = False
+    waiting_for: str | None = None
+    stopping: StopCause | None = None
+    usage: TotalUsage
+    ended: RunEnded | None = None
+
+
+def begin(event: RunStarted) -> RunState:
+    """The state after a run's first event."""
+    return RunState(
+        started=event,
+        seq=event.seq,
+        at=event.at,
+        max_turns=event.max_turns,
+        messages=[Message("user", event.prompt)],
+        calls={},
+        usage=TotalUsage(),
+    )
+
+
+def replay(events: list[AnyEvent]) -> RunState:
+    """The state after a whole journal. Raises JournalDamaged if it does not begin with `RunStarted`, or has a gap."""
+    if not events or type(events[0]) is not RunStarted:
+        raise JournalDamaged("The journal does not begin with run_started.")
+    run = begin(events[0])
+    for event in events[1:]:
+        if event.seq != run.seq + 1:
+            raise JournalDamaged(f"The journal goes from event {run.seq} to event {event.seq}.")
+        fold(run, event)
+    return run
+
+
+def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaustive match
+    """What is true after *event*."""
+    run.seq = event.seq
+    run.at = event.at
+    match event:
+        case ModelRequested():
+            run.wrapping_up = event.purpose == "wrap_up"
+        case ModelAnswered():
+            _answered(run, event)
+        case ToolsJudged():
+            for judged in event.calls:
+                call = run.calls[judged.call_id]
+                call.status, call.effect = "ready", judged.effect
+        case ToolAttempted():
+            call = run.calls[event.call_id]
+            call.status, call.attempts = "attempted", event.attempt
+            call.start_by, call.timeout, call.open_attempt = event.start_by, event.timeout, True
+        case ToolReturned():
+            _returned(run, event.call_id, event.content, is_error=event.outcome != "ok")
+        case ToolInDoubt():
+            call = run.calls[event.call_id]
+            call.status, call.doubt = "in_doubt", event.reason
+        case ToolSettled():
+            _settled(run, event)
+        case OutputRejected():
+            _output_rejected(run, event)
+        case ModelFailed():
+            run.ordinal += 1
+            run.failures += 1
+            run.failure = event
+            run.usage.add(event.usage)
+        case RunParked():
+            run.parked, run.waiting_for = True, event.detail or event.reason
+        case RunResumed():
+            _resumed(run, event)
+        case StopRequested():
+            run.stopping = run.stopping or event.cause
+        case RunEnded():
+            _ended(run, event)
+        case RunStarted():
+            raise JournalDamaged(f"Event {event.seq} starts a run that has begun.")
+        case _:
+            assert_never(event)
+    return run
+
+
+def _answered(run: RunState, event: ModelAnswered) -> None:
+    run.ordinal += 1
+    run.turns += 1
+    run.failures = 0
+    run.failure = None
+    run.answer = event
+    run.finish_reason = event.finish_reason
+    run.usage.add(event.usage)
+    if event.parts:
+        run.messages.append(Message("assistant", event.parts))
+    for part in event.parts:
+        if type(part) is ToolCall:
+            run.calls[part.call_id] = Call(part)
+    run.open_calls = len(run.calls)
+
+
+def _returned(run: RunState, call_id: str, content: tuple[ContentPart, ...], *, is_error: bool) -> None:
+    call = run.calls[call_id]
+    call.status = "returned"
+    name = call.call.name
+    call.result = ToolResult(
+        call_id=call_id, name=name, content=content, is_error=is_error, origin=f"tool:{name}"
+    )
+    run.open_calls -= 1
+    if not run.open_calls:
+        _close_answer(run)
+
+
+def _close_answer(run: RunState) -> None:
+    """Every call has its one result: the conversation is valid again."""
+    results = tuple([c.result for c in run.calls.values() if c.result is not None])
+    run.messages.append(Message("tool", results))
+    run.calls = {}
+    run.open_calls = 0
+    run.answer = None
+
+
+def _settled(run: RunState, event: ToolSettled) -> None:
+    if event.happened:
+        return _returned(run, event.call_id, event.content, is_error=False)
+    call = run.calls[event.call_id]
+    call.status, call.doubt, call.not_before, call.open_attempt = "ready", "", 0, False
+    return None
+
+
+def _output_rejected(run: RunState, event: OutputRejected) -> None:
+    run.rejections += 1
+    run.rejection = event.problem
+    if event.call_id is not None:
+        said = (Text(event.problem, origin=RUNTIME),)
+        return _returned(run, event.call_id, said, is_error=True)
+    run.messages.append(Message("user", (Text(event.problem, origin=RUNTIME),)))
+    run.answer = None
+    return None
+
+
+def _resumed(run: RunState, event: RunResumed) -> None:
+    """Live code judges again what was not attempted; what was attempted is in doubt if repeating it could hurt."""
+    run.parked, run.waiting_for = False, None
+    run.failures = 0
+    run.failure = None
+    run.max_turns = min(run.max_turns, event.max_turns)
+    for call in run.calls.values():
+        if call.status == "ready":
+            call.status = "unjudged"
+        elif call.status == "attempted":
+            if event.previous == "expired":
+                call.not_before = call.start_by + int((call.timeout or 0.0) * 1000) + event.skew
+            if call.effect == "once":
+                call.status, call.doubt = (
+                    "in_doubt",
+                    "The process that made this call ended before its result was recorded.",
+                )
+            else:
+                call.status = "unjudged"
+
+
+def _ended(run: RunState, event: RunEnded) -> None:
+    run.ended = event
+    run.parked = False
+    if run.calls:
+        for call in run.calls.values():
+            if call.result is None:
+                words = NOT_RUN if call.status in ("unjudged", "ready") else UNKNOWN
+                if call.call.call_id == event.output_call:
+                    words = "Accepted as the final output."
+                call.result = ToolResult(
+                    call_id=call.call.call_id,
+                    name=call.call.name,
+                    content=(Text(words, origin=RUNTIME),),
+                    is_error=call.call.call_id != event.output_call,
+                    origin=RUNTIME,
+                )
+        _close_answer(run)

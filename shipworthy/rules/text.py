@@ -1,0 +1,22 @@
+"""Text that every encoder takes."""
+
+from __future__ import annotations
+
+
+def clean(text: str) -> str:
+    """*text* with lone surrogates, which no UTF-8 can carry, replaced by U+FFFD."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def shown(text: str, limit: int) -> str:
+    """The part of an oversized result that the model sees, with how to get at the rest."""
+    return (
+        f"{text[:limit]}\n\n[Result cut: the first {limit:,} of {len(text):,} characters are shown. "
+        "Call the tool again with narrower arguments (a filter, a range, a smaller page) to see other parts.]"
+    )

@@ -1,0 +1,165 @@
+"""Models that need no network: scripted, echoing, or always giving one reply."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+
+from shipworthy.domain.messages import Text, Thinking, ToolCall
+from shipworthy.domain.model import (
+    Answer,
+    Delta,
+    FinishReason,
+    ModelRequest,
+    TextDelta,
+    ThinkingDelta,
+    ToolCallDelta,
+)
+from shipworthy.domain.usage import Usage
+from shipworthy.errors import ScriptError
+
+_WORDS = re.compile(r"\s*\S+\s*")
+
+
+class ScriptedTurn:
+    """One answer: texts and tool calls in their order, and what the provider would report beside them.
+
+    `chunks` is how the text arrives when it is streamed (by words if left out).
+    """
+
+    __slots__ = ("answer", "chunks")
+
+    def __init__(
+        self,
+        *parts: str | Text | Thinking | ToolCall,
+        usage: Usage | None = None,
+        finish_reason: FinishReason | None = None,
+        chunks: Sequence[str] | None = None,
+    ) -> None:
+        made = tuple([Text(p, origin="model", trust="untrusted") if isinstance(p, str) else p for p in parts])
+        if finish_reason is None:
+            finish_reason = "tool_calls" if any(isinstance(p, ToolCall) for p in made) else "stop"
+        self.answer = Answer(
+            parts=made, usage=usage or Usage(), finish_reason=finish_reason, model="scripted"
+        )
+        self.chunks = None if chunks is None else tuple(chunks)
+
+
+Turn = str | ToolCall | ScriptedTurn | Sequence[str | ToolCall] | BaseException
+Script = Turn | Callable[[ModelRequest], Turn]
+
+
+class ScriptedModel:
+    """Answers by script. The turn is taken from the request's ordinal, so that a script goes on in the right place after
+    a resume, a retry or a crash, and one instance serves any number of runs at once.
+
+    A turn is a text, a tool call, several of them, a `ScriptedTurn`, an exception to raise, or a function of the request
+    that gives one of these. Raises ScriptError past the script's end.
+    """
+
+    name = "scripted"
+
+    def __init__(self, turns: Sequence[Script]) -> None:
+        self._turns: tuple[Script, ...] = tuple([t if _late(t) else _turn(t) for t in turns])
+
+    async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Answer]:
+        if request.ordinal >= len(self._turns):
+            raise ScriptError(
+                f"The script has {len(self._turns)} turns; run {request.run_id!r} asks for turn {request.ordinal + 1}."
+            )
+        scripted = self._turns[request.ordinal]
+        turn = scripted if isinstance(scripted, ScriptedTurn) else _turn(_say(scripted, request))
+        if isinstance(turn, BaseException):
+            raise turn
+        if request.stream:
+            for delta in _deltas(turn):
+                yield delta
+        yield turn.answer
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    def assert_consumed(self, result: Any) -> None:
+        """Raises ScriptError if the run of *result* left turns over."""
+        if result.usage.requests != len(self._turns):
+            raise ScriptError(
+                f"The run took {result.usage.requests} of the script's {len(self._turns)} turns."
+            )
+
+
+class EchoModel:
+    """Answers with the last thing that the user said."""
+
+    name = "echo"
+
+    async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Answer]:
+        said = next((m.text for m in reversed(request.messages) if m.role == "user"), "")
+        turn = ScriptedTurn(said or "(nothing)")
+        if request.stream:
+            for delta in _deltas(turn):
+                yield delta
+        yield turn.answer
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class _Mock:
+    name = "mock"
+
+    def __init__(self, turn: ScriptedTurn) -> None:
+        self._turn = turn
+
+    async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Answer]:
+        if request.stream:
+            for delta in _deltas(self._turn):
+                yield delta
+        yield self._turn.answer
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+def mock(reply: str = "ok", *, usage: Usage | None = None) -> _Mock:
+    """A model that always gives *reply*."""
+    return _Mock(ScriptedTurn(reply, usage=usage))
+
+
+def _late(turn: Script) -> bool:
+    return callable(turn) and not isinstance(turn, (ScriptedTurn, BaseException))
+
+
+def _say(turn: Any, request: ModelRequest) -> Turn:
+    return turn(request) if _late(turn) else turn  # type: ignore[no-any-return]
+
+
+def _turn(turn: Any) -> Any:
+    if isinstance(turn, (ScriptedTurn, BaseException)):
+        return turn
+    if isinstance(turn, (str, ToolCall)):
+        return ScriptedTurn(turn)
+    if isinstance(turn, Sequence):
+        return ScriptedTurn(*turn)
+    raise ScriptError(
+        f"{turn!r} is not a turn.", fix="Use a text, a ToolCall, a list of them, or a ScriptedTurn."
+    )
+
+
+def _deltas(turn: ScriptedTurn) -> list[Delta]:
+    deltas: list[Delta] = []
+    slot = 0
+    for part in turn.answer.parts:
+        if isinstance(part, Text):
+            chunks = turn.chunks if turn.chunks is not None else _WORDS.findall(part.text)
+            deltas.extend([TextDelta(chunk) for chunk in chunks])
+        elif isinstance(part, Thinking):
+            deltas.append(ThinkingDelta(part.text))
+        else:
+            deltas.append(ToolCallDelta(slot, part.name, part.raw_arguments))
+            slot += 1
+    return deltas
+
+
+__all__ = ["EchoModel", "ScriptedModel", "ScriptedTurn", "mock"]
