@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from shipworthy.adapters.inmemory.store import InMemoryStore as InMemoryStore
     from shipworthy.adapters.inmemory.store import InMemoryStore as InMemoryJournalStore
     from shipworthy.app.agent import Agent as Agent
-    from shipworthy.app.inputs import Tuning as Tuning
+    from shipworthy.app.configuration import Tuning as Tuning
     from shipworthy.app.runtimes import InMemoryRuntime as InMemoryRuntime
     from shipworthy.app.runtimes import SqliteRuntime as SqliteRuntime
     from shipworthy.app.stream import AgentStream as AgentStream
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "adapters.inmemory.store": ("InMemoryStore",),
     "app.agent": ("Agent",),
-    "app.inputs": ("Tuning",),
+    "app.configuration": ("Tuning",),
     "app.runtimes": ("InMemoryRuntime", "SqliteRuntime"),
     "app.stream": ("AgentStream",),
     "app.tools": ("tool",),

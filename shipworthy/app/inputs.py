@@ -7,9 +7,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from shipworthy.domain.messages import File, Image, Message, Text, ToolCall, ToolResult, UserPart
+from shipworthy.domain.results import Checkpoint, RunResult
 from shipworthy.domain.scope import ANONYMOUS, Scope
 from shipworthy.errors import EmptyPrompt, IdentityMissing, IdentityWarning, InvalidHistory, InvalidPrompt
 from shipworthy.rules.text import clean
@@ -42,6 +41,25 @@ def scope_of(
     if tenant_id is not None and tenant_id.startswith(ANONYMOUS):
         raise IdentityMissing(f"tenant_id {tenant_id!r} is reserved for anonymous runs.")
     return Scope(tenant, user_id, session_id)
+
+
+def scope_of_run(
+    run: str | Checkpoint | RunResult[Any], tenant_id: str | None, default: str | None
+) -> tuple[Scope, str]:
+    """The tenant and the id under which a run is found. Raises IdentityMissing."""
+    if isinstance(run, RunResult):
+        run = run.checkpoint
+    if isinstance(run, Checkpoint):
+        if tenant_id is not None and tenant_id != run.tenant_id:
+            raise IdentityMissing("tenant_id is not that of the checkpoint.", fix="Leave tenant_id out.")
+        return Scope(run.tenant_id), run.run_id
+    _check_id("tenant_id", tenant_id)
+    tenant = tenant_id or default
+    if tenant is None:
+        raise IdentityMissing("A run is found by its tenant and its id, and tenant_id is missing.")
+    if (run_id := run_id_of(run)) is None:
+        raise InvalidPrompt("run_id is missing.", fix="Pass the id of the run.")
+    return Scope(tenant), run_id
 
 
 def _check_id(name: str, value: str | None) -> None:
@@ -127,19 +145,3 @@ def _check_calls(history: Sequence[Message]) -> None:
                 f"Message {i} of message_history has results of calls that are not there.",
                 fix="Pass the whole result.messages of an earlier run.",
             )
-
-
-class Tuning(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings that few change.
-
-    `tool_timeout`: seconds for tools that set none. `max_result`: characters of a tool's result that the model is
-    shown. `output_retries`: how often an invalid output is asked for again. `model_retries`: how often in a row a failed
-    attempt on the wire is made again, where that can help. `recover_every`: seconds between two looks for orphaned
-    runs while the agent is entered (`async with agent`).
-    """
-
-    tool_timeout: float = 60.0
-    max_result: int = 50_000
-    output_retries: int = 2
-    model_retries: int = 2
-    recover_every: float = 10.0

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Generic
 
+from shipworthy.app.service import Service
 from shipworthy.domain.events import AnyEvent
 from shipworthy.domain.model import Delta, TextDelta
 from shipworthy.domain.results import OutputT, RunResult
@@ -15,7 +16,6 @@ from shipworthy.engine.follow import follow
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.outcome import result_of
 from shipworthy.engine.record import status_of
-from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import NotFinished
 
 
@@ -27,17 +27,10 @@ class AgentStream(Generic[OutputT]):
     """
 
     def __init__(
-        self,
-        runtime: Runtime,
-        start: Callable[[], Awaitable[LiveRun | str]],
-        load: Callable[[str], Awaitable[LiveRun]],
-        *,
-        scope: Scope,
-        after: int,
+        self, service: Service, scope: Scope, start: Callable[[], Awaitable[LiveRun | str]], *, after: int
     ) -> None:
-        self._runtime = runtime
+        self._service = service
         self._start = start
-        self._load = load
         self._scope = scope
         self._after = after
         self._run: LiveRun | None = None
@@ -51,10 +44,10 @@ class AgentStream(Generic[OutputT]):
         started = await self._start()
         if isinstance(started, LiveRun):
             self._run, self.run_id = started, started.run_id
-            self._task = self._runtime.spawn(started)
+            self._task = self._service.runtime.spawn(started)
         else:
             self.run_id = started
-        self._items = follow(self._runtime, self._scope, self.run_id, self._after)
+        self._items = follow(self._service.runtime, self._scope, self.run_id, self._after)
         return self
 
     def detach(self) -> None:
@@ -89,7 +82,7 @@ class AgentStream(Generic[OutputT]):
     async def _finish(self) -> None:
         if self._task is not None:
             await self._task
-        self._result = await result_of(self._run or await self._load(self.run_id))
+        self._result = await result_of(self._run or await self._service.load(self._scope, self.run_id))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -184,9 +184,10 @@ class ToolSettled(Event, frozen=True, gc=False, kw_only=True, tag="tool_settled"
 
 
 class RunParked(Event, frozen=True, gc=False, kw_only=True, tag="run_parked"):
-    """The run waits for somebody and holds nothing meanwhile. `detail` says for what."""
+    """The run waits for somebody and holds nothing meanwhile; `detail` says for what. "error": code that the developer
+    wrote raised where nothing could be done about it; resuming tries again."""
 
-    reason: Literal["in_doubt", "missing_tool"] = "in_doubt"
+    reason: Literal["in_doubt", "missing_tool", "error"] = "in_doubt"
     detail: str = ""
 
 

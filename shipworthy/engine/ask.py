@@ -52,17 +52,20 @@ async def ask(run: LiveRun, step: AskModel) -> None:
 
 async def _request(run: LiveRun, purpose: Purpose, ordinal: int) -> ModelRequest:
     plan = run.blueprint
-    instructions, settings = run.instructions, run.settings
+    instructions, settings, tools = run.instructions, run.settings, plan.specs
     if purpose == "wrap_up":
         instructions = f"{instructions}\n\n{WRAP_UP}" if instructions else WRAP_UP
-        settings = settings.merge(_NO_TOOLS) if plan.specs and not plan.output_tools else settings
+        if plan.output_tools:
+            tools = plan.output.tools
+        elif tools:
+            settings = settings.merge(_NO_TOOLS)
     return ModelRequest(
         run_id=run.run_id,
         purpose=purpose,
         ordinal=ordinal,
         instructions=instructions,
         messages=await run.messages(),
-        tools=plan.specs,
+        tools=tools,
         output=plan.output.native,
         settings=settings,
         stream=bool(run.recorder.watchers),

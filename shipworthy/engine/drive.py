@@ -11,6 +11,7 @@ from shipworthy.engine.execute import execute
 from shipworthy.engine.judge import deliver, judge
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.settle import settle
+from shipworthy.errors import StoreError
 from shipworthy.rules.decide import (
     AskModel,
     Deliver,
@@ -23,6 +24,7 @@ from shipworthy.rules.decide import (
     Step,
     decide,
 )
+from shipworthy.rules.text import clean
 
 
 async def sit(run: LiveRun) -> None:
@@ -42,8 +44,20 @@ async def sit(run: LiveRun) -> None:
         else:
             await _stop(run, StopRequested(cause="cancelled"))
         raise
+    except StoreError:
+        raise
+    except Exception as error:
+        await _park(run, error)
+        raise
     if run.raises is not None:
         raise run.raises
+
+
+async def _park(run: LiveRun, error: Exception) -> None:
+    """A defect in code that is not ours to answer for ends the sitting, not the run."""
+    if type(decide(run.state)) is not Finished:
+        run.recorder.record(RunParked(reason="error", detail=clean(f"{type(error).__name__}: {error}")))
+    await run.recorder.commit()
 
 
 async def _within_deadline(run: LiveRun, timeout: float) -> None:

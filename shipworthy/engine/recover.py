@@ -39,7 +39,7 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
 async def load(store: Store, blueprint: Blueprint, scope: Scope, run_id: str) -> LiveRun:
     """A run as its journal has it, to be looked at: it cannot be appended to."""
     state = replay(await store.read(scope, run_id))
-    return await _revive(store, blueprint, state, Claim(_no_fence(scope, run_id), "released"), None)
+    return await _revive(store, blueprint, state, _no_fence(scope, run_id), None, blueprint.limits)
 
 
 async def resume(runtime: Runtime, blueprint: Blueprint, asked: Resume) -> LiveRun:
@@ -52,9 +52,10 @@ async def resume(runtime: Runtime, blueprint: Blueprint, asked: Resume) -> LiveR
         if asked.settlements:
             raise SettlementRefused(f"Run {asked.run_id!r} has ended.", fix="Nothing is left to settle.")
         return await load(store, blueprint, asked.scope, asked.run_id)
+    deps = await asked.make_deps(scope_of(state), asked.deps)
     claim = await store.claim(asked.scope, asked.run_id)
     state = replay(await store.read(asked.scope, asked.run_id))  # nobody else appends any more
-    run = await _revive(store, blueprint, state, claim, asked)
+    run = await _revive(store, blueprint, state, claim.fence, deps, asked.limits)
     if state.ended is None:
         runtime.enter(run)
         try:
@@ -86,11 +87,16 @@ async def _take_over(run: LiveRun, claim: Claim, asked: Resume) -> None:
     await run.recorder.commit()
 
 
+def scope_of(state: RunState) -> Scope:
+    """Whose run it is: as it was pinned, never from the process."""
+    return Scope(state.started.tenant, state.started.user, state.started.session)
+
+
 async def _revive(
-    store: Store, blueprint: Blueprint, state: RunState, claim: Claim, asked: Resume | None
+    store: Store, blueprint: Blueprint, state: RunState, fence: Fence, deps: Any, limits: Limits
 ) -> LiveRun:
     started = state.started
-    scope = Scope(started.tenant, started.user, started.session)
+    scope = scope_of(state)
     bodies = Bodies(lambda digest: store.body(scope, started.run_id, digest))
     history: tuple[Message, ...] = ()
     if started.history is not None:
@@ -98,13 +104,12 @@ async def _revive(
     elif started.session_head:
         _, history = await session_history(store, scope, started.session_head)
     instructions = "" if started.instructions is None else await bodies.part(started.instructions)
-    limits = blueprint.limits if asked is None else asked.limits
     return LiveRun(
         blueprint,
         store,
-        Recorder(store, claim.fence, state, bodies),
+        Recorder(store, fence, state, bodies),
         scope=scope,
-        deps=None if asked is None else await asked.make_deps(scope, asked.deps),
+        deps=deps,
         settings=blueprint.settings.merge(started.settings),
         instructions=instructions.text if isinstance(instructions, Text) else "",
         history=history,

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from shipworthy.domain.scope import Scope
+from shipworthy.engine.blueprint import Blueprint
 from shipworthy.engine.drive import sit
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.watch import Watcher
@@ -22,13 +23,25 @@ class Runtime:
         self.store = store
         self._active: dict[tuple[str, str], LiveRun] = {}
         self._opened = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._holders = 0
+        self._tasks: dict[asyncio.Task[None], LiveRun] = {}
 
     async def open(self) -> None:
         """Open the store, once. Raises a StoreError that says what is wrong."""
         if not self._opened:
             await self.store.open()
             self._opened = True
+
+    async def acquire(self) -> None:
+        """Open, and stay open until `release`: several agents may share a runtime."""
+        self._holders += 1
+        await self.open()
+
+    async def release(self) -> None:
+        """Close, if nobody else holds the runtime."""
+        self._holders -= 1
+        if not self._holders:
+            await self.close()
 
     async def close(self) -> None:
         """Give up the store. Runs still in flight stop here and can be resumed elsewhere."""
@@ -57,11 +70,11 @@ class Runtime:
         if self._active.get((run.scope.tenant, run.run_id)) is run:
             del self._active[run.scope.tenant, run.run_id]
 
-    async def abandon(self) -> None:
-        """Leave the runs that were started beside their callers as a crash would: somebody resumes them."""
+    async def abandon(self, blueprint: Blueprint) -> None:
+        """Leave an agent's runs as a crash would, those that no caller waits for: somebody resumes them."""
         for run in self._active.values():
-            run.abandoned = True
-        tasks = list(self._tasks)
+            run.abandoned = run.abandoned or run.blueprint is blueprint
+        tasks = [task for task, run in self._tasks.items() if run.blueprint is blueprint]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -71,12 +84,12 @@ class Runtime:
         """Drive *run* beside the caller; the task is kept until it ends."""
         self.enter(run)
         task = asyncio.create_task(self.drive(run), name=f"shipworthy-run-{run.run_id}")
-        self._tasks.add(task)
+        self._tasks[task] = run
         task.add_done_callback(self._done)
         return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("%s stopped: %s", task.get_name(), error)
 

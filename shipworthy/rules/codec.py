@@ -12,7 +12,7 @@ _encoder = msgspec.json.Encoder()
 _events = msgspec.json.Decoder(list[AnyEvent])
 _event = msgspec.json.Decoder(AnyEvent)
 _kinds = msgspec.json.Decoder(list[dict[str, object]])
-_part = msgspec.json.Decoder(AnyPart)
+_part: msgspec.json.Decoder[AnyPart] = msgspec.json.Decoder(AnyPart)
 _messages = msgspec.json.Decoder(tuple[Message, ...])
 
 KNOWN_KINDS = frozenset(str(t.__struct_config__.tag) for t in AnyEvent.__args__)

@@ -1,0 +1,85 @@
+"""What a developer writes down, checked and made into values when the agent is built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from shipworthy.engine.blueprint import Instruction, Limits
+from shipworthy.errors import ConfigurationError
+from shipworthy.ports.model import Model
+
+
+class Tuning(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings that few change.
+
+    `tool_timeout`: seconds for tools that set none. `max_result`: characters of a tool's result that the model is
+    shown. `output_retries`: how often an invalid output is asked for again. `model_retries`: how often in a row a
+    failed attempt on the wire is made again, where that can help. `recover_every`: seconds between two looks for
+    orphaned runs while the agent is entered (`async with agent`).
+    """
+
+    tool_timeout: float = 60.0
+    max_result: int = 50_000
+    output_retries: int = 2
+    model_retries: int = 2
+    recover_every: float = 10.0
+
+
+NO_TUNING = Tuning()
+_LIMITS = Limits()
+
+
+def model_of(given: Model | str) -> Model:
+    """A model from 'provider:model', or the model itself. Raises UnknownModel, MissingExtra, MissingKey."""
+    if isinstance(given, str):
+        from shipworthy.app.models import resolve_model
+
+        return resolve_model(given)
+    if not hasattr(given, "stream") or not hasattr(given, "name"):
+        raise ConfigurationError(f"{given!r} is not a model.", fix="Pass 'provider:model' or a Model object.")
+    return given
+
+
+def instructions_of(given: Instruction | Sequence[Instruction]) -> tuple[Instruction, ...]:
+    """Instructions as a tuple of texts and functions. Raises ConfigurationError."""
+    if isinstance(given, str) or callable(given):
+        return (given,) if given else ()
+    made: tuple[Any, ...] = tuple(given)
+    for each in made:
+        if not isinstance(each, str) and not callable(each):
+            raise ConfigurationError(
+                f"instructions has a {type(each).__name__}.", fix="Use texts and functions."
+            )
+    return made
+
+
+def limits_of(max_turns: int, timeout: float | None, tuning: Tuning) -> Limits:
+    """The bounds of a run. Raises ConfigurationError."""
+    if max_turns == _LIMITS.max_turns and timeout is None and tuning is NO_TUNING:
+        return _LIMITS
+    return Limits(
+        max_turns=_count("max_turns", max_turns, 1),
+        output_retries=_count("output_retries", tuning.output_retries, 0),
+        model_retries=_count("model_retries", tuning.model_retries, 0),
+        timeout=None if timeout is None else seconds("timeout", timeout),
+        tool_timeout=seconds("tool_timeout", tuning.tool_timeout),
+        max_result=_count("max_result", tuning.max_result, 1),
+    )
+
+
+def seconds(name: str, value: float) -> float:
+    """A time that is one. Raises ConfigurationError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ConfigurationError(f"{name}={value!r} is not a time.", fix="Pass seconds, more than 0.")
+    return float(value)
+
+
+def _count(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(
+            f"{name}={value!r} is not a number.", fix=f"Pass an int of at least {least}."
+        )
+    return value

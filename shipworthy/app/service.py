@@ -1,0 +1,177 @@
+"""One agent's runs in this process: from a caller's words to the engine and back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from shipworthy.app.configuration import seconds
+from shipworthy.app.inputs import Prompt, history_of, prompt_of, run_id_of
+from shipworthy.domain.effects import Settlement
+from shipworthy.domain.events import RunStarted
+from shipworthy.domain.messages import Message
+from shipworthy.domain.model import ModelSettings
+from shipworthy.domain.results import RunResult
+from shipworthy.domain.scope import Operator, Scope
+from shipworthy.engine.begin import Start, begin
+from shipworthy.engine.blueprint import Blueprint
+from shipworthy.engine.follow import follow
+from shipworthy.engine.live import LiveRun
+from shipworthy.engine.outcome import result_of
+from shipworthy.engine.record import status_of
+from shipworthy.engine.recover import Resume, load, resume
+from shipworthy.engine.runtime import Runtime, log
+from shipworthy.errors import Fenced, InvalidDeps, RunBusy, RunConflict, ShipworthyError
+
+_RECOVERY = Operator("recovery of orphaned runs")
+_AT_ONCE = 16
+_FIRST_POLL, _SLOWEST_POLL = 0.02, 0.5
+
+
+class Service:
+    """What an agent is after its first use: a blueprint on a runtime."""
+
+    __slots__ = ("_deps", "_deps_type", "blueprint", "runtime")
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        blueprint: Blueprint,
+        deps: Callable[..., Any] | None,
+        deps_type: type[Any] | None,
+    ) -> None:
+        self.runtime = runtime
+        self.blueprint = blueprint
+        self._deps = deps
+        self._deps_type = deps_type
+
+    async def asked(
+        self,
+        scope: Scope,
+        prompt: Prompt,
+        *,
+        run_id: str | None,
+        deps: Any,
+        message_history: Sequence[Message] | None,
+        settings: ModelSettings | None,
+        timeout: float | None,
+    ) -> Start:
+        """A call, checked. Raises InputError."""
+        limits = self.blueprint.limits
+        if timeout is not None:
+            limits = msgspec.structs.replace(limits, timeout=seconds("timeout", timeout))
+        return Start(
+            scope=scope,
+            prompt=prompt_of(prompt),
+            run_id=run_id_of(run_id),
+            history=history_of(message_history, scope),
+            deps=await self._make_deps(scope, deps),
+            settings=settings,
+            limits=limits,
+        )
+
+    async def _make_deps(self, scope: Scope, given: Any) -> Any:
+        deps = given
+        if deps is None and self._deps is not None:
+            deps = self._deps(scope)
+            if inspect.isawaitable(deps):
+                deps = await deps
+        if self._deps_type is not None and not isinstance(deps, self._deps_type):
+            wanted = self._deps_type.__name__
+            raise InvalidDeps(f"deps is a {type(deps).__name__}; this agent needs a {wanted}.")
+        return deps
+
+    async def begin(self, start: Start) -> LiveRun | None:
+        """A new run, to be driven; None if the tenant has a run of this id."""
+        await self.runtime.open()
+        return await begin(self.runtime, self.blueprint, start)
+
+    async def known(self, start: Start) -> str:
+        """The id of a run that was begun before with the same input. Raises RunConflict for another input."""
+        assert start.run_id is not None
+        first = (await self.runtime.store.read(start.scope, start.run_id))[0]
+        if not isinstance(first, RunStarted) or first.digest != start.digest():
+            raise RunConflict(f"Run {start.run_id!r} exists, with another user or another input.")
+        return start.run_id
+
+    async def again(self, start: Start) -> RunResult[Any]:
+        """The result of a call that was made before: there already, under way, or left by a dead worker."""
+        run_id = await self.known(start)
+        pause = _FIRST_POLL
+        while True:
+            run = await self.load(start.scope, run_id)
+            if status_of(run.state) != "running":
+                return await result_of(run)
+            if self.runtime.active(start.scope, run_id) is not None:
+                async for _ in follow(self.runtime, start.scope, run_id, run.state.seq):
+                    pass
+                continue
+            with contextlib.suppress(RunBusy, Fenced):
+                return await self.resume(start.scope, run_id, {}, start.deps)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _SLOWEST_POLL)
+
+    async def find(self, scope: Scope, run_id: str) -> str:
+        """The id of a run that is there. Raises RunNotFound."""
+        await self.runtime.open()
+        return (await self.runtime.store.find(scope, run_id)).run_id
+
+    async def load(self, scope: Scope, run_id: str) -> LiveRun:
+        """A run as its journal has it."""
+        return await load(self.runtime.store, self.blueprint, scope, run_id)
+
+    async def resume(
+        self, scope: Scope, run_id: str, settlements: Mapping[str, Settlement], deps: Any
+    ) -> RunResult[Any]:
+        """Go on with a run, from its journal."""
+        await self.runtime.open()
+        asked = Resume(
+            scope=scope,
+            run_id=run_id,
+            deps=deps,
+            make_deps=self._make_deps,
+            limits=self.blueprint.limits,
+            settlements=settlements,
+        )
+        return await result_of(await resume(self.runtime, self.blueprint, asked))
+
+    async def recover(self) -> list[RunResult[Any]]:
+        """Resume this agent's orphaned runs, some at once. What cannot be resumed is logged and left as it is."""
+        await self.runtime.open()
+        slots = asyncio.Semaphore(_AT_ONCE)
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._recover_one(orphan.scope, orphan.run_id, slots))
+                for orphan in await self.runtime.store.orphans(_RECOVERY)
+                if self.runtime.active(orphan.scope, orphan.run_id) is None
+            ]
+        return [result for task in tasks if (result := task.result()) is not None]
+
+    async def _recover_one(
+        self, scope: Scope, run_id: str, slots: asyncio.Semaphore
+    ) -> RunResult[Any] | None:
+        async with slots:
+            try:
+                first = (await self.runtime.store.read(scope, run_id))[0]
+                if not isinstance(first, RunStarted) or first.agent != self.blueprint.name:
+                    return None
+                return await self.resume(Scope(scope.tenant), run_id, {}, None)
+            except (RunBusy, Fenced):
+                return None
+            except Exception as error:
+                log.warning("Run %r could not be recovered: %s", run_id, error)
+                return None
+
+    async def keep_recovering(self, every: float) -> None:
+        """Look for orphaned runs again and again."""
+        while True:
+            try:
+                await self.recover()
+            except ShipworthyError as error:
+                log.warning("The look for orphaned runs failed: %s", error)
+            await asyncio.sleep(every)
