@@ -1,0 +1,173 @@
+"""A thread that does the work of many event loops in groups, and tells each loop once a group.
+
+Knows nothing of databases: the writer and the reader are the two lanes of a store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import apsw
+
+from shipworthy.errors import StoreClosed, StoreError
+
+T = TypeVar("T")
+GROUP = 1024
+
+
+class Fate(asyncio.Future[T]):
+    """A future that cannot be cancelled: a task that is cancelled while it awaits one learns of it when it is done.
+
+    So a commit is never abandoned half-way: whoever awaits it goes on, or is cancelled, when its fate is
+    known.
+    """
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        # A task whose `cancel` is refused here remembers it, and raises CancelledError when this future is
+        # done.
+        return False
+
+
+class Job(Generic[T]):
+    """One piece of work, whoever waits for it, and what came of it."""
+
+    __slots__ = ("error", "future", "loop", "value", "work")
+
+    def __init__(self, work: Callable[[apsw.Cursor], T], future: asyncio.Future[T] | None) -> None:
+        self.work = work
+        self.future = future
+        self.loop = None if future is None else future.get_loop()
+        self.value: T | None = None
+        self.error: Exception | None = None
+
+
+class Lane:
+    """A daemon thread and its queue. What arrives while a group is under way makes up the next one."""
+
+    def __init__(self, name: str, path: str) -> None:
+        self._path = path
+        self._queue: queue.SimpleQueue[list[Job[Any]] | None] = queue.SimpleQueue()
+        self._waiting: dict[asyncio.AbstractEventLoop, list[Job[Any]]] = {}
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name=f"shipworthy-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take work."""
+        self._thread.start()
+
+    def submit(self, work: Callable[[apsw.Cursor], T]) -> asyncio.Future[T]:
+        """Have *work* done; the future is of the running loop. Cancellation takes effect when it is done."""
+        loop = asyncio.get_running_loop()
+        future: Fate[T] = Fate(loop=loop)
+        job = Job(work, future)
+        waiting = self._waiting.get(loop)
+        if waiting is None:
+            # Whoever else gets ready in this turn of the loop is to be in the same group.
+            self._waiting[loop] = [job]
+            loop.call_soon(self._flush, loop)
+        else:
+            waiting.append(job)
+        return future
+
+    def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._put(self._waiting.pop(loop))
+
+    def stop(self) -> None:
+        """Do what is queued, then end. Blocks until then; what comes later is refused with StoreClosed."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _put(self, jobs: list[Job[Any]]) -> None:
+        self._queue.put(jobs)
+        if self._stopped:  # it may have come after the last look into the queue
+            self._refuse_rest()
+
+    # on the thread
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            group, stopping = self._take()
+            try:
+                self._perform(group)
+            except Exception as error:
+                for job in group:
+                    job.error = unexpected(error)
+            settle(group)
+            self._after()
+        self._stopped = True
+        self._refuse_rest()
+        self._end()
+
+    def _take(self) -> tuple[list[Job[Any]], bool]:
+        group: list[Job[Any]] = []
+        try:
+            jobs = self._queue.get(timeout=self._patience())
+            while jobs is not None:
+                group += jobs
+                if len(group) >= GROUP:
+                    break
+                jobs = self._queue.get_nowait()
+        except queue.Empty:
+            return group, False
+        return group, jobs is None
+
+    def _refuse_rest(self) -> None:
+        rest: list[Job[Any]] = []
+        while True:
+            try:
+                jobs = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            for job in jobs or ():
+                job.error = StoreClosed(f"The store {self._path} was closed.")
+                rest.append(job)
+        settle(rest)
+
+    def _patience(self) -> float | None:
+        """Seconds to wait for work; None is for ever."""
+        return None
+
+    def _perform(self, group: list[Job[Any]]) -> None:
+        """Give each job its value or its error."""
+        raise NotImplementedError
+
+    def _after(self) -> None:
+        """What may be done once those who wait were told."""
+
+    def _end(self) -> None:
+        """The thread's last act."""
+
+
+def settle(group: list[Job[Any]]) -> None:
+    """Tell everybody who waits: one call for each event loop, however many wait there."""
+    loops: dict[asyncio.AbstractEventLoop, list[Job[Any]]] = {}
+    for job in group:
+        if job.loop is not None:
+            loops.setdefault(job.loop, []).append(job)
+    for loop, jobs in loops.items():
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits there any more
+            loop.call_soon_threadsafe(_deliver, jobs)
+
+
+def _deliver(jobs: list[Job[Any]]) -> None:
+    for job in jobs:
+        future = job.future
+        if future is None or future.done():
+            continue
+        if job.error is None:
+            future.set_result(job.value)
+        else:
+            future.set_exception(job.error)
+
+
+def unexpected(error: Exception) -> StoreError:
+    """An error that no rule foresees, in our tree."""
+    wrapped = StoreError(f"The store failed: {type(error).__name__}: {error}.")
+    wrapped.__cause__ = error
+    return wrapped

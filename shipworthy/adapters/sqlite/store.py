@@ -1,0 +1,208 @@
+"""The store on a SQLite file: the port, put together from a writer, a reader and a worker's lease."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import apsw
+
+from shipworthy.adapters.sqlite import operations, reader
+from shipworthy.adapters.sqlite.connection import Database, Durability, prepare
+from shipworthy.adapters.sqlite.operations import PRUNED_AT_ONCE, Entry
+from shipworthy.adapters.sqlite.reader import Reader
+from shipworthy.adapters.sqlite.workers import Worker, now
+from shipworthy.adapters.sqlite.writer import Writer
+from shipworthy.domain.events import AnyEvent
+from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
+from shipworthy.domain.scope import Operator, Scope
+from shipworthy.errors import ConfigurationError, StoreClosed
+
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """A durable store in one file, which several processes of one machine may share.
+
+    durability: "power" (the default) syncs every commit, so that what was acknowledged survives the loss of
+    power on storage that honours sync; "process" survives the death of the process only. lease_ttl,
+    clock_skew, busy_timeout: seconds. A worker that was stopped for longer than `lease_ttl` loses its runs; a
+    worker that died loses them at once. vfs: the name of a registered apsw VFS, for tests that inject faults.
+
+    Several event loops may use one store at once; a process that was forked needs a store of its own.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: Durability = "power",
+        lease_ttl: float = 10.0,
+        clock_skew: float = 0.5,
+        busy_timeout: float = 5.0,
+        vfs: str | None = None,
+    ) -> None:
+        if durability not in ("power", "process"):
+            raise ConfigurationError(
+                f"durability={durability!r} is unknown.", fix='Use "power" or "process".'
+            )
+        if lease_ttl <= 0 or clock_skew < 0 or busy_timeout < 0:
+            raise ConfigurationError("lease_ttl must be above 0, clock_skew and busy_timeout not below it.")
+        # Every process must mean the same file and the same folder of locks, whatever links lead there.
+        self._database = Database(os.path.realpath(path), durability, busy_timeout, vfs)
+        self._ttl = max(int(lease_ttl * 1000), 1)
+        self._skew = int(clock_skew * 1000)
+        self._opening = threading.Lock()
+        self._closed = False
+        self._pid = 0
+        self._worker: Worker | None = None
+        self._writer: Writer | None = None
+        self._reader: Reader | None = None
+
+    async def open(self) -> None:
+        """Check or create the file and register this worker. Raises a StoreError that says what is wrong."""
+        if self._writer is None:
+            await asyncio.to_thread(self._open)
+
+    def _open(self) -> None:
+        with self._opening:
+            if self._closed:
+                raise StoreClosed(f"The store {self._database.path} was closed.")
+            if self._writer is not None:
+                return
+            connection = prepare(self._database)
+            worker = Worker(self._database.path, self._ttl, self._skew)
+            try:
+                writer = Writer(self._database, connection, worker)
+            except BaseException:
+                worker.lock.release()
+                raise
+            self._worker, self._reader = worker, Reader(self._database)
+            self._reader.start()
+            writer.start()
+            self._pid = os.getpid()
+            self._writer = writer
+
+    async def close(self) -> None:
+        """Finish what is queued, release this worker's runs, and let go of the file."""
+        await asyncio.shield(asyncio.to_thread(self._close))
+
+    def _close(self) -> None:
+        with self._opening:
+            self._closed = True
+            writer, self._writer = self._writer, None
+            if writer is None or self._reader is None or self._worker is None or self._pid != os.getpid():
+                return
+            writer.resign()
+            self._reader.stop()
+            writer.stop()
+            self._worker.lock.release()
+
+    # journal
+
+    async def begin(self, scope: Scope, run_id: str, batch: Batch) -> Fence | None:
+        """Create a run with its first batch, owned by this worker. None if there is one of this id."""
+        writer, worker = self._ready()
+        entry = Entry(batch)
+        return await writer.submit(lambda cursor: operations.begin(cursor, worker, scope, run_id, entry))
+
+    async def claim(self, scope: Scope, run_id: str) -> Claim:
+        """Take a run that nobody drives. Raises RunNotFound, RunBusy."""
+        writer, worker = self._ready()
+        return await writer.submit(lambda cursor: operations.claim(cursor, worker, scope, run_id))
+
+    async def commit(self, fence: Fence, batch: Batch) -> None:
+        """Append *batch*, durably, whole or not at all. Raises Fenced, StoreFull, CommitUncertain."""
+        writer, worker = self._ready()
+        entry = Entry(batch)
+        await writer.submit(lambda cursor: operations.commit(cursor, worker, fence, entry))
+
+    async def read(self, scope: Scope, run_id: str, after: int = 0) -> list[AnyEvent]:
+        """The run's events above *after*, in order. Raises RunNotFound, UnknownEvent, JournalDamaged."""
+        return await self._read(lambda cursor: reader.history(cursor, scope, run_id, after))
+
+    async def body(self, scope: Scope, run_id: str, digest: str) -> bytes:
+        """A body of the run. Raises RunNotFound, JournalDamaged."""
+        return await self._read(lambda cursor: reader.body(cursor, scope, run_id, digest))
+
+    # directory
+
+    async def find(self, scope: Scope, run_id: str) -> RunSummary:
+        """One run of the tenant. Raises RunNotFound."""
+        return await self._read(lambda cursor: reader.find(cursor, scope, run_id))
+
+    async def list(self, scope: Scope, which: RunFilter) -> Sequence[RunSummary]:
+        """Runs of the scope, newest first."""
+        return await self._read(lambda cursor: reader.listing(cursor, scope, which))
+
+    async def session(self, scope: Scope, head: int | None = None) -> Sequence[str]:
+        """A session's ended runs in the order of their ends, the first *head* of them (None: all)."""
+        return await self._read(lambda cursor: reader.session(cursor, scope, head))
+
+    async def orphans(self, operator: Operator) -> Sequence[RunSummary]:
+        """Runs of every tenant that are running and that nobody drives."""
+        _demand(operator)
+        _, worker = self._ready()
+        return await self._read(lambda cursor: reader.orphans(cursor, worker))
+
+    async def prune(self, operator: Operator, ended_before: int) -> int:
+        """Forget old runs, a few in each transaction, and old sessions, one in each."""
+        _demand(operator)
+        keys = await self._read(partial(operations.old_singles, ended_before=ended_before))
+        sessions = await self._read(partial(operations.old_sessions, ended_before=ended_before))
+        steps = [
+            partial(operations.forget_singles, keys=keys[i : i + PRUNED_AT_ONCE])
+            for i in range(0, len(keys), PRUNED_AT_ONCE)
+        ]
+        steps += [
+            partial(operations.forget_session, scope=scope, ended_before=ended_before) for scope in sessions
+        ]
+        return sum([await self._ready()[0].submit(step) for step in steps])
+
+    # lease
+
+    def clock(self) -> int:
+        """Milliseconds on the machine's boot-time clock."""
+        return now()
+
+    def start_by(self) -> int:
+        """The expiry of this worker's lease that was last written durably."""
+        return self._ready()[1].start_by
+
+    @property
+    def skew(self) -> int:
+        """Milliseconds by which two workers' readings may differ."""
+        return self._skew
+
+    # parts
+
+    def _ready(self) -> tuple[Writer, Worker]:
+        if self._writer is None or self._worker is None:
+            path = self._database.path
+            if self._closed:
+                raise StoreClosed(f"The store {path} was closed.")
+            raise StoreClosed(f"The store {path} is not open.", fix="Call `await store.open()` first.")
+        if self._pid != os.getpid():
+            raise StoreClosed(
+                f"The store {self._database.path} was opened before this process was forked.",
+                fix="Open a store of its own in each process.",
+            )
+        return self._writer, self._worker
+
+    async def _read(self, work: Callable[[apsw.Cursor], T]) -> T:
+        writer, _ = self._ready()
+        if writer.suspect:
+            await writer.submit(lambda _: None)  # what is read must be what is on the disk
+        assert self._reader is not None
+        return await self._reader.submit(work)
+
+
+def _demand(operator: Operator) -> None:
+    if not isinstance(operator, Operator):
+        raise ConfigurationError(
+            "This looks at the runs of every tenant.", fix='Pass Operator(reason="...") where that is meant.'
+        )
