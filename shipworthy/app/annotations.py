@@ -9,7 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -22,16 +22,15 @@ _PYDANTIC_MARKS = (
     "__pydantic_config__",
 )
 _CONSTRAINTS = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_length", "tz")
-_LOOKS_LIKE_A_CONSTRAINT = (types.FunctionType, types.BuiltinFunctionType, slice, range, re.Pattern)
-_LAZY = frozenset(
-    {
-        collections.abc.Iterable,
-        collections.abc.Iterator,
-        collections.abc.Generator,
-        collections.abc.AsyncIterable,
-        collections.abc.AsyncIterator,
-        collections.abc.AsyncGenerator,
-    }
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+_LOOKS_LIKE_A_CONSTRAINT = (*_FUNCTIONS, slice, range, re.Pattern)
+_LAZY = (
+    collections.abc.Iterable,
+    collections.abc.Iterator,
+    collections.abc.Generator,
+    collections.abc.AsyncIterable,
+    collections.abc.AsyncIterator,
+    collections.abc.AsyncGenerator,
 )
 
 
@@ -66,23 +65,17 @@ class Survey:
             return
         self._seen.add(id(annotation))
         self._kept.append(annotation)
-        origin = get_origin(annotation)
-        if origin is Literal:
+        _refuse_what_is_no_value(annotation)
+        if get_origin(annotation) is Literal:
             return
-        if origin is Annotated:
-            for mark in annotation.__metadata__:
-                self._metadata(mark)
-        if origin in _LAZY or annotation in _LAZY:
-            raise Unsupported(
-                f"{spelled(annotation)} would be validated lazily or not at all.",
-                fix="Use list[...] or tuple[...].",
-            )
+        for mark in getattr(annotation, "__metadata__", ()):
+            self._metadata(mark)
         if is_alias(annotation):
             self._visit(annotation.__value__)
         for argument in get_args(annotation):
             for each in argument if isinstance(argument, list) else (argument,):
                 self._visit(each)
-        cls = origin if isinstance(origin, type) else annotation
+        cls = get_origin(annotation) or annotation
         if isinstance(cls, type):
             self._class(cls)
 
@@ -160,6 +153,19 @@ def members(annotation: Any) -> Iterator[Any]:
 def spelled(annotation: Any) -> str:
     """An annotation as its author would write it."""
     return annotation.__name__ if type(annotation) is type else str(annotation).replace("typing.", "")
+
+
+def _refuse_what_is_no_value(annotation: Any) -> None:
+    if isinstance(annotation, (*_FUNCTIONS, list)):
+        raise Unsupported(f"{annotation!r} is not a type.", fix="Pass a type, or a union of types: A | B.")
+    origin = get_origin(annotation)
+    if type in (origin, annotation):
+        raise Unsupported("A class cannot be written as JSON.", fix="Take its name as a Literal or an Enum.")
+    if origin in _LAZY or annotation in _LAZY:
+        raise Unsupported(
+            f"{spelled(annotation)} would be validated lazily or not at all.",
+            fix="Use list[...] or tuple[...].",
+        )
 
 
 def _of_pydantic(mark: object) -> bool:

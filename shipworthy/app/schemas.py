@@ -104,7 +104,7 @@ def codec_for(annotation: Any) -> Codec:
         hash(annotation)
     except TypeError:
         return _build(annotation)
-    return _cached(annotation)
+    return _cached(annotation, spelled(annotation))
 
 
 def _build(annotation: Any) -> Codec:
@@ -130,7 +130,10 @@ def _build(annotation: Any) -> Codec:
         ) from error
 
 
-_cached = functools.lru_cache(maxsize=1024)(_build)
+@functools.lru_cache(maxsize=1024)
+def _cached(annotation: Any, _spelled: str) -> Codec:
+    """The spelling is in the key because `A | B` equals `B | A`, which pydantic tries in another order."""
+    return _build(annotation)
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,7 +191,7 @@ class Record:
 
     def _explain(self, error: Exception, text: str) -> Mismatch:
         """Every problem at once, so that a model need not find them one by one."""
-        if not isinstance(error, msgspec.ValidationError):
+        if type(error) is msgspec.DecodeError or isinstance(error, (RecursionError, UnicodeError)):
             return explain(error, self.schema, text)
         try:
             given = msgspec.json.decode(text, type=dict[str, msgspec.Raw])

@@ -8,13 +8,14 @@ import functools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
 SIZE = 64
 """Threads at most. They are started as they are needed; a call beyond them waits for one to be free."""
 
 Key = tuple[str, str, str]
+_FOREIGN = (StopIteration, SystemExit, CancelledError, asyncio.CancelledError)
 _running: dict[Future[Any], Key] = {}
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
@@ -40,11 +41,11 @@ def still_running(key: Key) -> bool:
 
 
 def guarded(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """*fn*'s result; StopIteration, which no future can carry, and SystemExit, which would end the process,
-    become RuntimeError."""
+    """*fn*'s result. What means something else to a future, a task or the process becomes RuntimeError: the
+    end of an iteration, an exit, a cancellation of something within."""
     try:
         return fn(*args, **kwargs)
-    except (StopIteration, SystemExit) as error:
+    except _FOREIGN as error:
         raise RuntimeError(f"The function raised {type(error).__name__}({error}).") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
@@ -103,6 +104,11 @@ class FunctionTool(Generic[P, R]):
                 value = await self._fn(*args, **kwargs)
         except (UnserialisableResult, SystemExit) as error:
             raise RuntimeError(f"The body raised {type(error).__name__}: {error}") from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise RuntimeError("The body was cancelled from within.") from error
         return to_parts(value, self._origin)
 
     def still_running(self, ctx: RunContext[Any]) -> bool:
