@@ -38,12 +38,12 @@ def output_for(
     quick). What it returns is the output from there on, so it returns the value; `ValueError` and
     `InvalidOutput` reject it.
     """
+    if annotation is str and mode == "auto" and not validators:
+        return TEXT
     if mode not in get_args(OutputMode):
         raise ConfigurationError(
             f"output mode {mode!r} is unknown.", fix=f"Use one of {get_args(OutputMode)}."
         )
-    if annotation is str and mode == "auto" and not validators:
-        return TEXT
     checks = tuple(_Check(v) for v in validators)
     if annotation is str and mode in ("auto", "tool"):
         return Outputs(annotation, (), True, "tool", checks)

@@ -11,6 +11,8 @@ import msgspec
 
 MOST = 5
 """Problems told at once; a model corrects a few at a time."""
+LONGEST = 400
+"""Characters of one problem: a model's own nonsense is not given back to it whole."""
 
 _PLACE = re.compile(r"^(.*?)(?: - at (`key` in )?`\$(.*)`)?$", re.DOTALL)
 _QUOTED = re.compile(r"`([^`]+)`")
@@ -46,7 +48,7 @@ class Mismatch(ValueError):
     """A value does not fit its type. `problems` are sentences; the message is all of them."""
 
     def __init__(self, *problems: str) -> None:
-        self.problems = problems[:MOST]
+        self.problems = tuple(p if len(p) <= LONGEST else f"{p[:LONGEST]}..." for p in problems[:MOST])
         more = len(problems) - MOST
         super().__init__(" ".join(self.problems) + (f" And {more} more." if more > 0 else ""))
 

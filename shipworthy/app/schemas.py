@@ -99,7 +99,10 @@ class _Pydantic:
 
 
 def codec_for(annotation: Any) -> Codec:
-    """The codec of a type; one per type where types can be compared. Raises Unsupported, naming the fix."""
+    """The codec of a type; one per type where types can be compared. Raises Unsupported, naming the fix.
+
+    msgspec's type unions are strict (two classes only if tagged structs); pydantic tries the rest in their order.
+    """
     try:
         hash(annotation)
     except TypeError:
@@ -125,7 +128,7 @@ def _build(annotation: Any) -> Codec:
         return _Pydantic(annotation, survey)
     except Exception as error:
         raise Unsupported(
-            f"{spelled(annotation)} cannot be validated from JSON: {_first_line(error)}",
+            f"{spelled(annotation)} cannot be validated from JSON: {_first_line(reason or error)}",
             fix="Use builtins, dataclasses, TypedDict, enums, msgspec.Struct or pydantic models.",
         ) from error
 

@@ -9,7 +9,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable
-from typing import Any, get_origin
+from typing import Annotated, Any, get_origin
 
 import msgspec
 
@@ -70,6 +70,8 @@ def _parameter(fn: Callable[..., Any], tool: str, p: inspect.Parameter, text: st
         )
     if p.kind is inspect.Parameter.POSITIONAL_ONLY:
         raise _bad(tool, p, "is positional-only", "Remove the `/`: a model passes arguments by name.")
+    if p.name.startswith("__"):
+        raise _bad(tool, p, "has a name that Python reserves", "Begin it with a letter.")
     if p.annotation is inspect.Parameter.empty:
         raise _bad(tool, p, "has no annotation", _unannotated_fix(p.name))
     annotation = _resolved(fn, tool, p)
@@ -82,10 +84,16 @@ def _parameter(fn: Callable[..., Any], tool: str, p: inspect.Parameter, text: st
         )
     _refuse_lost_field(tool, p, annotation)
     default = REQUIRED if p.default is inspect.Parameter.empty else p.default
-    if default is None and type(None) not in members(annotation) and annotation is not Any:
+    if default is None and not _takes_none(annotation):
         text = described(annotation) or text
         annotation = annotation | None if isinstance(annotation, type) else typing.Optional[annotation]  # noqa: UP045
     return Parameter(name=p.name, type=annotation, default=default, description=text)
+
+
+def _takes_none(annotation: Any) -> bool:
+    while get_origin(annotation) is Annotated:
+        annotation = annotation.__origin__
+    return annotation in (Any, object) or type(None) in members(annotation)
 
 
 def _refuse_lost_field(tool: str, p: inspect.Parameter, annotation: Any) -> None:

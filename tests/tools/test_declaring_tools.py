@@ -169,6 +169,7 @@ def opaque(amount: type[int]) -> None: ...
 def unknown_constraint(amount: Annotated[int, range(5)]) -> None: ...
 def mixed(amount: Annotated[list[Order], msgspec.Meta(min_length=1)]) -> None: ...
 def field_default(amount: int = pydantic.Field(gt=0)) -> None: ...  # type: ignore[assignment]
+def reserved(__amount: int) -> None: ...
 def generator(amount: int) -> Iterable[int]:
     yield amount
 
@@ -190,6 +191,7 @@ def generator(amount: int) -> Iterable[int]:
         (unknown_constraint, r"`amount`.*range\(0, 5\)"),
         (mixed, r"`amount`.*pydantic\.Field"),
         (field_default, r"`amount`.*Annotated\[<type>, Field"),
+        (reserved, r"`__amount`.*reserves"),
         (generator, r"'generator'.*whole result"),
     ],
 )

@@ -110,7 +110,7 @@ def test_no_arguments_may_be_written_in_any_way_that_models_do(arguments: str) -
         (pay, '{"amount":1,"amount":2}', "`amount` is given twice: give each key once."),
         (pay, '{"amount":1,"\\u0061mount":2}', "`amount` is given twice: give each key once."),
         (order, '{"lines":[],"extra":{"a":{"b":1,"b":2}}}', "`b` is given twice: give each key once."),
-        (order, '{"lines":[{"item":"a","count":1,"count":2}]}', "`count` is given twice: give each key once."),  # noqa: E501
+        (order, '{"lines":[{"item":"a","count":1,"count":2}]}', "`count` is given twice: give each key once."),
         (greet, '{"person":{"age":1,"name":"A","age":2}}', "`age` is given twice: give each key once."),
         (pay, "[1]", "Expected an object, got a list."),
         (pay, '{"amount":1', "The JSON is malformed: input data was truncated."),
@@ -143,6 +143,18 @@ def test_only_the_first_few_of_many_problems_are_told() -> None:
 
     assert said.endswith("And 995 more.")
     assert len(said) < 1000
+
+
+def test_a_models_own_nonsense_is_not_given_back_to_it_whole() -> None:
+    assert len(words(pay, json.dumps({"amount": 1, "x" * 1_000_000: 2}))) < 1000
+
+
+def test_a_default_of_none_may_be_written_as_null() -> None:
+    @tool(effect="read")
+    def find(query: str, limit: int = None) -> None: ...  # type: ignore[assignment]  # noqa: RUF013
+
+    assert find.parse('{"query":"x","limit":null}').limit is None
+    assert find.parse('{"query":"x"}').limit is None
 
 
 def test_a_name_that_occurs_as_a_value_is_not_a_repetition() -> None:

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shipworthy.app import threads
 from shipworthy.app.tools import FunctionTool, tool
 from shipworthy.domain.context import RunContext
 from shipworthy.domain.effects import DidNotHappen, Happened, Unknown
@@ -151,6 +152,33 @@ def test_a_cancelled_call_returns_at_once_and_its_thread_is_known_until_it_ends(
             await asyncio.sleep(0.001)
 
     asyncio.run(main())
+
+
+def test_a_call_that_was_cancelled_before_a_thread_was_free_never_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = concurrent.futures.ThreadPoolExecutor(1)
+    monkeypatch.setattr(threads, "_pool", one)
+    release, ran = threading.Event(), threading.Event()
+
+    @tool(effect="once")
+    def pay() -> None:
+        ran.set()
+
+    async def main() -> None:
+        one.submit(release.wait, 10)
+        call = asyncio.create_task(pay.invoke(context(), pay.parse("")))
+        await asyncio.sleep(0)
+        assert pay.still_running(context())
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert not pay.still_running(context())
+
+    asyncio.run(main())
+    release.set()
+    one.shutdown()
+    assert not ran.is_set()
 
 
 def test_a_finished_call_is_not_running() -> None:
