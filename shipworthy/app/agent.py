@@ -19,7 +19,7 @@ from shipworthy.domain.context import Deps
 from shipworthy.domain.effects import Effect, Settlement
 from shipworthy.domain.messages import Message
 from shipworthy.domain.model import ModelSettings
-from shipworthy.domain.results import Checkpoint, RunResult
+from shipworthy.domain.results import Checkpoint, OutputT, RunResult
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import Blueprint, Instruction
 from shipworthy.engine.live import LiveRun
@@ -29,7 +29,6 @@ from shipworthy.errors import AgentInUse, DuplicateTool, InvalidTool
 from shipworthy.ports.model import Model
 from shipworthy.ports.tools import Tool
 
-OutputT = TypeVar("OutputT")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _NO_SETTINGS = ModelSettings()
@@ -73,7 +72,7 @@ class Agent(Generic[Deps, OutputT]):
         *,
         model: Model | str,
         tools: Sequence[Tool] = (),
-        output: Any = str,
+        output: type[OutputT] = str,  # type: ignore[assignment]
         output_mode: OutputMode = "auto",
         output_validators: Sequence[Callable[..., Any]] = (),
         runtime: Runtime | str | None = None,
@@ -94,7 +93,8 @@ class Agent(Generic[Deps, OutputT]):
         self._tools: dict[str, Tool] = {}
         for each in tools:
             self._add(each)
-        self._output_type, self._output_mode = output, output_mode
+        self._output_type: Any = output
+        self._output_mode: OutputMode = output_mode
         self._validators = list(output_validators)
         self._deps, self._deps_type = deps, deps_type
         self._tenant_id, self._require_identity = tenant_id, require_identity

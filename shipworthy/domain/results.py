@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 import msgspec
 
@@ -13,7 +13,14 @@ from shipworthy.domain.scope import Scope
 from shipworthy.domain.usage import TotalUsage
 from shipworthy.errors import RunFailed, RunPaused, RunStopped
 
-OutputT = TypeVar("OutputT")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    OutputT = TypeVar("OutputT", default=str)
+else:
+    from typing import TypeVar
+
+    OutputT = TypeVar("OutputT")
 
 
 class Checkpoint(msgspec.Struct, frozen=True, gc=False):

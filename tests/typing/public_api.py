@@ -51,6 +51,6 @@ async def the_output_has_the_type_that_was_asked_for() -> None:
 
 async def mistakes_are_found() -> None:
     agent = Agent("You answer.", model=ScriptedModel(["Hello."]), runtime=SqliteRuntime("bot.db"))
-    _ = (await agent.run("Hello.")).output.title  # pyright: ignore[reportAttributeAccessIssue]
+    _ = (await agent.run("Hello.")).output.no_such_field  # pyright: ignore[reportAttributeAccessIssue]
     await agent.run("Hello.", tenant=1)  # pyright: ignore[reportCallIssue]
     Agent("You answer.", model=EchoModel(), no_such_option=True)  # pyright: ignore[reportCallIssue]
