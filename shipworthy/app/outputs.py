@@ -45,15 +45,15 @@ def output_for(
             f"output mode {mode!r} is unknown.", fix=f"Use one of {get_args(OutputMode)}."
         )
     checks = tuple(_Check(v) for v in validators)
-    if annotation is str and mode in ("auto", "tool"):
-        return Outputs(annotation, (), True, "tool", checks)
+    by_tool = mode in ("auto", "tool")
     found = list(members(annotation))
-    text = str in found and len(found) > 1 and mode in ("auto", "tool")
-    wanted = [m for m in found if not (text and m is str)] if len(found) > 1 else [annotation]
-    shapes = [_Shape(t, _codec(t)) for t in wanted]
-    if mode in ("auto", "tool") or len(shapes) == 1:
+    if len(found) == 1:
+        found = [annotation]
+    text = by_tool and str in found
+    shapes = [_Shape(t, _codec(t)) for t in found if not (text and t is str)]
+    if by_tool:
         shapes = _merged(shapes)
-    return Outputs(annotation, _labelled(shapes), text, "tool" if mode == "auto" else mode, checks)
+    return Outputs(annotation, _labelled(shapes), text, "tool" if by_tool else mode, checks)
 
 
 class Outputs:
