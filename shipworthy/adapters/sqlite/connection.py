@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any, Literal, TypeVar
-from urllib.parse import quote
 
 import apsw
 import msgspec
@@ -35,6 +34,7 @@ CHECKED_WHOLE = 64 * 1024 * 1024
 """Bytes up to which a file is checked whole when it is opened; of a larger one the runs and workers are."""
 CHECKPOINT_PAGES = 4096
 """Pages of WAL after which a checkpoint is made."""
+_LEAF_TABLE = 13
 
 Durability = Literal["power", "process"]
 
@@ -193,7 +193,7 @@ def _cannot_open(error: apsw.Error, path: str) -> StoreError:
 
 
 def _probe(database: Database) -> None:
-    """Refuse what is not ours, through a connection that neither locks nor writes."""
+    """Refuse what is not ours by its first bytes, before SQLite opens it and perhaps rolls back or moves a WAL."""
     path = database.path
     if os.path.isdir(path):
         raise StoreForeign(f"{path} is a folder, not a file.", fix="Name a file in it.")
@@ -201,40 +201,56 @@ def _probe(database: Database) -> None:
         raise StoreForeign(f"{path} is not a regular file.")
     if not os.path.exists(path) or os.path.getsize(path) == 0:
         return
-    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-    connection = apsw.Connection(f"file:{quote(path)}?immutable=1", flags=flags, vfs=database.vfs)
+    header = _header(database)
+    if header is None or header[:16] != b"SQLite format 3\0":
+        raise StoreForeign(f"{path} is not an SQLite database.")
+    # A file that another process is just creating has no tables in it yet: they are in its WAL, with our number.
+    empty = header[100] == _LEAF_TABLE and header[103:105] == b"\0\0"
+    version, application = int.from_bytes(header[60:64], "big"), int.from_bytes(header[68:72], "big")
+    _recognise(database, application, version, empty)
+
+
+def _header(database: Database) -> bytes | None:
+    """The header of the file and of its first page (https://sqlite.org/fileformat.html, 1.3 and 1.6); None if short.
+
+    Read through SQLite's VFS: a descriptor of our own would drop this process's locks on the file when it is closed.
+    """
+    flags = [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0]
+    file = apsw.VFSFile(database.vfs or "", database.path, flags)
     try:
-        # Without its WAL a file that is just being created is still empty, with our number in none of its
-        # pages.
-        _recognise(connection, database, empty_is_ours=True)
-    except apsw.NotADBError as error:
-        raise StoreForeign(f"{path} is not an SQLite database.") from error
+        return file.xRead(108, 0)
+    except apsw.IOError:
+        return None
     finally:
-        connection.close()
+        file.xClose()
 
 
-def _recognise(connection: apsw.Connection, database: Database, *, empty_is_ours: bool) -> bool:
+def _recognise(database: Database, application: int, version: int, empty: bool) -> bool:
     """Whether the schema is there. Raises StoreForeign for anybody else's file and for a newer format."""
-    application, version = connection.pragma("application_id"), connection.pragma("user_version")
     if application == APPLICATION_ID:
         if version > USER_VERSION:
             raise StoreForeign(f"{database.path} has format {version}; this release knows {USER_VERSION}.")
         return True
-    empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall() == [(0,)]
-    if application != 0 or version != 0 or not (empty and empty_is_ours):
+    if application != 0 or version != 0 or not empty:
         raise StoreForeign(f"{database.path} is the database of another program.")
     return False
+
+
+def _ours(connection: apsw.Connection, database: Database) -> bool:
+    """The same, as a transaction sees it."""
+    empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall() == [(0,)]
+    return _recognise(database, connection.pragma("application_id"), connection.pragma("user_version"), empty)
 
 
 def _create(connection: apsw.Connection, database: Database) -> None:
     """Set the journal mode and the schema, unless another process was first."""
     _use_wal(connection, database)
-    if _recognise(connection, database, empty_is_ours=True):
+    if _ours(connection, database):
         return
     schema = resources.files(__package__).joinpath("schema.sql").read_text("utf-8")
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if not _recognise(connection, database, empty_is_ours=True):
+        if not _ours(connection, database):
             connection.execute(schema)
             connection.execute(
                 f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {USER_VERSION}"

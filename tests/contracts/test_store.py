@@ -1,0 +1,58 @@
+"""Every store keeps the laws of its port."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shipworthy.adapters.inmemory.store import InMemoryStore
+from shipworthy.adapters.sqlite import SqliteStore
+from shipworthy.adapters.sqlite.lane import Lane
+from shipworthy.ports.store import Store
+from shipworthy.testing.contracts.store import LAWS, SHARED_LAWS, Law, Workers, check, name
+from shipworthy.testing.contracts.store.directory import only_an_operator_sees_every_tenant
+
+A_LONG_TIME = 10**9
+
+
+class InMemory(Workers):
+    def make(self, *, lease_ttl: float, clock_skew: float) -> Store:
+        return InMemoryStore()
+
+
+class Sqlite(Workers):
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def make(self, *, lease_ttl: float, clock_skew: float) -> SqliteStore:
+        return SqliteStore(self.path, lease_ttl=lease_ttl, clock_skew=clock_skew)
+
+    async def kill(self, store: Store) -> None:
+        assert isinstance(store, SqliteStore)
+        writer, reader, worker = store._writer, store._reader, store._worker
+        assert writer is not None
+        assert reader is not None
+        assert worker is not None
+        store._writer, store._closed = None, True
+        for lane in (writer, reader):
+            Lane.stop(lane)
+        worker.lock.drop()
+
+    async def freeze(self, store: Store) -> None:
+        assert isinstance(store, SqliteStore)
+        assert store._writer is not None
+        store._writer._renew_at += A_LONG_TIME
+
+
+@pytest.mark.parametrize("law", LAWS, ids=name)
+def test_the_store_in_memory(law: Law, request: pytest.FixtureRequest) -> None:
+    if law is only_an_operator_sees_every_tenant:
+        request.applymarker(pytest.mark.xfail(strict=False, reason="InMemoryStore takes anybody for an Operator"))
+    check(law, InMemory())
+
+
+@pytest.mark.parametrize("law", LAWS + SHARED_LAWS, ids=name)
+def test_the_sqlite_store(law: Law, tmp_path: Path) -> None:
+    check(law, Sqlite(tmp_path / "runs.db"))
