@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from shipworthy import DidNotHappen, Happened, ModelRetry, NotDone, RunContext, ToolCall, Unknown, is_paused, tool
+from shipworthy import (
+    DidNotHappen,
+    Happened,
+    ModelRetry,
+    NotDone,
+    RunContext,
+    ToolCall,
+    Unknown,
+    is_paused,
+    tool,
+)
 from shipworthy.errors import MissingTool, RunPaused, SettlementRefused
 from tests.engine.world import ALICE, Sink, agent, go, journal, kinds, told, valid
 
@@ -24,7 +34,9 @@ def failing(error: Exception, **options: Any) -> Any:
 PAY = ToolCall("pay", {"amount": 50})
 
 
-@pytest.mark.parametrize("error", [ValueError("network"), TimeoutError(), ModelRetry("again"), asyncio.CancelledError()])
+@pytest.mark.parametrize(
+    "error", [ValueError("network"), TimeoutError(), ModelRetry("again"), asyncio.CancelledError()]
+)
 def test_a_once_body_that_raises_is_in_doubt(error: Any) -> None:
     result = go(agent(PAY, "Never.", tools=[failing(error)]).run("Pay", **ALICE))
     assert is_paused(result)
@@ -128,7 +140,9 @@ def test_a_settlement_that_settles_nothing_is_refused_and_changes_nothing(settle
 def test_a_settlement_is_used_once() -> None:
     async def law() -> None:
         sink = Sink()
-        a = agent(PAY, ToolCall("charge", {"amount": 1}), "Paid.", tools=[failing(ValueError("?")), sink.charge()])
+        a = agent(
+            PAY, ToolCall("charge", {"amount": 1}), "Paid.", tools=[failing(ValueError("?")), sink.charge()]
+        )
         paused = await a.run("Pay", **ALICE)
         settle = {paused.pending[0].call_id: Happened("ok")}
         assert (await a.resume(paused, settle=settle)).status == "completed"
@@ -182,7 +196,12 @@ def test_the_key_of_a_call_is_its_own() -> None:
         keys.append(ctx.idempotency_key)
         return "put"
 
-    a = agent([ToolCall("put", {"n": 1}), ToolCall("put", {"n": 1})], ToolCall("put", {"n": 1}), "Done.", tools=[put])
+    a = agent(
+        [ToolCall("put", {"n": 1}), ToolCall("put", {"n": 1})],
+        ToolCall("put", {"n": 1}),
+        "Done.",
+        tools=[put],
+    )
     go(a.run("Put", run_id="r", **ALICE))
     assert len(set(keys)) == 3
 
@@ -233,7 +252,12 @@ def test_a_changed_configuration_is_reported() -> None:
 def test_a_later_different_request_never_gets_an_old_result() -> None:
     async def law() -> None:
         sink = Sink()
-        a = agent(ToolCall("charge", {"amount": 1}), ToolCall("charge", {"amount": 1}), "Done.", tools=[sink.charge()])
+        a = agent(
+            ToolCall("charge", {"amount": 1}),
+            ToolCall("charge", {"amount": 1}),
+            "Done.",
+            tools=[sink.charge()],
+        )
         for i in range(2):
             await a.run("Charge", run_id=f"r{i}", session_id="s", **ALICE)
         assert sink.effects == [1, 1, 1, 1]

@@ -20,7 +20,12 @@ def test_one_agent_serves_a_thousand_runs_of_a_hundred_tenants_each_with_its_own
         await asyncio.sleep(0)
         return f"{ctx.scope.tenant}/{ctx.scope.user}/{ctx.scope.session}/{ctx.run_id}/{ctx.deps}"
 
-    a = agent(ToolCall("who"), lambda r: r.messages[-1].parts[0].content[0].text, tools=[who], deps=lambda s: s.tenant)
+    a = agent(
+        ToolCall("who"),
+        lambda r: r.messages[-1].parts[0].content[0].text,
+        tools=[who],
+        deps=lambda s: s.tenant,
+    )
 
     async def law() -> None:
         async def one(i: int) -> None:

@@ -33,7 +33,9 @@ def test_max_turns_ends_with_one_answer_without_tools() -> None:
         asked.append(request)
         return "As far as I got."
 
-    result = go(agent(ToolCall("look"), ToolCall("look"), wrap_up, tools=[look], max_turns=2).run("Look", **ALICE))
+    result = go(
+        agent(ToolCall("look"), ToolCall("look"), wrap_up, tools=[look], max_turns=2).run("Look", **ALICE)
+    )
     assert (result.status, result.stop_reason, result.output) == ("stopped", "max_turns", "As far as I got.")
     assert asked[0].purpose == "wrap_up"
     assert asked[0].settings.tool_choice == "none"
@@ -50,7 +52,9 @@ def test_calls_in_the_last_answer_are_not_executed() -> None:
 
 
 def test_a_tool_that_takes_too_long_is_told_to_the_model() -> None:
-    result = go(agent(ToolCall("sleep"), "Sorry.", tools=[sleep], tuning=Tuning(tool_timeout=0.02)).run("S", **ALICE))
+    result = go(
+        agent(ToolCall("sleep"), "Sorry.", tools=[sleep], tuning=Tuning(tool_timeout=0.02)).run("S", **ALICE)
+    )
     assert result.output == "Sorry."
     assert "longer than 0.02 s" in told(result)
 
@@ -214,7 +218,9 @@ def test_a_thread_that_outlives_its_time_is_reported() -> None:
     go(law())
 
 
-@pytest.mark.parametrize("bad", [{"timeout": 0}, {"timeout": -1}, {"max_turns": 0}, {"tuning": Tuning(max_result=0)}])
+@pytest.mark.parametrize(
+    "bad", [{"timeout": 0}, {"timeout": -1}, {"max_turns": 0}, {"tuning": Tuning(max_result=0)}]
+)
 def test_bounds_that_bound_nothing_are_refused_when_the_agent_is_built(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError):
         agent("Hi", **bad)

@@ -56,7 +56,18 @@ def test_overlapping_runs_see_the_session_as_it_was_when_they_began() -> None:
         slow_may_end.set()
         assert said(await task)[:3] == ["before", "before", "slow"]
         after = await quick.run("after", session_id="s", **ALICE)
-        assert said(after) == ["before", "before", "during", "during", "slow", "", "", "slow done", "after", "after"]
+        assert said(after) == [
+            "before",
+            "before",
+            "during",
+            "during",
+            "slow",
+            "",
+            "",
+            "slow done",
+            "after",
+            "after",
+        ]
         assert valid(after.messages)
 
     go(law())

@@ -233,7 +233,9 @@ def test_an_argument_of_ten_megabytes_arrives_whole_and_leaves_the_event_small()
         assert (await a.run("Keep", run_id="r", **ALICE)).status == "completed"
         answered = (await journal(a, "r"))[2]
         assert answered.parts[0].stored.size > 10_000_000  # type: ignore[union-attr]
-        assert (await a.resume("r", tenant_id="acme")).messages[1].parts[0].raw_arguments.count("é") == 5_000_000  # type: ignore[union-attr]
+        assert (await a.resume("r", tenant_id="acme")).messages[1].parts[0].raw_arguments.count(
+            "é"
+        ) == 5_000_000  # type: ignore[union-attr]
 
     go(law())
     assert got == [5_000_000]
