@@ -97,6 +97,9 @@ def connect(database: Database, *, reads: bool = False) -> apsw.Connection:
     try:
         connection.set_busy_timeout(int(database.busy_timeout * 1000))
         connection.pragma("synchronous", 2 if database.durability == "power" else 1)
+        if database.durability == "power":  # where a plain fsync leaves the data in the drive's cache (macOS)
+            connection.pragma("fullfsync", 1)
+            connection.pragma("checkpoint_fullfsync", 1)
         connection.wal_autocheckpoint(
             0
         )  # the writer makes checkpoints itself: SQLite's own hides their errors

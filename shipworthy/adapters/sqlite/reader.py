@@ -18,6 +18,8 @@ from shipworthy.errors import JournalDamaged, ShipworthyError
 from shipworthy.rules.codec import decode_events
 
 _SUMMARY = "SELECT tenant, user, session, run_id, status, started_at, updated_at, head FROM runs"
+_BODY = """SELECT b.data FROM runs AS r LEFT JOIN bodies AS b ON b.run = r.key AND b.digest = ?3
+WHERE r.tenant = ?1 AND r.run_id = ?2"""
 _HISTORY = f"""{CHAIN.format(where="r.tenant = ?2 AND r.run_id = ?3")}
 SELECT r.head, j.events FROM runs AS r LEFT JOIN (chain AS c JOIN journal AS j ON j.id = c.id)
 WHERE r.tenant = ?2 AND r.run_id = ?3 ORDER BY c.first"""
@@ -68,8 +70,7 @@ def body(cursor: apsw.Cursor, scope: Scope, run_id: str, digest: str) -> bytes:
     """A body of the run. Raises JournalDamaged."""
     found = rows(
         cursor,
-        "SELECT b.data FROM runs AS r LEFT JOIN bodies AS b ON b.run = r.key AND b.digest = ?3 "
-        "WHERE r.tenant = ?1 AND r.run_id = ?2",
+        _BODY,
         (scope.tenant, run_id, digest),
     )
     if not found:
