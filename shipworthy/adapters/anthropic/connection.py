@@ -1,0 +1,199 @@
+"""The way to Anthropic's API: its SDK, a client per event loop, one request per attempt, and its errors."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import os
+import ssl
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from shipworthy.adapters.anthropic.reader import MessagesReader
+from shipworthy.domain.model import Answer, Delta, ModelRequest
+from shipworthy.errors import (
+    ConfigurationError,
+    IncompleteAnswer,
+    MissingExtra,
+    MissingKey,
+    ModelError,
+    ModelUnavailable,
+    RequestRejected,
+    ShipworthyError,
+)
+from shipworthy.ports.real_calls import ensure_real_calls_allowed
+from shipworthy.rules.per_loop import PerLoop
+from shipworthy.rules.wire import STATUS, cleaned, failure, with_extra
+
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
+
+KEY, TOKEN = "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"
+LOCAL_KEY = "none-needed"  # the SDK insists on a key; local servers ignore it
+
+TIMEOUT = 600.0
+"""Seconds without a byte. It is always given, for else the SDK refuses long answers that are not streamed."""
+
+_TRANSPORT = {"httpx", "httpx2", "httpcore", "httpcore2", "anyio", "h11", "h2"}
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError)
+
+
+class Connection:
+    """One model's way to its provider."""
+
+    def __init__(
+        self,
+        name: str,
+        api_key: str | None,
+        base_url: str | None,
+        client: AsyncAnthropic | Callable[[], AsyncAnthropic] | None,
+    ) -> None:
+        if client is not None and (api_key or base_url):
+            raise ConfigurationError(f"{name} got client= beside api_key= or base_url=.", fix="Pass one.")
+        self.name = name
+        named = getattr(client, "base_url", None) or base_url or os.environ.get("ANTHROPIC_BASE_URL")
+        self.base_url = str(named) if named else None
+        self.sdk = _sdk()
+        self._credential = _credential(api_key, self.base_url) if client is None else {}
+        self._given = client
+        self._owner: asyncio.AbstractEventLoop | None = None
+        self._clients: PerLoop[AsyncAnthropic] = PerLoop()
+
+    @property
+    def is_anthropic(self) -> bool:
+        """Is it Anthropic itself, and not a server that speaks its language?"""
+        return self.base_url is None or "api.anthropic.com" in self.base_url
+
+    async def attempt(
+        self, request: ModelRequest, build: Callable[[ModelRequest], dict[str, Any]], reader: MessagesReader
+    ) -> AsyncIterator[Delta | Answer]:
+        """One HTTP request, never repeated; deltas, then the answer. Raises ModelError."""
+        ensure_real_calls_allowed(self.name, self.base_url)
+        body = build(request)
+        options: Any = {**with_extra(body, request.settings.extra), "max_retries": 0, "timeout": TIMEOUT}
+        body["stream"] = request.stream
+        client = self._clients.get(asyncio.get_running_loop(), self._open)
+        failed: ModelError | None = None
+        answer: Answer | None = None
+        begun = False
+        path = "/v1/messages"
+        try:
+            if request.stream:
+                events = self.sdk.AsyncStream[object]
+                stream = await client.post(
+                    path, cast_to=object, body=body, options=options, stream=True, stream_cls=events
+                )
+                begun = True
+                async with stream:
+                    async for event in stream:
+                        for delta in reader.feed(event):
+                            yield delta
+            else:
+                answer = reader.whole(await client.post(path, cast_to=object, body=body, options=options))
+        except ShipworthyError:
+            raise
+        except Exception as error:
+            failed = self._translated(error, begun)
+            if failed is None:
+                raise
+        if begun and reader.complete:
+            answer = reader.answer()
+        elif failed is not None:
+            # Raised out here, so that the SDK's exception, with the request and its key, is no context of it.
+            raise failed
+        if answer is None:
+            raise IncompleteAnswer(f"The stream of {self.name} ended without its terminal event.")
+        yield answer
+
+    async def close(self) -> None:
+        """Close this loop's connections; a client that was passed in is its owner's to close."""
+        client = self._clients.take(asyncio.get_running_loop())
+        if client is not None and client is not self._given:
+            await client.close()
+
+    def _open(self) -> AsyncAnthropic:
+        sdk, given = self.sdk, self._given
+        if given is None:
+            # Not the SDK's own, which whichever loop drops it would close.
+            http = sdk.DefaultAsyncHttpxClient(verify=_tls())
+            opened = sdk.AsyncAnthropic(
+                base_url=self.base_url, max_retries=0, http_client=http, **self._credential
+            )
+            return cast("AsyncAnthropic", opened)
+        if not isinstance(given, sdk.AsyncAnthropic):
+            return cast("Callable[[], AsyncAnthropic]", given)()
+        loop = asyncio.get_running_loop()
+        if self._owner not in (None, loop):
+            raise ConfigurationError(
+                f"The client of {self.name} was used in another event loop, to which its connections belong.",
+                fix="Pass a function that makes one per loop: client=lambda: AsyncAnthropic(...).",
+            )
+        self._owner = loop
+        return cast("AsyncAnthropic", given)
+
+    # -------------------------------------------------------------------------------------------- errors
+
+    def _translated(self, error: Any, begun: bool) -> ModelError | None:
+        """The one place where the SDK's errors become ours; None for what is not the provider's doing."""
+        sdk = self.sdk
+        if isinstance(error, sdk.APIStatusError):
+            kind = error.type or ""
+            status = error.status_code if error.status_code >= 300 else STATUS.get(kind, 500)
+            said, headers = self._message(error), error.response.headers
+            return failure(self.name, KEY, status=status, message=said, code=kind, headers=headers)
+        if isinstance(error, sdk.APIConnectionError | OSError) or _module(error) in _TRANSPORT:
+            return self._unreachable(error, begun)
+        if isinstance(error, (*_MALFORMED, sdk.APIError)):
+            return IncompleteAnswer(f"{self.name} sent what is not an answer ({type(error).__name__}).")
+        if isinstance(error, sdk.AnthropicError):
+            return RequestRejected(f"{self.name} could not be asked: {cleaned(str(error), self._secret)}")
+        return None
+
+    def _unreachable(self, error: Exception, begun: bool) -> ModelError:
+        if begun:
+            return IncompleteAnswer(f"The stream of {self.name} broke off ({type(error).__name__}).")
+        where = self.base_url or "its provider"
+        return ModelUnavailable(f"{self.name} could not be reached at {where} ({type(error).__name__}).")
+
+    def _message(self, error: Any) -> str:
+        return cleaned(str(error.api_message or error.message), self._secret)
+
+    @property
+    def _secret(self) -> str:
+        given = getattr(self._given, "api_key", None) or getattr(self._given, "auth_token", None)
+        return next(iter(self._credential.values()), None) or str(given or "")
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Made once: reading the certificates takes 40 ms, and every event loop has a client of its own."""
+    return cast("ssl.SSLContext", importlib.import_module("httpx2").create_ssl_context())
+
+
+def _module(error: Exception) -> str:
+    return type(error).__module__.partition(".")[0]
+
+
+def _sdk() -> Any:
+    try:
+        return importlib.import_module("anthropic")
+    except ImportError as error:
+        raise MissingExtra(
+            f"Anthropic models need the package anthropic ({error}).",
+            fix='Install it: pip install "shipworthy[anthropic]".',
+        ) from error
+
+
+def _credential(given: str | None, base_url: str | None) -> dict[str, str]:
+    """The SDK's argument: a key, or the token of a gateway."""
+    key = (given or os.environ.get(KEY) or "").strip()
+    token = (os.environ.get(TOKEN) or "").strip()
+    if not key and not token and base_url is None:
+        fix = f"Set {KEY}, or pass api_key= (or base_url= for a local server, or client=)."
+        raise MissingKey("No Anthropic key is set.", fix=fix)
+    if not (f"{key}{token}".isascii() and f"{key}{token}".isprintable()):
+        raise MissingKey(
+            "The Anthropic key has characters that no header can carry.", fix=f"Set {KEY} again."
+        )
+    return {"auth_token": token} if token and not key else {"api_key": key or LOCAL_KEY}
