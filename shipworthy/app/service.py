@@ -23,10 +23,10 @@ from shipworthy.engine.blueprint import Blueprint
 from shipworthy.engine.follow import follow
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.outcome import result_of
-from shipworthy.engine.record import status_of
 from shipworthy.engine.recover import Resume, load, resume
 from shipworthy.engine.runtime import Runtime, log
 from shipworthy.errors import Fenced, InvalidDeps, RunBusy, RunConflict, ShipworthyError
+from shipworthy.rules.state import status_of
 
 _RECOVERY = Operator("recovery of orphaned runs")
 _AT_ONCE = 16

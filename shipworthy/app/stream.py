@@ -15,8 +15,8 @@ from shipworthy.domain.scope import Scope
 from shipworthy.engine.follow import follow
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.outcome import result_of
-from shipworthy.engine.record import status_of
 from shipworthy.errors import NotFinished
+from shipworthy.rules.state import status_of
 
 
 class AgentStream(Generic[OutputT]):

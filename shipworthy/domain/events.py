@@ -1,7 +1,8 @@
 """The facts of a run, in the past tense. A run is a fold over these and nothing else.
 
-Every event has its sequence number `seq` (from 1, without gaps), the wall-clock time `at` (milliseconds since the Unix
-epoch), its `origin` and `trust` (see `messages`). Fields may be added with a default; a change of meaning raises FORMAT.
+Every event has its sequence number `seq` (from 1, without gaps), the wall-clock time `at` (milliseconds since the
+Unix epoch), its `origin` and `trust` (see `messages`). Fields may be added with a default; a change of meaning raises
+FORMAT.
 """
 
 from __future__ import annotations

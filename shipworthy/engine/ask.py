@@ -6,8 +6,6 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator
 
-import msgspec
-
 from shipworthy.domain.events import ModelAnswered, ModelFailed, ModelRequested
 from shipworthy.domain.messages import Text, Thinking, ToolCall
 from shipworthy.domain.model import Answer, ModelRequest, ModelSettings, Purpose
@@ -29,25 +27,24 @@ _NO_TOOLS = ModelSettings(tool_choice="none")
 
 async def ask(run: LiveRun, step: AskModel) -> None:
     """Make one attempt and record its outcome. What waits for its commit urgently is committed first."""
-    recorder = run.recorder
     model = run.blueprint.model
     if step.delay:
-        await recorder.commit()
+        await run.commit()
         await asyncio.sleep(step.delay)
     ordinal = run.state.ordinal
-    recorder.record(ModelRequested(ordinal=ordinal, model=model.name, purpose=step.purpose))
-    if recorder.urgent or recorder.watchers:
-        await recorder.commit()
+    run.record(ModelRequested(ordinal=ordinal, model=model.name, purpose=step.purpose))
+    if run.urgent or run.watchers:
+        await run.commit()
     try:
         answer = await _stream(run, await _request(run, step.purpose, ordinal))
     except ModelError as error:
-        recorder.record(_failed(run, ordinal, error, error.retry_after))
+        run.record(_failed(run, ordinal, error, error.retry_after))
     except Exception as error:
         if isinstance(error, ConfigurationError):
             run.raises = error
-        recorder.record(_failed(run, ordinal, error, None))
+        run.record(_failed(run, ordinal, error, None))
     else:
-        recorder.record(_answered(run, ordinal, answer))
+        run.record(_answered(run, ordinal, answer))
 
 
 async def _request(run: LiveRun, purpose: Purpose, ordinal: int) -> ModelRequest:
@@ -68,21 +65,20 @@ async def _request(run: LiveRun, purpose: Purpose, ordinal: int) -> ModelRequest
         tools=tools,
         output=plan.output.native,
         settings=settings,
-        stream=bool(run.recorder.watchers),
+        stream=bool(run.watchers),
     )
 
 
 async def _stream(run: LiveRun, request: ModelRequest) -> Answer:
     answer: Answer | None = None
-    recorder = run.recorder
     count = 0
     stream = run.blueprint.model.stream(request)
     try:
         async for item in stream:
             if type(item) is Answer:
                 answer = item
-            elif recorder.watchers:
-                recorder.show(item)
+            elif run.watchers:
+                run.show(item)  # type: ignore[arg-type]
                 count += 1
                 if count % BREATHER == 0:
                     await asyncio.sleep(0)
@@ -101,14 +97,12 @@ def _answered(run: LiveRun, ordinal: int, answer: Answer) -> ModelAnswered:
     slot = 0
     for part in answer.parts:
         if type(part) is ToolCall:
-            call_id = f"call_{run.run_short}_{seq}_{slot}"
-            part = ToolCall(clean(part.name), clean(part.raw_arguments), call_id)
+            parts.append(run.pack(ToolCall(part.name, part.arguments, f"call_{run.short}_{seq}_{slot}")))
             slot += 1
-        elif type(part) is Text:
-            if not part.text:
-                continue
-            part = msgspec.structs.replace(part, text=clean(part.text), origin="model", trust="untrusted")
-        parts.append(run.bodies.pack(part))
+        elif type(part) is not Text:
+            parts.append(run.pack(part))
+        elif part.text:
+            parts.append(run.pack(Text(part.text, "model", "untrusted")))
     return ModelAnswered(
         ordinal=ordinal,
         parts=tuple(parts),

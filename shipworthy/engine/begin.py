@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +20,6 @@ from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import Blueprint, Limits
 from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.live import LiveRun
-from shipworthy.engine.record import Recorder, stamp
 from shipworthy.engine.runtime import Runtime
 from shipworthy.ports.store import Store
 from shipworthy.rules import state as rules
@@ -55,6 +55,8 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
     instructions = await _instructions(blueprint, start, run_id)
     limits = start.limits
     event = RunStarted(
+        seq=1,
+        at=time.time_ns() // 1_000_000,
         run_id=run_id,
         tenant=scope.tenant,
         user=scope.user,
@@ -74,15 +76,15 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
         model_retries=limits.model_retries,
         timeout=limits.timeout,
     )
-    stamp(event, 1)
-    fresh, bodies.fresh = bodies.fresh, {}
-    fence = await store.begin(scope, run_id, Batch([event], fresh))
+    fence = await store.begin(scope, run_id, Batch([event], bodies.take()))
     if fence is None:
         return None
     return LiveRun(
         blueprint,
         store,
-        Recorder(store, fence, rules.begin(event), bodies),
+        fence,
+        rules.begin(event),
+        bodies,
         scope=scope,
         deps=start.deps,
         settings=blueprint.settings.merge(start.settings),

@@ -1,4 +1,4 @@
-"""What is large is stored once, under the SHA-256 of its bytes; events and messages refer to it."""
+"""What becomes an event is valid Unicode and small: what is large is stored once, under the SHA-256 of its bytes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from shipworthy.domain.messages import (
     Thinking,
     ToolCall,
     ToolResult,
+    Trust,
 )
 from shipworthy.rules.codec import decode_part, encode_part
+from shipworthy.rules.text import clean
 
 INLINE = 4096
 """Characters, or bytes, up to which a body stays in its event."""
@@ -37,31 +39,40 @@ class Bodies:
         self._parts: dict[str, AnyPart] = {}
         self.fresh: dict[str, bytes] = {}
 
-    def keep(self, data: bytes, *, origin: str, trust: Any) -> Stored:
+    def keep(self, data: bytes, *, origin: str, trust: Trust) -> Stored:
         """Store *data* with the next commit."""
         digest = hashlib.sha256(data).hexdigest()
         self.fresh[digest] = data
         return Stored(digest=digest, size=len(data), origin=origin, trust=trust)
 
+    def take(self) -> dict[str, bytes]:
+        """What the next commit stores."""
+        fresh, self.fresh = self.fresh, {}
+        return fresh
+
     def pack(self, part: Any) -> Any:
-        """*part* itself if it is small, otherwise what stands for it."""
-        kind = type(part)
-        if kind is Text:
-            return part if len(part.text) <= INLINE else self._put(part)
-        if kind is ToolCall:
-            return self._pack_call(part)
-        if kind is Thinking:
-            size = len(part.text) + len(part.signature or "") + len(part.redacted or "")
-            return part if size <= INLINE else self._put(part)
-        if kind is Image or kind is File:
-            return part if len(part.data or b"") <= INLINE else self._put(part)
-        return part
+        """*part* as an event carries it: valid Unicode, and itself only while it is small."""
+        match part:
+            case Text():
+                part = msgspec.structs.replace(part, text=clean(part.text))
+                return part if len(part.text) <= INLINE else self._put(part)
+            case ToolCall():
+                return self._pack_call(part)
+            case Thinking():
+                size = len(part.text) + len(part.signature or "") + len(part.redacted or "")
+                part = msgspec.structs.replace(part, text=clean(part.text))
+                return part if size <= INLINE else self._put(part)
+            case Image() | File():
+                return part if len(part.data or b"") <= INLINE else self._put(part)
+            case _:
+                return part
 
     def _pack_call(self, call: ToolCall) -> ToolCall:
-        raw = call.raw_arguments
+        raw = clean(call.raw_arguments)
+        call = msgspec.structs.replace(call, name=clean(call.name), arguments=raw)
         if len(raw) <= INLINE:
             return call
-        stored = self.keep(raw.encode("utf-8", "replace"), origin=call.origin, trust=call.trust)
+        stored = self.keep(raw.encode(), origin=call.origin, trust=call.trust)
         self._parts[stored.digest] = call
         return msgspec.structs.replace(call, arguments="", stored=stored)
 
@@ -79,7 +90,7 @@ class Bodies:
             return found
         if type(part) is ToolCall and part.stored is not None:
             return msgspec.structs.replace(part, arguments=await self.arguments(part), stored=None)
-        if type(part) is ToolResult and any([type(c) is Stored for c in part.content]):
+        if type(part) is ToolResult:
             content = tuple([await self.part(c) for c in part.content])
             return msgspec.structs.replace(part, content=content)
         return part
@@ -96,17 +107,4 @@ class Bodies:
 
     async def message(self, message: Message) -> Message:
         """The message with every body in its place."""
-        for part in message.parts:
-            if is_packed(part):
-                return Message(message.role, tuple([await self.part(p) for p in message.parts]))
-        return message
-
-
-def is_packed(part: Any) -> bool:
-    """Whether a body of *part* lies in the store."""
-    kind = type(part)
-    if kind is Text:
-        return False
-    if kind is ToolResult:
-        return any([type(c) is Stored for c in part.content])
-    return kind is Stored or (kind is ToolCall and part.stored is not None)
+        return Message(message.role, tuple([await self.part(p) for p in message.parts]))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import assert_never
 
-from shipworthy.domain.events import RunEnded, RunParked, StopRequested
+from shipworthy.domain.events import RunEnded, RunParked, StopCause, StopRequested
 from shipworthy.engine.ask import ask
-from shipworthy.engine.execute import execute
-from shipworthy.engine.judge import deliver, judge
+from shipworthy.engine.deliver import deliver
+from shipworthy.engine.execute import execute, judge
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.settle import settle
 from shipworthy.errors import StoreError
@@ -21,96 +22,91 @@ from shipworthy.rules.decide import (
     Judge,
     Park,
     Settle,
-    Step,
     decide,
 )
 from shipworthy.rules.text import clean
 
+Leave = Callable[[LiveRun, BaseException | None], None]
 
-async def sit(run: LiveRun) -> None:
-    """Drive *run* until it ends or parks, within its deadline. A cancellation is recorded before it goes on.
+
+async def sit(run: LiveRun, leave: Leave) -> None:
+    """Drive *run* until it ends or parks, within its deadline, and tell *leave* how it went. A cancellation is recorded
+    before it goes on.
 
     An abandoned run is left as a crash would leave it: somebody else resumes it.
     Raises StoreError when the journal cannot be written: the run stops in this process, and resuming reads it back.
     """
-    try:
-        if run.timeout is None:
-            await drive(run)
-        else:
-            await _within_deadline(run, run.timeout)
-    except asyncio.CancelledError:
-        if run.abandoned:
-            await run.recorder.commit()
-        else:
-            await _stop(run, StopRequested(cause="cancelled"))
-        raise
-    except StoreError:
-        raise
-    except Exception as error:
-        await _park(run, error)
-        raise
-    if run.raises is not None:
-        raise run.raises
-
-
-async def _park(run: LiveRun, error: Exception) -> None:
-    """A defect in code that is not ours to answer for ends the sitting, not the run."""
-    if type(decide(run.state)) is not Finished:
-        run.recorder.record(RunParked(reason="error", detail=clean(f"{type(error).__name__}: {error}")))
-    await run.recorder.commit()
-
-
-async def _within_deadline(run: LiveRun, timeout: float) -> None:
-    limit = asyncio.timeout(timeout)
+    limit = asyncio.timeout(run.timeout)
+    error: BaseException | None = None
     try:
         async with limit:
             await drive(run)
-    except TimeoutError:
-        if not limit.expired():
-            raise
-        await _stop(run, StopRequested(cause="timeout"))
+    except BaseException as raised:
+        error = await _interrupted(run, raised, expired=limit.expired())
+    finally:
+        error = error or run.raises
+        leave(run, error)
+    if error is not None:
+        raise error
+
+
+async def _interrupted(run: LiveRun, error: BaseException, *, expired: bool) -> BaseException | None:
+    """Bring the journal in order after *error*; what is returned is raised to the caller."""
+    try:
+        if isinstance(error, asyncio.CancelledError):
+            await (run.commit() if run.abandoned else _stop(run, "cancelled"))
+        elif expired and isinstance(error, TimeoutError):
+            await _stop(run, "timeout")
+            return None
+        elif isinstance(error, Exception) and not isinstance(error, StoreError):
+            await _park(run, error)
+    except BaseException as worse:
+        return worse
+    return error
 
 
 async def drive(run: LiveRun) -> None:
     """Until nothing is left to do: what is next, do it, and let the state follow from what was recorded."""
     while type(step := decide(run.state)) is not Finished:
-        await perform(run, step)
-    await run.recorder.commit()
+        match step:
+            case AskModel():
+                await ask(run, step)
+            case Judge():
+                await judge(run, step)
+            case Execute():
+                await execute(run, step)
+            case Deliver():
+                await deliver(run)
+            case Settle():
+                await settle(run, step)
+            case Park():
+                run.record(RunParked())
+            case End():
+                run.record(RunEnded(status=step.status, stop_reason=step.stop_reason, error=step.error))
+            case Finished():
+                pass
+            case _:
+                assert_never(step)
+    await run.commit()
 
 
-async def perform(run: LiveRun, step: Step) -> None:
-    """Do one step and record what happened."""
-    match step:
-        case AskModel():
-            await ask(run, step)
-        case Judge():
-            await judge(run, step)
-        case Execute():
-            await execute(run, step)
-        case Deliver():
-            await deliver(run)
-        case Settle():
-            await settle(run, step)
-        case Park():
-            run.recorder.record(RunParked())
-        case End(status, stop_reason, error):
-            run.recorder.record(RunEnded(status=status, stop_reason=stop_reason, error=error))
-        case Finished():
-            pass
-        case _:
-            assert_never(step)
-
-
-async def _stop(run: LiveRun, request: StopRequested) -> None:
+async def _stop(run: LiveRun, cause: StopCause) -> None:
     """Bring the run to its end, or park it, without starting anything new; further cancellations wait until then."""
     cancelled = False
     while True:
         try:
             if run.state.stopping is None and type(decide(run.state)) is not Finished:
-                run.recorder.record(request)
+                run.record(StopRequested(cause=cause))
             await drive(run)
             break
         except asyncio.CancelledError:
             cancelled = True
     if cancelled:
         raise asyncio.CancelledError
+
+
+async def _park(run: LiveRun, error: Exception) -> None:
+    """A defect in code that is not ours to answer for ends the sitting, not the run."""
+    if type(decide(run.state)) is not Finished:
+        run.record(RunParked(reason="error", detail=clean(f"{type(error).__name__}: {error}")))
+    await run.commit()

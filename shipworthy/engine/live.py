@@ -1,21 +1,29 @@
-"""A run while it is driven in this process."""
+"""A run while it is driven in this process: its state, its journal's one writer here, and its surroundings.
+
+What must outlive the process is in `state`, and `state` follows from what was recorded.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Sequence
 from typing import Any, overload
 
+from msgspec.structs import force_setattr
+
 from shipworthy.domain.context import RunContext
-from shipworthy.domain.messages import Message, ToolCall
-from shipworthy.domain.model import ModelSettings
+from shipworthy.domain.events import AnyEvent, RunEnded
+from shipworthy.domain.journal import Batch, Fence
+from shipworthy.domain.messages import Message, Stored, Text, ToolCall, ToolResult
+from shipworthy.domain.model import Delta, ModelSettings
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import Blueprint
-from shipworthy.engine.bodies import Bodies
-from shipworthy.engine.record import Recorder
+from shipworthy.engine.bodies import INLINE, Bodies
+from shipworthy.engine.watch import Watcher
 from shipworthy.ports.store import Store
-from shipworthy.rules.state import RunState
+from shipworthy.rules.state import RunState, fold, status_of
 
 
 class View(Sequence[Message]):
@@ -43,9 +51,13 @@ class View(Sequence[Message]):
 
 
 class LiveRun:
-    """State, journal and surroundings of one run. Everything that must outlive the process is in `state`."""
+    """One run in this process. `urgent`: something waits for its commit that cannot be had again, such as the result of
+    an effect. `raises`: what the caller is told once the journal is in order."""
 
     __slots__ = (
+        "_fence",
+        "_own",
+        "_pending",
         "abandoned",
         "arguments",
         "blueprint",
@@ -56,21 +68,25 @@ class LiveRun:
         "history",
         "instructions",
         "raises",
-        "recorder",
-        "run_short",
+        "run_id",
         "scope",
         "settings",
+        "short",
         "state",
         "store",
         "timeout",
         "transcript",
+        "urgent",
+        "watchers",
     )
 
     def __init__(
         self,
         blueprint: Blueprint,
         store: Store,
-        recorder: Recorder,
+        fence: Fence,
+        state: RunState,
+        bodies: Bodies,
         *,
         scope: Scope,
         deps: Any,
@@ -81,9 +97,8 @@ class LiveRun:
     ) -> None:
         self.blueprint = blueprint
         self.store = store
-        self.recorder = recorder
-        self.state: RunState = recorder.state
-        self.bodies: Bodies = recorder.bodies
+        self.state = state
+        self.bodies = bodies
         self.scope = scope
         self.deps = deps
         self.settings = settings
@@ -92,20 +107,76 @@ class LiveRun:
         self.transcript: list[Message] = list(history)
         self.timeout = timeout
         self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.run_id = state.started.run_id
+        self.short = short(scope.tenant, self.run_id)
         self.arguments: dict[str, Any] = {}
         self.changed: tuple[str, ...] = ()
         self.abandoned = False
         self.raises: Exception | None = None
-        self.run_short = short(scope.tenant, self.state.started.run_id)
+        self.urgent = False
+        self.watchers: list[Watcher] = []
+        self._fence = fence
+        self._own = 0
+        self._pending: list[AnyEvent] = []
 
-    @property
-    def run_id(self) -> str:
-        return self.state.started.run_id
+    # the journal
+
+    def record(self, event: AnyEvent) -> None:
+        """Append *event* to what the next commit makes durable, and let the state follow."""
+        force_setattr(event, "seq", self.state.seq + 1)
+        force_setattr(event, "at", time.time_ns() // 1_000_000)
+        fold(self.state, event)
+        self._pending.append(event)
+
+    async def commit(self) -> None:
+        """Make everything recorded so far durable, then show it. Raises StoreError: the run stops in this process."""
+        events = self._pending
+        if not events:
+            return
+        self._pending = []
+        self.urgent = False
+        batch = Batch(events, self.bodies.take() if self.bodies.fresh else {}, status_of(self.state))
+        if batch.status != "running":
+            batch.joins_session = joins_session(self.state, events[-1])
+        try:
+            await self.store.commit(self._fence, batch)
+        except asyncio.CancelledError:
+            self._publish(events)  # a commit completes before it is cancelled
+            raise
+        if self.watchers:
+            self._publish(events)
+
+    def _publish(self, events: list[AnyEvent]) -> None:
+        for watcher in self.watchers:
+            for event in events:
+                watcher.put(event)
+
+    def show(self, delta: Delta) -> None:
+        """A provisional piece of an answer, to whoever reads along."""
+        for watcher in self.watchers:
+            watcher.put(delta)
+
+    # what the journal carries
+
+    def pack(self, part: Any) -> Any:
+        """*part* as an event carries it: itself, or what stands for its body."""
+        text = part.text if type(part) is Text else part.arguments if type(part) is ToolCall else None
+        if type(text) is str and len(text) <= INLINE and text.isascii():
+            return part
+        return self.bodies.pack(part)
+
+    async def arguments_of(self, call: ToolCall) -> str:
+        """A call's arguments as JSON text, wherever they are."""
+        if call.stored is None and type(call.arguments) is str:
+            return call.arguments
+        return await self.bodies.arguments(call)
 
     async def messages(self) -> View:
         """The conversation so far, with every body in its place. Costs what is new since it was last asked."""
-        for message in self.state.messages[len(self.transcript) - self.history :]:
-            self.transcript.append(await self.bodies.message(message))
+        messages = self.state.messages
+        for message in messages[self._own :]:
+            self.transcript.append(await self.bodies.message(message) if _is_packed(message) else message)
+        self._own = len(messages)
         return View(self.transcript)
 
     def context(self, call: ToolCall | None = None, key: str = "", attempt: int = 1) -> RunContext[Any]:
@@ -120,16 +191,32 @@ class LiveRun:
             idempotency_key=key,
             attempt=attempt,
             deadline=self.deadline,
-            fence=self.recorder.token,
+            fence=self._fence.token,
         )
+
+
+def _is_packed(message: Message) -> bool:
+    """Whether a body of *message* lies in the store."""
+    for part in message.parts:
+        kind = type(part)
+        if kind is Stored or (kind is ToolCall and part.stored is not None):  # type: ignore[union-attr]
+            return True
+        if kind is ToolResult and Stored in [type(c) for c in part.content]:  # type: ignore[union-attr]
+            return True
+    return False
+
+
+def joins_session(state: RunState, last: AnyEvent) -> bool:
+    """Whether the run becomes part of its session: not a failed one, which would make every later one fail."""
+    return type(last) is RunEnded and last.status != "failed" and state.started.session is not None
 
 
 def short(tenant: str, run_id: str) -> str:
     """Eight characters that make the call ids of two runs of one conversation differ."""
-    return hashlib.sha256(f"{len(tenant)}:{tenant}{run_id}".encode("utf-8", "replace")).hexdigest()[:8]
+    return hashlib.sha256(f"{len(tenant)}:{tenant}{run_id}".encode()).hexdigest()[:8]
 
 
 def idempotency_key(scope: Scope, run_id: str, call_id: str, arguments: str) -> str:
     """The same for every attempt of one call; lengths go in, so that no two calls compose to the same text."""
     text = f"{len(scope.tenant)}:{scope.tenant}{len(run_id)}:{run_id}{call_id}:{arguments}"
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

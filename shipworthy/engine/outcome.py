@@ -7,7 +7,7 @@ from typing import Any
 from shipworthy.domain.messages import Text
 from shipworthy.domain.results import Checkpoint, PendingCall, RunResult
 from shipworthy.engine.live import LiveRun
-from shipworthy.engine.record import status_of
+from shipworthy.rules.state import status_of
 
 
 async def result_of(run: LiveRun) -> RunResult[Any]:
@@ -42,7 +42,7 @@ async def result_of(run: LiveRun) -> RunResult[Any]:
 async def _pending(run: LiveRun) -> tuple[PendingCall, ...]:
     return tuple(
         [
-            PendingCall(c.call.call_id, c.call.name, await run.bodies.arguments(c.call), c.doubt)
+            PendingCall(c.call.call_id, c.call.name, await run.arguments_of(c.call), c.doubt)
             for c in run.state.calls.values()
             if c.status == "in_doubt"
         ]

@@ -16,7 +16,6 @@ from shipworthy.engine.begin import session_history
 from shipworthy.engine.blueprint import Blueprint, Limits
 from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.live import LiveRun
-from shipworthy.engine.record import Recorder
 from shipworthy.engine.runtime import Runtime, log
 from shipworthy.engine.settle import settle_by_person
 from shipworthy.errors import RunBusy, SettlementRefused
@@ -74,7 +73,7 @@ async def _take_over(run: LiveRun, claim: Claim, asked: Resume) -> None:
         log.warning(
             "Run %r goes on with another configuration: %s changed.", run.run_id, ", ".join(run.changed)
         )
-    run.recorder.record(
+    run.record(
         RunResumed(
             fence=claim.fence.token,
             previous=claim.previous,
@@ -84,7 +83,7 @@ async def _take_over(run: LiveRun, claim: Claim, asked: Resume) -> None:
         )
     )
     settle_by_person(run, asked.settlements)
-    await run.recorder.commit()
+    await run.commit()
 
 
 def scope_of(state: RunState) -> Scope:
@@ -107,7 +106,9 @@ async def _revive(
     return LiveRun(
         blueprint,
         store,
-        Recorder(store, fence, state, bodies),
+        fence,
+        state,
+        bodies,
         scope=scope,
         deps=deps,
         settings=blueprint.settings.merge(started.settings),

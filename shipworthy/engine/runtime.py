@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import Blueprint
@@ -58,17 +60,20 @@ class Runtime:
         if run is None:
             return None
         watcher = Watcher()
-        run.recorder.watchers.append(watcher)
+        run.watchers.append(watcher)
         return watcher
 
     def enter(self, run: LiveRun) -> None:
         """From now on the run is found here, before its first step is taken."""
         self._active[run.scope.tenant, run.run_id] = run
 
-    def leave(self, run: LiveRun) -> None:
+    def leave(self, run: LiveRun, error: BaseException | None = None) -> None:
         """The run is not driven here any more."""
         if self._active.get((run.scope.tenant, run.run_id)) is run:
             del self._active[run.scope.tenant, run.run_id]
+        for watcher in run.watchers:
+            watcher.close(error if isinstance(error, ShipworthyError) else None)
+        run.watchers.clear()
 
     async def abandon(self, blueprint: Blueprint) -> None:
         """Leave an agent's runs as a crash would, those that no caller waits for: somebody resumes them."""
@@ -93,20 +98,7 @@ class Runtime:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("%s stopped: %s", task.get_name(), error)
 
-    async def drive(self, run: LiveRun) -> None:
+    def drive(self, run: LiveRun) -> Coroutine[Any, Any, None]:
         """One sitting of *run*; whoever reads along is told of its end, whatever it was."""
         self.enter(run)
-        try:
-            await sit(run)
-        except BaseException as error:
-            _leave(run, error if isinstance(error, ShipworthyError) else None)
-            raise
-        finally:
-            self.leave(run)
-        _leave(run, None)
-
-
-def _leave(run: LiveRun, error: BaseException | None) -> None:
-    for watcher in run.recorder.watchers:
-        watcher.close(error)
-    run.recorder.watchers.clear()
+        return sit(run, self.leave)

@@ -20,20 +20,20 @@ async def settle(run: LiveRun, step: Settle) -> None:
     for call in step.calls:
         verdict = await _verify(run, call)
         if isinstance(verdict, Unknown):
-            run.recorder.record(RunParked(detail=call.call.name))
+            run.record(RunParked(detail=call.call.name))
             return
         _record(run, call, verdict, "verify")
-    await run.recorder.commit()
+    await run.commit()
 
 
 async def _verify(run: LiveRun, call: Call) -> Verdict:
     tool = run.blueprint.tools.get(call.call.name)
     if tool is None or not tool.verifies:
         return Unknown()
-    await run.recorder.commit()
+    await run.commit()
     if wait := still_possible_for(run, call):
         await asyncio.sleep(wait / 1000)
-    raw = await run.bodies.arguments(call.call)
+    raw = await run.arguments_of(call.call)
     key = idempotency_key(run.scope, run.run_id, call.call.call_id, raw)
     context = run.context(call.call, key, call.attempts)
     if tool.threaded and tool.still_running(context):
@@ -91,7 +91,5 @@ def _record(run: LiveRun, call: Call, verdict: Happened | DidNotHappen, by: Any)
     if isinstance(verdict, Happened):
         content, whole = settled_content(run, call, verdict.result)
     happened = isinstance(verdict, Happened)
-    run.recorder.record(
-        ToolSettled(call_id=call.call.call_id, happened=happened, by=by, content=content, whole=whole)
-    )
-    run.recorder.urgent = True
+    run.record(ToolSettled(call_id=call.call.call_id, happened=happened, by=by, content=content, whole=whole))
+    run.urgent = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from shipworthy.domain.events import FORMAT, AnyEvent, RunStarted
@@ -18,9 +20,8 @@ _messages = msgspec.json.Decoder(tuple[Message, ...])
 KNOWN_KINDS = frozenset(str(t.__struct_config__.tag) for t in AnyEvent.__args__)
 
 
-def encode_events(events: list[AnyEvent]) -> bytes:
-    """A batch's events as one JSON array."""
-    return _encoder.encode(events)
+encode_events: Callable[[list[AnyEvent]], bytes] = _encoder.encode
+"""A batch's events as one JSON array."""
 
 
 def decode_events(data: bytes | str) -> list[AnyEvent]:

@@ -21,6 +21,7 @@ from shipworthy.domain.events import (
     RunParked,
     RunResumed,
     RunStarted,
+    RunStatus,
     StopCause,
     StopRequested,
     ToolAttempted,
@@ -31,7 +32,7 @@ from shipworthy.domain.events import (
 )
 from shipworthy.domain.messages import RUNTIME, ContentPart, Message, Text, ToolCall, ToolResult
 from shipworthy.domain.model import FinishReason
-from shipworthy.domain.usage import TotalUsage
+from shipworthy.domain.usage import TotalUsage, Usage
 from shipworthy.errors import JournalDamaged
 
 CallStatus = Literal["unjudged", "ready", "attempted", "in_doubt", "returned"]
@@ -110,6 +111,13 @@ def replay(events: list[AnyEvent]) -> RunState:
     return run
 
 
+def status_of(run: RunState) -> RunStatus:
+    """The run's status as a listing shows it."""
+    if run.ended is not None:
+        return run.ended.status
+    return "paused" if run.parked else "running"
+
+
 def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaustive match
     """What is true after *event*."""
     run.seq = event.seq
@@ -140,7 +148,7 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
             run.ordinal += 1
             run.failures += 1
             run.failure = event
-            run.usage.add(event.usage)
+            _spend(run.usage, event.usage)
         case RunParked():
             run.parked, run.waiting_for = True, event.detail or event.reason
         case RunResumed():
@@ -163,13 +171,22 @@ def _answered(run: RunState, event: ModelAnswered) -> None:
     run.failure = None
     run.answer = event
     run.finish_reason = event.finish_reason
-    run.usage.add(event.usage)
+    _spend(run.usage, event.usage)
     if event.parts:
         run.messages.append(Message("assistant", event.parts))
     for part in event.parts:
         if type(part) is ToolCall:
             run.calls[part.call_id] = Call(part)
     run.open_calls = len(run.calls)
+
+
+def _spend(total: TotalUsage, usage: Usage) -> None:
+    total.requests += 1
+    if usage.input_tokens is None and usage.output_tokens is None:
+        total.unreported += 1
+    for field in Usage.__struct_fields__:
+        if (more := getattr(usage, field)) is not None:
+            setattr(total, field, (getattr(total, field) or 0) + more)
 
 
 def _returned(run: RunState, call_id: str, content: tuple[ContentPart, ...], *, is_error: bool) -> None:

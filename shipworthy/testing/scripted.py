@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+import msgspec
 
 from shipworthy.domain.messages import Text, Thinking, ToolCall
 from shipworthy.domain.model import (
@@ -38,7 +39,7 @@ class ScriptedTurn:
         finish_reason: FinishReason | None = None,
         chunks: Sequence[str] | None = None,
     ) -> None:
-        made = tuple([Text(p, origin="model", trust="untrusted") if isinstance(p, str) else p for p in parts])
+        made = tuple([_part(p) for p in parts])
         if finish_reason is None:
             finish_reason = "tool_calls" if any(isinstance(p, ToolCall) for p in made) else "stop"
         self.answer = Answer(
@@ -52,25 +53,27 @@ Script = Turn | Callable[[ModelRequest], Turn]
 
 
 class ScriptedModel:
-    """Answers by script. The turn is taken from the request's ordinal, so that a script goes on in the right place after
-    a resume, a retry or a crash, and one instance serves any number of runs at once.
+    """Answers by script. The turn is taken from the request's ordinal, so that a script goes on in the right place
+    after a resume, a retry or a crash, and one instance serves any number of runs at once.
 
-    A turn is a text, a tool call, several of them, a `ScriptedTurn`, an exception to raise, or a function of the request
-    that gives one of these. Raises ScriptError past the script's end.
+    A turn is a text, a tool call, several of them, a `ScriptedTurn`, an exception to raise, or a function of the
+    request that gives one of these. Raises ScriptError past the script's end.
     """
 
     name = "scripted"
 
     def __init__(self, turns: Sequence[Script]) -> None:
-        self._turns: tuple[Script, ...] = tuple([t if _late(t) else _turn(t) for t in turns])
+        self._turns: tuple[Any, ...] = tuple([t if _is_late(t) else _turn(t) for t in turns])
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Answer]:
         if request.ordinal >= len(self._turns):
+            asked = request.ordinal + 1
             raise ScriptError(
-                f"The script has {len(self._turns)} turns; run {request.run_id!r} asks for turn {request.ordinal + 1}."
+                f"The script has {len(self._turns)} turns; run {request.run_id!r} asks for turn {asked}."
             )
-        scripted = self._turns[request.ordinal]
-        turn = scripted if isinstance(scripted, ScriptedTurn) else _turn(_say(scripted, request))
+        turn = self._turns[request.ordinal]
+        if not isinstance(turn, (ScriptedTurn, BaseException)):
+            turn = _turn(turn(request))
         if isinstance(turn, BaseException):
             raise turn
         if request.stream:
@@ -127,12 +130,16 @@ def mock(reply: str = "ok", *, usage: Usage | None = None) -> _Mock:
     return _Mock(ScriptedTurn(reply, usage=usage))
 
 
-def _late(turn: Script) -> bool:
+def _part(part: str | Text | Thinking | ToolCall) -> Text | Thinking | ToolCall:
+    if isinstance(part, str):
+        return Text(part, origin="model", trust="untrusted")
+    if isinstance(part, ToolCall) and not isinstance(part.arguments, str):
+        return msgspec.structs.replace(part, arguments=msgspec.json.encode(part.arguments).decode())
+    return part
+
+
+def _is_late(turn: Any) -> bool:
     return callable(turn) and not isinstance(turn, (ScriptedTurn, BaseException))
-
-
-def _say(turn: Any, request: ModelRequest) -> Turn:
-    return turn(request) if _late(turn) else turn  # type: ignore[no-any-return]
 
 
 def _turn(turn: Any) -> Any:

@@ -10,11 +10,10 @@ import msgspec
 import pytest
 
 from shipworthy.domain.events import AnyEvent
-from shipworthy.engine.record import status_of
 from shipworthy.errors import UnknownEvent
 from shipworthy.rules.codec import KNOWN_KINDS, decode_events, encode_events
 from shipworthy.rules.decide import Finished, decide
-from shipworthy.rules.state import replay
+from shipworthy.rules.state import replay, status_of
 
 RUNS = [
     (path.name, json.loads(line))

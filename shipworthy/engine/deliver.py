@@ -1,0 +1,71 @@
+"""Which answer is the run's output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shipworthy.domain.events import OutputRejected, RunEnded
+from shipworthy.domain.messages import Text
+from shipworthy.engine.live import LiveRun
+from shipworthy.errors import InvalidOutput, ModelRetry
+from shipworthy.rules.state import Call
+
+_EMPTY = "Your answer was empty. Answer the user, or call a tool."
+
+
+async def deliver_call(run: LiveRun, call: Call) -> bool:
+    """Make an output tool's arguments the output; False if they are not a valid one."""
+    text = await run.arguments_of(call.call)
+    return await _deliver(run, text, call.call.name, call.call.call_id)
+
+
+async def deliver(run: LiveRun) -> None:
+    """Make the answer's text the output, or tell the model what is wrong with it."""
+    message = (await run.messages())[-1]
+    if run.state.wrapping_up:
+        return await _deliver_wrap_up(run)
+    text = message.text if message.role == "assistant" else ""
+    if not text:
+        run.record(OutputRejected(problem=_EMPTY))
+    else:
+        await _deliver(run, text, None, None)
+
+
+async def _deliver(run: LiveRun, text: str, tool: str | None, call_id: str | None) -> bool:
+    try:
+        value = await _value(run, text, tool)
+    except (InvalidOutput, ModelRetry) as problem:
+        run.record(OutputRejected(problem=problem.what, call_id=call_id))
+        return False
+    run.record(RunEnded(status="completed", output=_pack(run, value), output_call=call_id))
+    return True
+
+
+async def _deliver_wrap_up(run: LiveRun) -> None:
+    """The last answer of a run that used up its turns: an output if it is a valid one."""
+    answer = (await run.messages())[-1]
+    value, call_id = None, None
+    candidates = [(c.call.name, c.call.call_id) for c in run.state.calls.values()]
+    texts: list[tuple[str, str | None, str | None]] = [
+        (await run.arguments_of(run.state.calls[i].call), n, i)
+        for n, i in candidates
+        if n in run.blueprint.output_tools
+    ]
+    if answer.role == "assistant" and answer.text:
+        texts.append((answer.text, None, None))
+    for text, tool, called in texts:
+        try:
+            value, call_id = _pack(run, await _value(run, text, tool)), called
+            break
+        except (InvalidOutput, ModelRetry):
+            continue
+    run.record(RunEnded(status="stopped", stop_reason="max_turns", output=value, output_call=call_id))
+
+
+async def _value(run: LiveRun, text: str, tool: str | None) -> Any:
+    output = run.blueprint.output
+    return await output.check(run.context(), output.parse(text, tool))
+
+
+def _pack(run: LiveRun, value: Any) -> Any:
+    return run.pack(Text(run.blueprint.output.encode(value), origin="model", trust="untrusted"))
