@@ -21,8 +21,8 @@ _SUMMARY = "SELECT tenant, user, session, run_id, status, started_at, updated_at
 _BODY = """SELECT b.data FROM runs AS r LEFT JOIN bodies AS b ON b.run = r.key AND b.digest = ?3
 WHERE r.tenant = ?1 AND r.run_id = ?2"""
 _HISTORY = f"""{CHAIN.format(where="r.tenant = ?2 AND r.run_id = ?3")}
-SELECT r.head, j.events FROM runs AS r LEFT JOIN (chain AS c JOIN journal AS j ON j.id = c.id)
-WHERE r.tenant = ?2 AND r.run_id = ?3 ORDER BY c.first"""
+SELECT c.first, j.events, (SELECT head FROM runs AS r WHERE r.tenant = ?2 AND r.run_id = ?3)
+FROM chain AS c JOIN journal AS j ON j.id = c.id"""
 
 
 class Reader(Lane):
@@ -56,11 +56,10 @@ class Reader(Lane):
 
 def history(cursor: apsw.Cursor, scope: Scope, run_id: str, after: int) -> list[AnyEvent]:
     """The run's events above *after*, without a gap up to its head. Raises JournalDamaged, UnknownEvent."""
-    found = rows(cursor, _HISTORY, (after, scope.tenant, run_id))  # one statement, so one snapshot
-    if not found:
-        raise unknown(scope, run_id)
-    head = found[0][0]
-    events = [event for _, data in found for event in decode_events(data or b"[]") if event.seq > after]
+    batches = rows(cursor, _HISTORY, (after, scope.tenant, run_id))  # one statement, so one snapshot
+    head = batches[0][2] if batches else find(cursor, scope, run_id).events
+    batches.sort()
+    events = [event for _, data, _ in batches for event in decode_events(data) if event.seq > after]
     if [event.seq for event in events] != list(range(max(after, 0) + 1, head + 1)):
         raise JournalDamaged(f"The journal of run {run_id!r} has a gap: its {head} events are not all there.")
     return events
