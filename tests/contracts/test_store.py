@@ -49,7 +49,9 @@ class Sqlite(Workers):
 @pytest.mark.parametrize("law", LAWS, ids=name)
 def test_the_store_in_memory(law: Law, request: pytest.FixtureRequest) -> None:
     if law is only_an_operator_sees_every_tenant:
-        request.applymarker(pytest.mark.xfail(strict=False, reason="InMemoryStore takes anybody for an Operator"))
+        request.applymarker(
+            pytest.mark.xfail(strict=False, reason="InMemoryStore takes anybody for an Operator")
+        )
     check(law, InMemory())
 
 

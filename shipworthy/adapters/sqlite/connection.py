@@ -250,7 +250,7 @@ def _create(connection: apsw.Connection, database: Database) -> None:
     _use_wal(connection, database)
     if _ours(connection, database):
         return
-    schema = resources.files(__package__).joinpath("schema.sql").read_text("utf-8")
+    schema = resources.files("shipworthy.adapters.sqlite").joinpath("schema.sql").read_text("utf-8")
     connection.execute("BEGIN IMMEDIATE")
     try:
         if not _ours(connection, database):
