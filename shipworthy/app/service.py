@@ -88,7 +88,7 @@ class Service:
 
     async def begin(self, start: Start) -> LiveRun | None:
         """A new run, to be driven; None if the tenant has a run of this id."""
-        await self.runtime.open()
+        await self.runtime.admit()
         return await begin(self.runtime, self.blueprint, start)
 
     async def known(self, start: Start) -> str:

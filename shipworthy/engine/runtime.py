@@ -8,12 +8,14 @@ from collections.abc import Coroutine
 from typing import Any
 
 from shipworthy.domain.scope import Scope
+from shipworthy.engine.admission import Admission
 from shipworthy.engine.blueprint import Blueprint
 from shipworthy.engine.drive import sit
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.watch import Watcher
 from shipworthy.errors import ShipworthyError
 from shipworthy.ports.store import Store
+from shipworthy.rules.per_loop import PerLoop
 
 log = logging.getLogger("shipworthy")
 
@@ -26,6 +28,7 @@ class Runtime:
         self._active: dict[tuple[str, str], LiveRun] = {}
         self._opened = False
         self._holders = 0
+        self._doors: PerLoop[Admission] = PerLoop()
         self._tasks: dict[asyncio.Task[None], LiveRun] = {}
 
     async def open(self) -> None:
@@ -33,6 +36,14 @@ class Runtime:
         if not self._opened:
             await self.store.open()
             self._opened = True
+
+    async def admit(self) -> None:
+        """Open, and wait for a turn if many runs begin at once."""
+        if not self._opened:
+            await self.open()
+        loop = asyncio.get_running_loop()
+        if (turn := self._doors.get(loop, lambda: Admission(loop)).admit()) is not None:
+            await turn
 
     async def acquire(self) -> None:
         """Open, and stay open until `release`: several agents may share a runtime."""
