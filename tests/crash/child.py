@@ -1,0 +1,252 @@
+"""What one process of a proof does: it drives runs, tells of all that it learns in files outside, and may die."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from shipworthy import SqliteRuntime
+from shipworthy.adapters.sqlite.power import PowerLossVfs
+from shipworthy.app.agent import Agent
+from shipworthy.app.sync import run_sync
+from shipworthy.domain.effects import DidNotHappen, Happened, Settlement
+from shipworthy.domain.events import AnyEvent, Event
+from shipworthy.domain.results import RunResult
+from shipworthy.domain.scope import Scope
+from shipworthy.errors import ShipworthyError, StoreError
+from shipworthy.rules.codec import encode_event
+from shipworthy.testing.faults import Point, Points
+from tests.crash import checks, mutants, scenario
+from tests.crash.scenario import Report, append, identity, prompt, tenant
+
+Way = Literal["run", "stream", "sync", "together"]
+Action = Literal["kill", "stop", "power"]
+
+
+class DiskFault(msgspec.Struct, frozen=True):
+    """From the *nth* such operation on the WAL or the file on, *times* of them fail."""
+
+    operation: Literal["write", "sync"]
+    nth: int
+    code: Literal["SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_FULL"]
+    times: int = 1
+
+
+class Job(msgspec.Struct, kw_only=True):
+    """What a child is to do. `runs` in their order; `settle`: what a person found out, by run and call.
+
+    `again`: how often a run that a StoreError stopped is taken up again in this process.
+    """
+
+    folder: str
+    generation: int
+    way: Way = "run"
+    runs: list[str]
+    recover: bool = False
+    settle: dict[str, dict[str, str | None]] = {}
+    again: int = 0
+    setting: scenario.Setting = scenario.Setting()
+    at: Point | None = None
+    action: Action = "kill"
+    mutant: str | None = None
+    fault: DiskFault | None = None
+    power: bool = False
+    cut: int | None = None
+    log: str = ""
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """A call that a person has to settle."""
+
+    run_id: str
+    call_id: str
+    tool: str
+    args: str
+
+
+class Outcome(msgspec.Struct):
+    """What a child that came to its end has to say."""
+
+    points: list[Point]
+    pending: list[Pending] = []
+    errors: list[str] = []
+    operations: int = 0
+    clock: int = 0
+
+
+def preload() -> None:
+    """Import what a job needs, in the process that is forked for each."""
+    import pydantic  # noqa: F401
+
+    import shipworthy.app.outputs
+    import shipworthy.engine.follow  # noqa: F401
+
+
+def main(raw: dict[str, Any]) -> None:
+    """Do a job to its end, or to its point."""
+    job = msgspec.convert(raw, Job)
+    random.uniform = lambda low, high: low  # type: ignore[assignment]  # backing off costs a proof only time
+    if job.mutant is not None:
+        mutants.switch_on(job.mutant)
+    _Process(job).work()
+
+
+class _Process:
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.folder = Path(job.folder)
+        self.outcome = Outcome([])
+        self.vfs = self._disk()
+        self.points = Points(job.at, self._act)
+        setting = job.setting
+        runtime = SqliteRuntime(
+            self.folder / "runs.db",
+            lease_ttl=setting.ttl,
+            clock_skew=setting.skew,
+            vfs=None if self.vfs is None else "disk",
+        )
+        self.store = runtime.store
+        self.points.watch(runtime, acknowledged=self._committed)
+        self.agent: Agent[Any, Report] = scenario.agent(self.folder, runtime, self.points, setting)
+
+    # faults
+
+    def _act(self, point: Point) -> None:
+        append(self.folder / "died", str(point))
+        if self.job.action == "power" and self.vfs is not None:
+            self.vfs.lose_power()
+        os.kill(os.getpid(), signal.SIGSTOP if self.job.action == "stop" else signal.SIGKILL)
+
+    def _disk(self) -> PowerLossVfs | None:
+        if self.job.fault is None and not self.job.power:
+            return None
+        vfs = PowerLossVfs("disk")
+        vfs.before = self._operation
+        return vfs
+
+    def _operation(self, operation: str, path: str) -> None:
+        self.outcome.operations += 1
+        if self.job.cut == self.outcome.operations and self.vfs is not None:
+            append(self.folder / "died", f"operation {self.job.cut}")
+            self.vfs.lose_power()
+            os.kill(os.getpid(), signal.SIGKILL)
+        fault = self.job.fault
+        if fault is not None and operation == fault.operation:
+            self._faulty = getattr(self, "_faulty", 0) + 1
+            if fault.nth <= self._faulty < fault.nth + fault.times:
+                import apsw
+
+                append(self.folder / "died", f"{operation} {self._faulty}")
+                raise apsw.exception_for(getattr(apsw, fault.code))
+
+    # telling
+
+    def _committed(self, scope: Scope, run_id: str, events: Any) -> None:
+        for event in events:
+            self._told(run_id, event, "committed")
+
+    def _told(self, run_id: str, event: AnyEvent, how: Any) -> None:
+        text = encode_event(event).decode()
+        append(self.folder / "acks", checks.Ack(tenant(run_id), run_id, event.seq, how, text))
+
+    def _returned(self, result: RunResult[Report]) -> None:
+        output = msgspec.json.encode(result.value).decode() if result.has_output else None
+        run_id = result.run_id
+        append(
+            self.folder / "acks",
+            checks.Ack(tenant(run_id), run_id, result.checkpoint.seq, "returned", "", result.status, output),
+        )
+
+    # driving
+
+    def work(self) -> None:
+        if self.job.way == "sync":
+            self._work_sync()
+        else:
+            asyncio.run(self._work())
+        self.outcome.points = self.points.reached
+        append(self.folder / f"outcome-{self.job.generation}", self.outcome)
+
+    async def _work(self) -> None:
+        await self.agent.runtime.open()
+        self.outcome.clock = self.store.clock()
+        for run_id, settlements in self.job.settle.items():
+            await self._once(lambda r=run_id, s=settlements: self._resume(r, s))  # type: ignore[misc]
+        drive = self._stream if self.job.way == "stream" else self._run
+        if self.job.recover:
+            for result in await self.agent.recover():
+                self._returned(result)
+        if self.job.way == "together":
+            results = await asyncio.gather(*[self._once(lambda r=r: drive(r)) for r in self.job.runs])  # type: ignore[misc]
+            for result in results:
+                self._note(result)
+        else:
+            for run_id in self.job.runs:
+                if not self._note(await self._once(lambda r=run_id: drive(r))):  # type: ignore[misc]
+                    break
+        await self.agent.runtime.close()
+
+    def _work_sync(self) -> None:
+        run_sync(self.agent.runtime.open())
+        for run_id, settlements in self.job.settle.items():
+            run_sync(self._resume(run_id, settlements))
+        if self.job.recover:
+            for result in run_sync(self.agent.recover()):
+                self._returned(result)
+        for run_id in self.job.runs:
+            result = self.agent.run_sync(prompt(run_id), run_id=run_id, **identity(run_id))
+            self._returned(result)
+            if not self._note(result):
+                break
+        run_sync(self.agent.runtime.close())
+
+    async def _once(self, drive: Callable[[], Awaitable[RunResult[Report]]]) -> RunResult[Report] | None:
+        """A run, taken up again after a StoreError as often as the job says."""
+        for attempt in range(self.job.again + 1):
+            try:
+                return await drive()
+            except StoreError as error:
+                self.outcome.errors.append(type(error).__name__)
+                if attempt == self.job.again and not self.job.fault:
+                    raise
+            except ShipworthyError as error:
+                self.outcome.errors.append(type(error).__name__)
+                return None
+        return None
+
+    async def _run(self, run_id: str) -> RunResult[Report]:
+        result = await self.agent.run(prompt(run_id), run_id=run_id, **identity(run_id))
+        self._returned(result)
+        return result
+
+    async def _stream(self, run_id: str) -> RunResult[Report]:
+        async with self.agent.stream(prompt(run_id), run_id=run_id, **identity(run_id)) as stream:
+            async for item in stream:
+                if isinstance(item, Event):
+                    self._told(run_id, item, "streamed")  # type: ignore[arg-type]
+        self._returned(stream.result)
+        return stream.result
+
+    async def _resume(self, run_id: str, settlements: dict[str, str | None]) -> RunResult[Report]:
+        settle: dict[str, Settlement] = {
+            call_id: DidNotHappen() if said is None else Happened(said)
+            for call_id, said in settlements.items()
+        }
+        result = await self.agent.resume(run_id, tenant_id=tenant(run_id), settle=settle)
+        self._returned(result)
+        return result
+
+    def _note(self, result: RunResult[Report] | None) -> bool:
+        """Whether the next run may begin."""
+        if result is None:
+            return False
+        for call in result.pending:
+            self.outcome.pending.append(Pending(result.run_id, call.call_id, call.tool, call.arguments))
+        return result.status != "paused"

@@ -1,0 +1,151 @@
+"""Deliberately broken variants of the product, switched on in a child: each must be caught by its proof.
+
+They replace parts of the product from outside; where one is not there any more, that is an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+
+def _replace(owner: Any, name: str, made: Callable[[Any], Any]) -> None:
+    setattr(owner, name, made(getattr(owner, name)))
+
+
+def effect_before_intent() -> None:
+    """The body starts before its intent is durable."""
+    from shipworthy.domain.events import ToolAttempted
+    from shipworthy.engine import execute
+
+    async def intend(run: Any, attempts: Any) -> None:
+        for each in attempts:
+            call = each.call
+            run.record(
+                ToolAttempted(
+                    call_id=call.call.call_id, attempt=call.attempts + 1, start_by=run.store.start_by()
+                )
+            )
+
+    _replace(execute, "_intend", lambda _: intend)
+
+
+def no_fence() -> None:
+    """The store writes for whoever asks: token, owner and place in the journal are ignored."""
+    from shipworthy.adapters.sqlite import operations
+
+    def open_to_all(query: str) -> str:
+        for column in ("fence", "head", "worker"):
+            assert f"AND {column} = ?" in query
+            query = query.replace(f"AND {column} = ?", f"AND ({column} = ? OR 1)")
+        return query
+
+    _replace(operations, "_GO_ON", open_to_all)
+    _replace(operations, "_CHANGE", open_to_all)
+
+
+def no_fsync() -> None:
+    """SQLite is told not to sync."""
+    from shipworthy.adapters.sqlite import connection
+
+    def careless(connect: Callable[..., Any]) -> Callable[..., Any]:
+        def connect_carelessly(*args: Any, **options: Any) -> Any:
+            made = connect(*args, **options)
+            made.pragma("synchronous", 0)
+            return made
+
+        return connect_carelessly
+
+    _replace(connection, "connect", careless)
+
+
+def doubt_forgotten() -> None:
+    """After a resume an attempted `once` call is as good as one that was never made."""
+    from shipworthy.rules import state
+
+    def forgetful(resumed: Callable[..., None]) -> Callable[..., None]:
+        def resume(run: Any, event: Any) -> None:
+            resumed(run, event)
+            for call in run.calls.values():
+                if call.status == "in_doubt":
+                    call.status, call.open_attempt = "unjudged", False
+
+        return resume
+
+    _replace(state, "_resumed", forgetful)
+
+
+def shown_before_durable() -> None:
+    """Whoever reads along is told of events before they are committed."""
+    from shipworthy.engine.live import LiveRun
+
+    publish = LiveRun._publish
+
+    def eager(commit: Callable[..., Any]) -> Callable[..., Any]:
+        async def show_and_commit(self: Any) -> None:
+            publish(self, list(self._pending))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            await commit(self)
+
+        return show_and_commit
+
+    _replace(LiveRun, "commit", eager)
+    _replace(LiveRun, "_publish", lambda _: lambda self, events: None)
+
+
+def replayed_by_position() -> None:
+    """A call is given the result that an earlier call of the same tool had in the same place of its answer."""
+    from shipworthy.domain.events import ToolReturned
+    from shipworthy.domain.messages import ToolCall, ToolResult
+    from shipworthy.engine import execute
+
+    def remembering(may_run: Callable[..., Any]) -> Callable[..., Any]:
+        async def answer_from_memory(run: Any, call: Any, tool: Any) -> Any:
+            place = list(run.state.calls).index(call.call.call_id)
+            for asked, told in zip(run.state.messages, run.state.messages[1:], strict=False):
+                made = [p for p in asked.parts if isinstance(p, ToolCall)]
+                old = [p for p in told.parts if isinstance(p, ToolResult)]
+                if old and place < len(made) and made[place].name == call.call.name:
+                    run.record(ToolReturned(call_id=call.call.call_id, content=old[place].content))
+                    return False
+            return await may_run(run, call, tool)
+
+        return answer_from_memory
+
+    _replace(execute, "_may_run", remembering)
+
+
+def settled_too_early() -> None:
+    """That an effect did not happen is believed of a stopped worker's call while it could still happen."""
+    from shipworthy.engine import settle
+
+    _replace(settle, "still_possible_for", lambda _: lambda run, call: 0)
+
+
+def late_start() -> None:
+    """A body starts however much time went by since its intent was recorded."""
+    from shipworthy.testing.faults import PointedStore
+
+    _replace(PointedStore, "start_by", lambda _: lambda self: 2**60)
+
+
+_MUTANTS: dict[str, Callable[[], None]] = {
+    made.__name__: made
+    for made in (
+        effect_before_intent,
+        no_fence,
+        no_fsync,
+        doubt_forgotten,
+        shown_before_durable,
+        replayed_by_position,
+        settled_too_early,
+        late_start,
+    )
+}
+
+
+def switch_on(name: str) -> None:
+    """Break this process."""
+    _MUTANTS[name]()

@@ -1,0 +1,295 @@
+"""How a proof goes: a world in a folder, children that work and die in it, and what is found there afterwards."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import msgspec
+
+from shipworthy.adapters.sqlite import reader
+from shipworthy.domain.scope import Scope
+from shipworthy.testing.faults import Point
+from tests.crash import checks, scenario
+from tests.crash.checks import Ack, Effect, Reference, Request, Violation
+from tests.crash.child import Action, DiskFault, Job, Outcome, Pending, Way
+from tests.crash.zygote import Child, Zygote
+
+LONG = os.environ.get("SHIPWORTHY_PROOF") == "long"
+GENERATIONS = 12
+SHARDS = 4
+_zygote: Zygote | None = None
+
+
+class Figures(msgspec.Struct):
+    """What a proof counted."""
+
+    points: int = 0
+    kills: int = 0
+    lost: int = 0
+    repeated: int = 0
+    invalid: int = 0
+
+    def add(self, other: Figures) -> None:
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def found(self, violations: Sequence[Violation]) -> None:
+        for violation in violations:
+            match violation.kind:
+                case "lost" | "missing":
+                    self.lost += 1
+                case "repeated" | "zombie":
+                    self.repeated += 1
+                case "invalid" | "different":
+                    self.invalid += 1
+
+
+figures = Figures()
+"""Of the present test."""
+
+
+def zygote() -> Zygote:
+    """The one of this process."""
+    global _zygote
+    if _zygote is None:
+        _zygote = Zygote()
+    return _zygote
+
+
+def end_zygote() -> None:
+    """Let go of it, if there is one."""
+    global _zygote
+    if _zygote is not None:
+        _zygote.close()
+        _zygote = None
+
+
+class Plan(msgspec.Struct, kw_only=True, frozen=True):
+    """One variant of the scenario. `mutant` is switched on in each of its processes."""
+
+    way: Way
+    runs: tuple[str, ...]
+    setting: scenario.Setting = scenario.Setting()
+    mutant: str | None = None
+
+    def job(self, world: World, **options: Any) -> Job:
+        return Job(
+            folder=str(world.folder),
+            generation=world.next_generation(),
+            way=self.way,
+            runs=list(self.runs),
+            setting=self.setting,
+            mutant=self.mutant,
+            **options,
+        )
+
+
+SESSION = ("a", "b")
+TOGETHER = ("g1", "g2", "g3", "g4")
+PLANS = {
+    "run, verify": Plan(way="run", runs=SESSION),
+    "stream, person": Plan(way="stream", runs=SESSION, setting=scenario.Setting(verified=False)),
+    "run_sync, verify": Plan(way="sync", runs=SESSION),
+    "together, verify": Plan(way="together", runs=TOGETHER),
+}
+
+
+POSITIONS = Plan(way="run", runs=("p",))
+
+
+def with_mutant(plan: Plan, mutant: str | None) -> Plan:
+    """The same plan, in broken processes."""
+    return msgspec.structs.replace(plan, mutant=mutant)
+
+
+class World:
+    """A folder with a database, and beside it all that is known from outside."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._generation = itertools.count(1)
+
+    def next_generation(self) -> int:
+        return next(self._generation)
+
+    def start(self, job: Job) -> Child:
+        return zygote().start(msgspec.to_builtins(job), self.folder / f"log-{job.generation}")
+
+    def do(self, job: Job) -> Outcome:
+        """A child that has to come to its end."""
+        child = self.start(job)
+        code = child.wait()
+        assert code == 0, f"A child ended with {code}.\n{child.log.read_text()}"
+        return self.outcome(job)
+
+    def die(self, job: Job) -> bool:
+        """A child that has to die by SIGKILL, at its point; False where it came to its end without reaching it."""
+        child = self.start(job)
+        code = child.wait()
+        if code == 0:
+            return False
+        assert code == -signal.SIGKILL, f"A child ended with {code}.\n{child.log.read_text()}"
+        figures.kills += 1
+        if job.at is not None:
+            assert self.died()[-1] == str(job.at)
+        return True
+
+    def copy(self, into: Path) -> World:
+        """The same world again, as it lies. The shared-memory file is not a part of the database."""
+        shutil.copytree(self.folder, into, ignore=shutil.ignore_patterns("*-shm"))
+        copy = World(into)
+        copy._generation = itertools.count(100)
+        return copy
+
+    # what is known from outside
+
+    def outcome(self, job: Job) -> Outcome:
+        return msgspec.json.decode((self.folder / f"outcome-{job.generation}").read_bytes(), type=Outcome)
+
+    def died(self) -> list[str]:
+        return self._lines("died", str)
+
+    def acks(self) -> list[Ack]:
+        return self._lines("acks", Ack)
+
+    def requests(self) -> list[Request]:
+        return self._lines("requests", Request)
+
+    def sink(self) -> list[Effect]:
+        return self._lines("sink", Effect)
+
+    def _lines(self, name: str, kind: Any) -> list[Any]:
+        path = self.folder / name
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        return [msgspec.json.decode(line, type=kind) for line in lines]
+
+    def journal(self) -> dict[checks.RunKey, checks.Run]:
+        """The runs as they lie, read from a copy, so that the next process finds the file untouched."""
+        copy = self.folder / "copy"
+        copy.mkdir(exist_ok=True)
+        try:
+            for suffix in ("", "-wal"):
+                source = self.folder / f"runs.db{suffix}"
+                if source.exists():
+                    shutil.copyfile(source, copy / f"runs.db{suffix}")
+            return _read(copy / "runs.db")
+        finally:
+            shutil.rmtree(copy)
+
+
+def _read(path: Path) -> dict[checks.RunKey, checks.Run]:
+    if not path.exists() or not path.stat().st_size:
+        return {}
+    connection = apsw.Connection(str(path))
+    try:
+        cursor = connection.cursor()
+        if not cursor.execute("SELECT 1 FROM sqlite_schema WHERE name = 'runs'").fetchall():
+            return {}
+        found = {}
+        for key, tenant, run_id in cursor.execute("SELECT key, tenant, run_id FROM runs").fetchall():
+            bodies = cursor.execute("SELECT digest FROM bodies WHERE run = ?", (key,)).fetchall()
+            events = reader.history(cursor, Scope(tenant), run_id, 0)
+            found[tenant, run_id] = checks.Run(events, {digest for (digest,) in bodies})
+        return found
+    finally:
+        connection.close()
+
+
+@contextmanager
+def worlds() -> Iterator[Iterator[World]]:
+    """Fresh worlds: on a disk in memory in the short form, where there is one; they are removed at the end."""
+    memory = "/dev/shm" if not LONG and os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="crash-", dir=memory) as folder:
+
+        def fresh() -> Iterator[World]:
+            for number in itertools.count():
+                made = Path(folder) / str(number)
+                made.mkdir()
+                yield World(made)
+                shutil.rmtree(made)
+
+        yield fresh()
+
+
+@functools.cache
+def uncrashed(plan: Plan) -> tuple[Reference, list[Point]]:
+    """What every other run is compared with, and the points that there are."""
+    with worlds() as fresh:
+        world = next(fresh)
+        outcome = world.do(plan.job(world))
+        assert not outcome.pending
+        assert not outcome.errors
+        journal, sink, requests = world.journal(), world.sink(), world.requests()
+        expected = checks.reference(journal, sink, requests)
+        assert checks.at_the_end(expected, world.acks(), journal, sink, requests) == []
+        return expected, outcome.points
+
+
+def judge_crash(world: World) -> list[Violation]:
+    """What is wrong with a world right after a kill."""
+    try:
+        return checks.at_the_crash(world.acks(), world.journal(), world.sink())
+    except Exception as error:
+        return [Violation("invalid", f"the file cannot be read: {error!r}")]
+
+
+def judge_end(world: World, expected: Reference) -> list[Violation]:
+    """What is wrong with a world whose runs have all ended."""
+    try:
+        return checks.at_the_end(expected, world.acks(), world.journal(), world.sink(), world.requests())
+    except Exception as error:
+        return [Violation("invalid", f"the file cannot be read: {error!r}")]
+
+
+def finish(world: World, plan: Plan, pending: Sequence[Pending] = ()) -> None:
+    """New processes resume until all runs have ended; who settles what waits for a person looks at the sink."""
+    for _ in range(GENERATIONS):
+        outcome = world.do(plan.job(world, recover=True, settle=settlements(world, pending)))
+        pending = outcome.pending
+        if not pending:
+            return
+    raise AssertionError(f"The runs did not come to an end in {GENERATIONS} generations.")
+
+
+def settlements(world: World, pending: Sequence[Pending]) -> dict[str, dict[str, str | None]]:
+    """What an operator finds out: None for "it did not happen"."""
+    happened = {(e.run_id, e.tool, e.args) for e in world.sink()}
+    found: dict[str, dict[str, str | None]] = {}
+    for call in pending:
+        args = msgspec.json.decode(call.args)
+        written = msgspec.json.format(msgspec.json.encode(args), indent=0).decode()
+        done = (call.run_id, call.tool, written) in happened
+        found.setdefault(call.run_id, {})[call.call_id] = (
+            scenario.receipt(call.tool, written) if done else None
+        )
+    return found
+
+
+def crash_and_judge(world: World, plan: Plan, expected: Reference, point: Point) -> list[Violation]:
+    """Die at *point*, look, go on in new processes to the end, look again."""
+    assert world.die(plan.job(world, at=point)), f"The point was never reached: {point}."
+    figures.points += 1
+    violations = judge_crash(world)
+    if not violations:
+        finish(world, plan)
+        violations = judge_end(world, expected)
+    figures.found(violations)
+    return violations
+
+
+def part(points: Sequence[Point], shard: int) -> Sequence[Point]:
+    """The points of one of the SHARDS tests among which a plan's are spread."""
+    return points[shard::SHARDS]
+
+
+__all__ = ["Action", "DiskFault", "Plan", "World"]
