@@ -172,7 +172,8 @@ class _Process:
         else:
             asyncio.run(self._work())
         self.outcome.points = self.points.reached
-        append(self.folder / f"outcome-{self.job.generation}", self.outcome)
+        told = self.folder / f"outcome-{self.job.generation}"
+        told.write_bytes(msgspec.json.encode(self.outcome))
 
     async def _work(self) -> None:
         await self.agent.runtime.open()

@@ -42,5 +42,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if _seen:
         terminalreporter.write_line(
             f"crash proof ({'long' if proof.LONG else 'short'} form): {_total.points} points, {_total.kills} kills, "
-            f"{_total.lost} lost, {_total.repeated} repeated, {_total.invalid} invalid"
+            f"{_total.lost} lost, {_total.repeated} repeated, {_total.invalid} invalid; seed {proof.SEED}"
         )

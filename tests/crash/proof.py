@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import random
 import shutil
 import signal
 import tempfile
@@ -25,6 +26,8 @@ from tests.crash.child import Action, DiskFault, Job, Outcome, Pending, Way
 from tests.crash.zygote import Child, Zygote
 
 LONG = os.environ.get("SHIPWORTHY_PROOF") == "long"
+SEED = int(os.environ.setdefault("SHIPWORTHY_SEED", str(random.SystemRandom().randrange(2**32))))
+"""Of the random kills; the processes that pytest starts share it."""
 GENERATIONS = 12
 SHARDS = 4
 _zygote: Zygote | None = None
@@ -285,6 +288,33 @@ def crash_and_judge(world: World, plan: Plan, expected: Reference, point: Point)
         violations = judge_end(world, expected)
     figures.found(violations)
     return violations
+
+
+def crash_again_and_judge(
+    crashed: World, plan: Plan, expected: Reference, chosen: slice, pending: Sequence[Pending] = ()
+) -> dict[str, list[Violation]]:
+    """Die at the chosen points of the process that resumes a crashed world; each time in a copy of it."""
+    found = {}
+    with worlds() as rehearsals, worlds() as fresh:
+        rehearsal = crashed.copy(next(rehearsals).folder / "rehearsal")
+        settle = settlements(crashed, pending)
+        outcome = rehearsal.do(plan.job(rehearsal, recover=True, settle=settle))
+        for point, place in zip(outcome.points[chosen], fresh, strict=False):
+            world = crashed.copy(place.folder / "world")
+            assert world.die(plan.job(world, at=point, recover=True, settle=settle)), (
+                f"Never reached: {point}."
+            )
+            figures.points += 1
+            violations = judge_crash(world)
+            if not violations:
+                finish(world, plan)
+                violations = judge_end(world, expected)
+            figures.found(violations)
+            if violations:
+                found[str(point)] = violations
+        if outcome.pending and not pending:
+            found |= crash_again_and_judge(rehearsal, plan, expected, chosen, outcome.pending)
+    return found
 
 
 def part(points: Sequence[Point], shard: int) -> Sequence[Point]:
