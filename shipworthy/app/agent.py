@@ -13,7 +13,6 @@ from shipworthy.app.outputs import OutputMode, output_for
 from shipworthy.app.runtimes import runtime_for
 from shipworthy.app.service import Service
 from shipworthy.app.stream import AgentStream
-from shipworthy.app.sync import run_sync
 from shipworthy.app.tools import FunctionTool, tool
 from shipworthy.domain.context import Deps
 from shipworthy.domain.effects import Effect, Settlement
@@ -210,6 +209,8 @@ class Agent(Generic[Deps, OutputT]):
         timeout: float | None = None,
     ) -> RunResult[OutputT]:
         """`run` for callers without an event loop."""
+        from shipworthy.app.sync import run_sync
+
         return run_sync(
             self.run(
                 prompt,

@@ -45,8 +45,8 @@ class RunResult(msgspec.Struct, Generic[OutputT], frozen=True, kw_only=True):
 
     `output` raises RunFailed, RunStopped or RunPaused where there is none; `has_output` asks first. `stop_reason` is
     the run's ("max_turns", "timeout", "cancelled", ...); `finish_reason` the provider's for the last answer.
-    `cost_usd` is None while no price is known. `messages` is the conversation as the model saw it and what it answered;
-    `new_messages` leaves out what was there before the run.
+    `cost_usd` is None while no price is known. `messages` is the conversation as the model saw it and what it answered:
+    the `history` that was there before the run, and the `new_messages` that it added.
     """
 
     run_id: str
@@ -61,8 +61,8 @@ class RunResult(msgspec.Struct, Generic[OutputT], frozen=True, kw_only=True):
     usage: TotalUsage
     turns: int
     finish_reason: str | None
-    history: Sequence[Message]
-    new_messages: Sequence[Message]
+    conversation: Sequence[Message]
+    inherited: int
     cost_usd: float | None = None
     changed: tuple[str, ...] = ()
 
@@ -81,7 +81,15 @@ class RunResult(msgspec.Struct, Generic[OutputT], frozen=True, kw_only=True):
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        return (*self.history, *self.new_messages)
+        return tuple(self.conversation)
+
+    @property
+    def history(self) -> Sequence[Message]:
+        return self.conversation[: self.inherited]
+
+    @property
+    def new_messages(self) -> Sequence[Message]:
+        return self.conversation[self.inherited :]
 
     def raise_for_status(self) -> RunResult[OutputT]:
         """The result itself if the run is completed. Raises RunFailed, RunStopped, RunPaused."""

@@ -97,7 +97,7 @@ def _answered(run: LiveRun, ordinal: int, answer: Answer) -> ModelAnswered:
     slot = 0
     for part in answer.parts:
         if type(part) is ToolCall:
-            parts.append(run.pack(ToolCall(part.name, part.arguments, f"call_{run.short}_{seq}_{slot}")))
+            parts.append(run.pack(ToolCall(part.name, part.arguments, run.call_id(seq, slot))))
             slot += 1
         elif type(part) is not Text:
             parts.append(run.pack(part))

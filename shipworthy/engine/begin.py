@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import time
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,9 +45,9 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun | None:
-    """Commit the run's first event. None if the tenant has a run of this id already."""
+    """Commit the run's first event; the run is to be driven. None if the tenant has a run of this id already."""
     store = runtime.store
-    scope, run_id = start.scope, start.run_id or uuid.uuid4().hex
+    scope, run_id = start.scope, start.run_id or os.urandom(16).hex()
     bodies = Bodies(lambda digest: store.body(scope, run_id, digest))
     head, history = 0, start.history
     if scope.session is not None:
@@ -76,22 +76,25 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
         model_retries=limits.model_retries,
         timeout=limits.timeout,
     )
-    fence = await store.begin(scope, run_id, Batch([event], bodies.take()))
-    if fence is None:
-        return None
-    return LiveRun(
-        blueprint,
-        store,
-        fence,
-        rules.begin(event),
-        bodies,
-        scope=scope,
-        deps=start.deps,
-        settings=blueprint.settings.merge(start.settings),
-        instructions=instructions,
-        history=history,
-        timeout=limits.timeout,
-    )
+    with runtime.expecting(scope, run_id):
+        fence = await store.begin(scope, run_id, Batch([event], bodies.take()))
+        if fence is None:
+            return None
+        run = LiveRun(
+            blueprint,
+            store,
+            fence,
+            rules.begin(event),
+            bodies,
+            scope=scope,
+            deps=start.deps,
+            settings=blueprint.settings.merge(start.settings),
+            instructions=instructions,
+            history=history,
+            timeout=limits.timeout,
+        )
+        runtime.enter(run)
+    return run
 
 
 async def _instructions(blueprint: Blueprint, start: Start, run_id: str) -> str:

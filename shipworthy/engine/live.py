@@ -58,6 +58,7 @@ class LiveRun:
         "_fence",
         "_own",
         "_pending",
+        "_short",
         "abandoned",
         "arguments",
         "blueprint",
@@ -71,7 +72,6 @@ class LiveRun:
         "run_id",
         "scope",
         "settings",
-        "short",
         "state",
         "store",
         "timeout",
@@ -108,7 +108,7 @@ class LiveRun:
         self.timeout = timeout
         self.deadline = None if timeout is None else time.monotonic() + timeout
         self.run_id = state.started.run_id
-        self.short = short(scope.tenant, self.run_id)
+        self._short = ""
         self.arguments: dict[str, Any] = {}
         self.changed: tuple[str, ...] = ()
         self.abandoned = False
@@ -179,6 +179,14 @@ class LiveRun:
         self._own = len(messages)
         return View(self.transcript)
 
+    def call_id(self, seq: int, slot: int) -> str:
+        """The id of an answer's call: from the answer's place in the journal, and unlike that of any other run of the
+        same conversation."""
+        if not self._short:
+            tenant = self.scope.tenant
+            self._short = hashlib.sha256(f"{len(tenant)}:{tenant}{self.run_id}".encode()).hexdigest()[:8]
+        return f"call_{self._short}_{seq}_{slot}"
+
     def context(self, call: ToolCall | None = None, key: str = "", attempt: int = 1) -> RunContext[Any]:
         """What user code may know of this run."""
         return RunContext(
@@ -209,11 +217,6 @@ def _is_packed(message: Message) -> bool:
 def joins_session(state: RunState, last: AnyEvent) -> bool:
     """Whether the run becomes part of its session: not a failed one, which would make every later one fail."""
     return type(last) is RunEnded and last.status != "failed" and state.started.session is not None
-
-
-def short(tenant: str, run_id: str) -> str:
-    """Eight characters that make the call ids of two runs of one conversation differ."""
-    return hashlib.sha256(f"{len(tenant)}:{tenant}{run_id}".encode()).hexdigest()[:8]
 
 
 def idempotency_key(scope: Scope, run_id: str, call_id: str, arguments: str) -> str:

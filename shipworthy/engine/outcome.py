@@ -19,7 +19,6 @@ async def result_of(run: LiveRun) -> RunResult[Any]:
         text = await run.bodies.part(end.output)
         if isinstance(text, Text):
             value, has_output = run.blueprint.output.decode(text.text), True
-    view = await run.messages()
     return RunResult(
         run_id=run.run_id,
         scope=run.scope,
@@ -33,8 +32,8 @@ async def result_of(run: LiveRun) -> RunResult[Any]:
         usage=state.usage,
         turns=state.turns,
         finish_reason=state.finish_reason,
-        history=view[: run.history],
-        new_messages=view[run.history :],
+        conversation=await run.messages(),
+        inherited=run.history,
         changed=run.changed,
     )
 

@@ -43,9 +43,19 @@ async def load(store: Store, blueprint: Blueprint, scope: Scope, run_id: str) ->
 
 async def resume(runtime: Runtime, blueprint: Blueprint, asked: Resume) -> LiveRun:
     """Take the run over and drive it. Raises RunNotFound, RunBusy, SettlementRefused, and what driving raises."""
-    if runtime.active(asked.scope, asked.run_id) is not None:
-        raise RunBusy(f"Run {asked.run_id!r} is being driven by this process.")
-    store = runtime.store
+    with runtime.expecting(asked.scope, asked.run_id) as free:
+        if not free:
+            raise RunBusy(f"Run {asked.run_id!r} is being driven by this process.")
+        run = await _claim(runtime.store, blueprint, asked)
+        if run.state.ended is not None:
+            return run
+        runtime.enter(run)
+    await runtime.drive(run)
+    return run
+
+
+async def _claim(store: Store, blueprint: Blueprint, asked: Resume) -> LiveRun:
+    """The run, owned by this worker, with its next sitting recorded; as it is, if it has ended."""
     state = replay(await store.read(asked.scope, asked.run_id))
     if state.ended is not None:
         if asked.settlements:
@@ -56,13 +66,7 @@ async def resume(runtime: Runtime, blueprint: Blueprint, asked: Resume) -> LiveR
     state = replay(await store.read(asked.scope, asked.run_id))  # nobody else appends any more
     run = await _revive(store, blueprint, state, claim.fence, deps, asked.limits)
     if state.ended is None:
-        runtime.enter(run)
-        try:
-            await _take_over(run, claim, asked)
-        except BaseException:
-            runtime.leave(run)
-            raise
-        await runtime.drive(run)
+        await _take_over(run, claim, asked)
     return run
 
 

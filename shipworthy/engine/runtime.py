@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from shipworthy.domain.scope import Scope
@@ -26,6 +27,7 @@ class Runtime:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._active: dict[tuple[str, str], LiveRun] = {}
+        self._expected: set[tuple[str, str]] = set()
         self._opened = False
         self._holders = 0
         self._doors: PerLoop[Admission] = PerLoop()
@@ -62,8 +64,21 @@ class Runtime:
         await self.store.close()
 
     def active(self, scope: Scope, run_id: str) -> LiveRun | None:
-        """The run, if this process drives it now."""
+        """The run, if this runtime drives it now."""
         return self._active.get((scope.tenant, run_id))
+
+    @contextmanager
+    def expecting(self, scope: Scope, run_id: str) -> Iterator[bool]:
+        """While a run is begun or taken over here: False if somebody else in this process is at it."""
+        key = (scope.tenant, run_id)
+        free = key not in self._expected and key not in self._active
+        if free:
+            self._expected.add(key)
+        try:
+            yield free
+        finally:
+            if free:
+                self._expected.discard(key)
 
     def watch(self, scope: Scope, run_id: str) -> Watcher | None:
         """Read along with a run that this process drives; None if it does not."""

@@ -59,7 +59,8 @@ class Directory(Protocol):
         ...
 
     async def orphans(self, operator: Operator) -> Sequence[RunSummary]:
-        """Runs of every tenant that are running and that nobody drives."""
+        """Runs of every tenant that are running and that no other live worker owns. This worker's own are among them:
+        its engine knows which of them it drives."""
         ...
 
     async def prune(self, operator: Operator, ended_before: int) -> int:

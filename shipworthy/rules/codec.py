@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -11,11 +13,13 @@ from shipworthy.domain.messages import AnyPart, Message
 from shipworthy.errors import JournalDamaged, UnknownEvent
 
 _encoder = msgspec.json.Encoder()
-_events = msgspec.json.Decoder(list[AnyEvent])
-_event = msgspec.json.Decoder(AnyEvent)
-_kinds = msgspec.json.Decoder(list[dict[str, object]])
-_part: msgspec.json.Decoder[AnyPart] = msgspec.json.Decoder(AnyPart)
-_messages = msgspec.json.Decoder(tuple[Message, ...])
+
+
+@functools.cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    """Made at its first use: a process that reads no journal need not pay for it."""
+    return msgspec.json.Decoder(kind)
+
 
 KNOWN_KINDS = frozenset(str(t.__struct_config__.tag) for t in AnyEvent.__args__)
 
@@ -27,7 +31,7 @@ encode_events: Callable[[list[AnyEvent]], bytes] = _encoder.encode
 def decode_events(data: bytes | str) -> list[AnyEvent]:
     """The events of a batch. Raises UnknownEvent for a newer release's kinds, JournalDamaged for anything else."""
     try:
-        events = _events.decode(data)
+        events: list[AnyEvent] = _decoder(list[AnyEvent]).decode(data)
     except msgspec.DecodeError as error:
         raise _reason(data, error) from None
     for event in events:
@@ -51,9 +55,10 @@ def encode_part(part: AnyPart) -> bytes:
 def decode_part(data: bytes) -> AnyPart:
     """A part from its stored body. Raises JournalDamaged."""
     try:
-        return _part.decode(data)
+        part: AnyPart = _decoder(AnyPart).decode(data)
     except msgspec.DecodeError as error:
         raise JournalDamaged(f"A stored body cannot be decoded: {error}.") from None
+    return part
 
 
 def encode_messages(messages: tuple[Message, ...]) -> bytes:
@@ -64,14 +69,15 @@ def encode_messages(messages: tuple[Message, ...]) -> bytes:
 def decode_messages(data: bytes) -> tuple[Message, ...]:
     """A conversation from its body. Raises JournalDamaged."""
     try:
-        return _messages.decode(data)
+        messages: tuple[Message, ...] = _decoder(tuple[Message, ...]).decode(data)
     except msgspec.DecodeError as error:
         raise JournalDamaged(f"A stored conversation cannot be decoded: {error}.") from None
+    return messages
 
 
 def _reason(data: bytes | str, error: msgspec.DecodeError) -> UnknownEvent | JournalDamaged:
     try:
-        kinds = {str(e.get("kind")) for e in _kinds.decode(data)}
+        kinds = {str(e.get("kind")) for e in _decoder(list[dict[str, object]]).decode(data)}
     except msgspec.DecodeError:
         kinds = set()
     if unknown := sorted(kinds - KNOWN_KINDS):

@@ -63,14 +63,19 @@ def decide(run: RunState) -> Step:  # noqa: C901 - the table
     """The next step of *run*."""
     if run.ended is not None or run.parked:
         return _FINISHED
-    if run.calls and (calls := _with(run, "in_doubt")):
-        return _PARK if run.stopping else Settle(calls)
+    calls = _by_status(run) if run.calls else _NO_CALLS
+    if calls.in_doubt:
+        return _PARK if run.stopping else Settle(tuple(calls.in_doubt))
     if run.stopping is not None:
         return End("cancelled" if run.stopping == "cancelled" else "stopped", run.stopping)
     if run.wrapping_up and run.answer is not None:
         return _DELIVER
-    if run.calls:
-        return Judge(calls) if (calls := _with(run, "unjudged")) else Execute(_next_calls(run))
+    if calls.unjudged:
+        return Judge(tuple(calls.unjudged))
+    if calls.repeatable:
+        return Execute(tuple(calls.repeatable))
+    if calls.once:
+        return Execute((calls.once[0],))
     if run.failure is not None and not _worth_retrying(run):
         return _failed(run)
     if run.failure is not None:
@@ -84,15 +89,32 @@ def decide(run: RunState) -> Step:  # noqa: C901 - the table
     return _TURN
 
 
-def _with(run: RunState, status: str) -> tuple[Call, ...]:
-    return tuple([c for c in run.calls.values() if c.status == status])
+class _Calls(msgspec.Struct, gc=False):
+    """The open calls of an answer: reads and idempotent ones run together and first, `once` calls one by one, in the
+    model's order."""
+
+    in_doubt: list[Call]
+    unjudged: list[Call]
+    repeatable: list[Call]
+    once: list[Call]
 
 
-def _next_calls(run: RunState) -> tuple[Call, ...]:
-    """Reads and idempotent calls together and first; then the `once` calls one by one, in the model's order."""
-    ready = _with(run, "ready")
-    together = tuple([c for c in ready if c.effect != "once"])
-    return together or ready[:1]
+_NO_CALLS = _Calls([], [], [], [])
+
+
+def _by_status(run: RunState) -> _Calls:
+    calls = _Calls([], [], [], [])
+    for call in run.calls.values():
+        match call.status:
+            case "in_doubt":
+                calls.in_doubt.append(call)
+            case "unjudged":
+                calls.unjudged.append(call)
+            case "ready":
+                (calls.once if call.effect == "once" else calls.repeatable).append(call)
+            case "attempted" | "returned":
+                pass
+    return calls
 
 
 def _worth_retrying(run: RunState) -> bool:

@@ -11,7 +11,6 @@ from shipworthy.adapters.sqlite import SqliteStore
 from shipworthy.adapters.sqlite.lane import Lane
 from shipworthy.ports.store import Store
 from shipworthy.testing.contracts.store import LAWS, SHARED_LAWS, Law, Workers, check, name
-from shipworthy.testing.contracts.store.directory import only_an_operator_sees_every_tenant
 
 A_LONG_TIME = 10**9
 
@@ -47,11 +46,7 @@ class Sqlite(Workers):
 
 
 @pytest.mark.parametrize("law", LAWS, ids=name)
-def test_the_store_in_memory(law: Law, request: pytest.FixtureRequest) -> None:
-    if law is only_an_operator_sees_every_tenant:
-        request.applymarker(
-            pytest.mark.xfail(strict=False, reason="InMemoryStore takes anybody for an Operator")
-        )
+def test_the_store_in_memory(law: Law) -> None:
     check(law, InMemory())
 
 

@@ -21,6 +21,7 @@ from shipworthy.domain.scope import Scope
 from shipworthy.errors import (
     ConfigurationError,
     JournalDamaged,
+    RunNotFound,
     StoreClosed,
     StoreCorrupt,
     StoreError,
@@ -288,7 +289,7 @@ def test_settings_are_refused_when_the_store_is_built(tmp_path: Path) -> None:
         SqliteStore(tmp_path / "runs.db", lease_ttl=0)
 
 
-def test_a_store_is_used_between_open_and_close_only(tmp_path: Path) -> None:
+def test_a_store_is_used_between_open_and_close_only_and_may_be_opened_again(tmp_path: Path) -> None:
     async def scenario() -> None:
         store = SqliteStore(tmp_path / "runs.db")
         with pytest.raises(StoreClosed, match=r"await store\.open\(\)"):
@@ -296,9 +297,12 @@ def test_a_store_is_used_between_open_and_close_only(tmp_path: Path) -> None:
         await store.open()
         await store.close()
         await store.close()
-        for attempt in (store.open(), store.find(ALICE, "r")):
-            with pytest.raises(StoreClosed):
-                await attempt
+        with pytest.raises(StoreClosed):
+            await store.find(ALICE, "r")
+        await store.open()
+        with pytest.raises(RunNotFound):
+            await store.find(ALICE, "r")
+        await store.close()
 
     asyncio.run(scenario())
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["runs.db"]

@@ -10,7 +10,7 @@ import msgspec
 from shipworthy.domain.events import AnyEvent, RunStatus
 from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
 from shipworthy.domain.scope import Operator, Scope
-from shipworthy.errors import Fenced, JournalDamaged, RunNotFound, StoreFull
+from shipworthy.errors import ConfigurationError, Fenced, JournalDamaged, RunNotFound, StoreFull
 
 _START_WITHIN = 3_600_000
 
@@ -23,6 +23,7 @@ class _Run(msgspec.Struct):
     bodies: dict[str, bytes]
     status: RunStatus = "running"
     token: int = 1
+    owned: bool = True
     in_session: bool = False
 
 
@@ -68,12 +69,18 @@ class InMemoryStore:
     async def claim(self, scope: Scope, run_id: str) -> Claim:
         run = self._find(scope, run_id)
         run.token += 1
+        run.owned = True
         return Claim(Fence(run.scope, run_id, run.token, run.key), "released")
 
     async def commit(self, fence: Fence, batch: Batch) -> None:
         run = self._by_key.get(fence.key)
-        if run is None or run.token != fence.token or batch.events[0].seq != len(run.events) + 1:
-            raise Fenced(f"Run {fence.run_id!r} was taken over.")
+        if (
+            run is None
+            or run.token != fence.token
+            or not run.owned
+            or batch.events[0].seq != len(run.events) + 1
+        ):
+            raise Fenced(f"Run {fence.run_id!r} was taken over, or released.")
         self._append(run, batch)
 
     async def read(self, scope: Scope, run_id: str, after: int = 0) -> list[AnyEvent]:
@@ -109,9 +116,12 @@ class InMemoryStore:
         return self._sessions.get(scope, [])[:head]
 
     async def orphans(self, operator: Operator) -> Sequence[RunSummary]:
+        _demand(operator)
         return [_summary(run) for run in self._runs.values() if run.status == "running"]
 
     async def prune(self, operator: Operator, ended_before: int) -> int:
+        _demand(operator)
+
         def old(run: _Run) -> bool:
             return run.status not in ("running", "paused") and run.events[-1].at < ended_before
 
@@ -142,6 +152,7 @@ class InMemoryStore:
         if batch.bodies:
             run.bodies.update(batch.bodies)
         run.status = batch.status
+        run.owned = batch.status == "running"
         if batch.status not in ("running", "paused"):
             self._end(run)
         if batch.joins_session:
@@ -178,6 +189,13 @@ class InMemoryStore:
     def _forget(self, run: _Run) -> None:
         del self._runs[run.scope.tenant, run.run_id], self._by_key[run.key]
         self._ended.pop(run.key, None)
+
+
+def _demand(operator: Operator) -> None:
+    if not isinstance(operator, Operator):
+        raise ConfigurationError(
+            "This looks at the runs of every tenant.", fix='Pass Operator(reason="...") where that is meant.'
+        )
 
 
 def _summary(run: _Run) -> RunSummary:

@@ -114,11 +114,11 @@ def session(cursor: apsw.Cursor, scope: Scope, head: int | None) -> list[str]:
 
 
 def orphans(cursor: apsw.Cursor, worker: Worker) -> list[RunSummary]:
-    """Runs of every tenant that are running, with an owner that is gone."""
+    """Runs of every tenant that are running, with no owner, one that is gone, or this worker."""
     owners = rows(cursor, "SELECT DISTINCT worker FROM runs WHERE status = 'running'")
     found: list[RunSummary] = []
     for (owner,) in owners:
-        if owner is None or (owner != worker.id and worker.standing(cursor, owner) != "alive"):
+        if owner in (None, worker.id) or worker.standing(cursor, owner) != "alive":
             query = f"{_SUMMARY} WHERE status = 'running' AND worker IS ? ORDER BY key"
             found += [_summary(row) for row in rows(cursor, query, (owner,))]
     return found

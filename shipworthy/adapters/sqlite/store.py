@@ -64,14 +64,13 @@ class SqliteStore:
         self._reader: Reader | None = None
 
     async def open(self) -> None:
-        """Check or create the file and register this worker. Raises a StoreError that says what is wrong."""
+        """Check or create the file and register a worker, a new one after `close`. Raises a StoreError that says what
+        is wrong."""
         if self._writer is None:
             await asyncio.to_thread(self._open)
 
     def _open(self) -> None:
         with self._opening:
-            if self._closed:
-                raise StoreClosed(f"The store {self._database.path} was closed.")
             if self._writer is not None:
                 return
             connection = prepare(self._database)
@@ -85,6 +84,7 @@ class SqliteStore:
             self._reader.start()
             writer.start()
             self._pid = os.getpid()
+            self._closed = False
             self._writer = writer
 
     async def close(self) -> None:
@@ -144,7 +144,7 @@ class SqliteStore:
         return await self._read(lambda cursor: reader.session(cursor, scope, head))
 
     async def orphans(self, operator: Operator) -> Sequence[RunSummary]:
-        """Runs of every tenant that are running and that nobody drives."""
+        """Runs of every tenant that are running and that no other live worker owns."""
         _demand(operator)
         _, worker = self._ready()
         return await self._read(lambda cursor: reader.orphans(cursor, worker))
