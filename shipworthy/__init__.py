@@ -11,7 +11,6 @@ __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
     from shipworthy.adapters.inmemory.store import InMemoryStore as InMemoryStore
-    from shipworthy.adapters.inmemory.store import InMemoryStore as InMemoryJournalStore
     from shipworthy.app.agent import Agent as Agent
     from shipworthy.app.configuration import Tuning as Tuning
     from shipworthy.app.runtimes import InMemoryRuntime as InMemoryRuntime
@@ -46,6 +45,8 @@ if TYPE_CHECKING:
     from shipworthy.testing.scripted import ScriptedTurn as ScriptedTurn
     from shipworthy.testing.scripted import mock as mock
 
+    InMemoryJournalStore = InMemoryStore
+
 _HOMES = {
     "adapters.inmemory.store": ("InMemoryStore",),
     "app.agent": ("Agent",),
@@ -65,7 +66,7 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = sorted([*_HOME, "InMemoryJournalStore"])  # noqa: PLE0605 - computed from the table above
+__all__ = sorted([*_HOME, "InMemoryJournalStore"])
 
 
 def __getattr__(name: str) -> object:
