@@ -278,7 +278,7 @@ class Agent(Generic[Deps, OutputT]):
                 settings=settings,
                 timeout=timeout,
             )
-            return await service.begin(asked) or await service.known(asked)
+            return await service.begin(asked) or await service.join(asked)
 
         return AgentStream(service, scope, start, after=after)
 

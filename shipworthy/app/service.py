@@ -23,7 +23,7 @@ from shipworthy.engine.blueprint import Blueprint
 from shipworthy.engine.follow import follow
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.outcome import result_of
-from shipworthy.engine.recover import Resume, load, resume
+from shipworthy.engine.recover import Resume, load, resume, take
 from shipworthy.engine.runtime import Runtime, log
 from shipworthy.errors import Fenced, InvalidDeps, RunBusy, RunConflict, ShipworthyError
 from shipworthy.rules.state import status_of
@@ -125,12 +125,27 @@ class Service:
         """A run as its journal has it."""
         return await load(self.runtime.store, self.blueprint, scope, run_id)
 
+    async def join(self, start: Start) -> LiveRun | str:
+        """A call that was made before, to be read along with; the run, to be driven, if a dead worker left it."""
+        run_id = await self.known(start)
+        if (await self.runtime.store.find(start.scope, run_id)).status == "running":
+            with contextlib.suppress(RunBusy, Fenced):
+                run = await take(
+                    self.runtime, self.blueprint, self._resume(start.scope, run_id, {}, start.deps)
+                )
+                return run if run.state.ended is None else run_id
+        return run_id
+
     async def resume(
         self, scope: Scope, run_id: str, settlements: Mapping[str, Settlement], deps: Any
     ) -> RunResult[Any]:
         """Go on with a run, from its journal."""
         await self.runtime.open()
-        asked = Resume(
+        asked = self._resume(scope, run_id, settlements, deps)
+        return await result_of(await resume(self.runtime, self.blueprint, asked))
+
+    def _resume(self, scope: Scope, run_id: str, settlements: Mapping[str, Settlement], deps: Any) -> Resume:
+        return Resume(
             scope=scope,
             run_id=run_id,
             deps=deps,
@@ -138,7 +153,6 @@ class Service:
             limits=self.blueprint.limits,
             settlements=settlements,
         )
-        return await result_of(await resume(self.runtime, self.blueprint, asked))
 
     async def recover(self) -> list[RunResult[Any]]:
         """Resume this agent's orphaned runs, some at once. What cannot be resumed is logged and left as it is."""

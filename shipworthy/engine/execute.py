@@ -171,18 +171,33 @@ async def _perform(run: LiveRun, attempt: Attempt) -> None:
     """Run the body, again as often as the tool allows. Raises nothing but the run's own cancellation."""
     tool = attempt.tool
     context = run.context(attempt.call.call, attempt.key, attempt.call.attempts)
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
     for retries_left in range(tool.retries, -1, -1):
         limit = asyncio.timeout(attempt.timeout)
         try:
             async with limit:
                 content = await tool.invoke(context, attempt.arguments)
         except (Exception, asyncio.CancelledError) as error:
+            if task is not None and task.cancelling() > before:
+                _cancelled(attempt, context, error)
+                raise
             if _failed(attempt, context, error, limit.expired(), retries_left):
                 return
         else:
-            parts, whole = fit(run, content, tool.max_result or run.blueprint.limits.max_result)
-            attempt.outcome = ToolReturned(call_id=attempt.call.call.call_id, content=parts, whole=whole)
+            _returned(run, attempt, content)
+            if task is not None and task.cancelling() > before:
+                raise asyncio.CancelledError  # the body kept it to itself
             return
+
+
+def _returned(run: LiveRun, attempt: Attempt, content: tuple[Text | Image | File, ...]) -> None:
+    tool = attempt.tool
+    parts, whole = fit(run, content, tool.max_result or run.blueprint.limits.max_result)
+    call_id = attempt.call.call.call_id
+    attempt.outcome = ToolReturned(
+        call_id=call_id, content=parts, whole=whole, origin=f"tool:{tool.spec.name}"
+    )
 
 
 def _failed(
@@ -190,10 +205,6 @@ def _failed(
 ) -> bool:
     """What a body's exception means; False to start the body again."""
     if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            _cancelled(attempt, context)
-            raise error
         _without_result(attempt, context, "it was cancelled from within", "error")
     elif isinstance(error, NotDone):
         _say(attempt, f"Not done: {error.what}", "not_done")
@@ -212,9 +223,12 @@ def _failed(
     return True
 
 
-def _cancelled(attempt: Attempt, context: RunContext[Any]) -> None:
-    """The run itself is being stopped: a call that may be repeated is left open, a `once` call is in doubt."""
-    if attempt.call.effect == "once" or (attempt.tool.threaded and attempt.tool.still_running(context)):
+def _cancelled(attempt: Attempt, context: RunContext[Any], error: BaseException) -> None:
+    """The run itself is being stopped: a call that may be repeated is left open, a `once` call is in doubt unless its
+    body said that nothing happened."""
+    if isinstance(error, NotDone):
+        _say(attempt, f"Not done: {error.what}", "not_done")
+    elif attempt.call.effect == "once" or (attempt.tool.threaded and attempt.tool.still_running(context)):
         _without_result(attempt, context, "it was cancelled", "error")
 
 
@@ -223,7 +237,8 @@ def _without_result(attempt: Attempt, context: RunContext[Any], why: str, outcom
     if attempt.call.effect == "once":
         reason = f"The body of this `once` call did not say whether its effect happened: {clean(why)}."
         call_id = attempt.call.call.call_id
-        attempt.outcome = ToolInDoubt(call_id=call_id, reason=reason, thread_running=running)
+        origin = f"tool:{attempt.tool.spec.name}"
+        attempt.outcome = ToolInDoubt(call_id=call_id, reason=reason, thread_running=running, origin=origin)
     else:
         _say(attempt, f"The tool failed: {why}.", outcome, thread_running=running)
 

@@ -68,6 +68,7 @@ class LiveRun:
         "deps",
         "history",
         "instructions",
+        "loop",
         "raises",
         "run_id",
         "scope",
@@ -112,6 +113,7 @@ class LiveRun:
         self.arguments: dict[str, Any] = {}
         self.changed: tuple[str, ...] = ()
         self.abandoned = False
+        self.loop = asyncio.get_running_loop()
         self.raises: Exception | None = None
         self.urgent = False
         self.watchers: list[Watcher] = []

@@ -43,14 +43,20 @@ async def load(store: Store, blueprint: Blueprint, scope: Scope, run_id: str) ->
 
 async def resume(runtime: Runtime, blueprint: Blueprint, asked: Resume) -> LiveRun:
     """Take the run over and drive it. Raises RunNotFound, RunBusy, SettlementRefused, and what driving raises."""
+    run = await take(runtime, blueprint, asked)
+    if run.state.ended is None:
+        await runtime.drive(run)
+    return run
+
+
+async def take(runtime: Runtime, blueprint: Blueprint, asked: Resume) -> LiveRun:
+    """Take the run over; it is to be driven unless it has ended. Raises RunNotFound, RunBusy, SettlementRefused."""
     with runtime.expecting(asked.scope, asked.run_id) as free:
         if not free:
             raise RunBusy(f"Run {asked.run_id!r} is being driven by this process.")
         run = await _claim(runtime.store, blueprint, asked)
-        if run.state.ended is not None:
-            return run
-        runtime.enter(run)
-    await runtime.drive(run)
+        if run.state.ended is None:
+            runtime.enter(run)
     return run
 
 

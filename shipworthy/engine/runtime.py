@@ -81,9 +81,9 @@ class Runtime:
                 self._expected.discard(key)
 
     def watch(self, scope: Scope, run_id: str) -> Watcher | None:
-        """Read along with a run that this process drives; None if it does not."""
+        """Read along with a run that is driven on this event loop; None if it is not."""
         run = self.active(scope, run_id)
-        if run is None:
+        if run is None or run.loop is not asyncio.get_running_loop():
             return None
         watcher = Watcher()
         run.watchers.append(watcher)

@@ -8,6 +8,7 @@ from typing import Any
 
 from shipworthy.domain.effects import DidNotHappen, Happened, Settlement, Unknown, Verdict
 from shipworthy.domain.events import RunParked, ToolSettled
+from shipworthy.domain.messages import USER
 from shipworthy.engine.execute import settled_content
 from shipworthy.engine.live import LiveRun, idempotency_key
 from shipworthy.errors import SettlementRefused
@@ -91,5 +92,14 @@ def _record(run: LiveRun, call: Call, verdict: Happened | DidNotHappen, by: Any)
     if isinstance(verdict, Happened):
         content, whole = settled_content(run, call, verdict.result)
     happened = isinstance(verdict, Happened)
-    run.record(ToolSettled(call_id=call.call.call_id, happened=happened, by=by, content=content, whole=whole))
+    run.record(
+        ToolSettled(
+            call_id=call.call.call_id,
+            happened=happened,
+            by=by,
+            content=content,
+            whole=whole,
+            origin=USER if by == "person" else f"tool:{call.call.name}",
+        )
+    )
     run.urgent = True

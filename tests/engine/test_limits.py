@@ -196,6 +196,48 @@ def test_a_body_that_swallows_its_cancellation_and_returns_has_happened() -> Non
     go(law())
 
 
+def test_a_body_that_swallows_the_runs_cancellation_does_not_keep_the_run_alive() -> None:
+    async def law() -> None:
+        started = asyncio.Event()
+
+        @tool(effect="once")
+        async def pay() -> str:
+            started.set()
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                return "paid all the same"
+            return "never"
+
+        a = agent(ToolCall("pay"), "Never.", tools=[pay])
+        task = asyncio.create_task(a.run("Pay", run_id="r", **ALICE))
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        result = await a.resume("r", tenant_id="acme")
+        assert (result.status, told(result)) == ("cancelled", "paid all the same")
+
+    go(law())
+
+
+def test_a_run_in_a_cancelled_callers_clean_up_is_not_cancelled_itself() -> None:
+    async def law() -> None:
+        async def caller() -> str:
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                return (await agent(ToolCall("look"), "Cleaned up.", tools=[look]).run("Go", **ALICE)).output
+            return "never"
+
+        task = asyncio.create_task(caller())
+        await asyncio.sleep(0)
+        task.cancel()
+        assert await task == "Cleaned up."
+
+    go(law())
+
+
 def test_a_thread_that_outlives_its_time_is_reported() -> None:
     release = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 
@@ -43,6 +44,7 @@ class InMemoryStore:
         self._live: dict[Scope, int] = {}
         self._ended: dict[int, None] = {}
         self._next_key = 1
+        self._lock = threading.Lock()  # event loops of several threads may share the store
 
     async def open(self) -> None:
         """Nothing to open."""
@@ -53,23 +55,25 @@ class InMemoryStore:
     # journal
 
     async def begin(self, scope: Scope, run_id: str, batch: Batch) -> Fence | None:
-        if (scope.tenant, run_id) in self._runs:
-            return None
-        if len(self._runs) >= self._max_runs:
-            self._drop_oldest()
-        key = self._next_key
-        self._next_key += 1
-        run = _Run(scope, run_id, key, [], {})
-        if scope.session is not None:
-            self._live[scope] = self._live.get(scope, 0) + 1
-        self._append(run, batch)
-        self._runs[scope.tenant, run_id] = self._by_key[key] = run
+        with self._lock:
+            if (scope.tenant, run_id) in self._runs:
+                return None
+            if len(self._runs) >= self._max_runs:
+                self._drop_oldest()
+            key = self._next_key
+            self._next_key += 1
+            run = _Run(scope, run_id, key, [], {})
+            if scope.session is not None:
+                self._live[scope] = self._live.get(scope, 0) + 1
+            self._append(run, batch)
+            self._runs[scope.tenant, run_id] = self._by_key[key] = run
         return Fence(scope, run_id, 1, key)
 
     async def claim(self, scope: Scope, run_id: str) -> Claim:
-        run = self._find(scope, run_id)
-        run.token += 1
-        run.owned = True
+        with self._lock:
+            run = self._find(scope, run_id)
+            run.token += 1
+            run.owned = True
         return Claim(Fence(run.scope, run_id, run.token, run.key), "released")
 
     async def commit(self, fence: Fence, batch: Batch) -> None:
@@ -125,12 +129,13 @@ class InMemoryStore:
         def old(run: _Run) -> bool:
             return run.status not in ("running", "paused") and run.events[-1].at < ended_before
 
-        alive = {r.scope for r in self._runs.values() if r.scope.session is not None and not old(r)}
-        gone = [r for r in self._runs.values() if old(r) and not (r.in_session and r.scope in alive)]
-        for run in gone:
-            self._forget(run)
-            if run.in_session:
-                self._sessions.pop(run.scope, None)
+        with self._lock:
+            alive = {r.scope for r in self._runs.values() if r.scope.session is not None and not old(r)}
+            gone = [r for r in self._runs.values() if old(r) and not (r.in_session and r.scope in alive)]
+            for run in gone:
+                self._forget(run)
+                if run.in_session:
+                    self._sessions.pop(run.scope, None)
         return len(gone)
 
     # lease
