@@ -19,10 +19,11 @@ from shipworthy.rules.codec import encode_events
 
 PRUNED_AT_ONCE = 16
 
-_GO_ON = """UPDATE runs SET head = ?, updated_at = ?, before = tail, tail = (SELECT max(id) + 1 FROM journal)
+_GO_ON = """UPDATE runs SET head = ?, updated_at = ?, before = tail, tail = (SELECT max(id) + 1 FROM journal),
+expired = 0
 WHERE key = ? AND fence = ? AND head = ? AND worker = ? AND tenant = ? AND status = 'running'"""
 _CHANGE = """UPDATE runs SET head = ?, updated_at = ?, before = tail, tail = (SELECT max(id) + 1 FROM journal),
-status = ?, worker = CASE ? WHEN 'running' THEN worker END
+status = ?, worker = CASE ? WHEN 'running' THEN worker END, expired = 0
 WHERE key = ? AND fence = ? AND head = ? AND worker = ? AND tenant = ?"""
 _CREATE = """INSERT INTO runs
 (tenant, user, session, run_id, status, fence, worker, head, started_at, updated_at, tail)
@@ -136,12 +137,12 @@ def claim(cursor: apsw.Cursor, worker: Worker, scope: Scope, run_id: str) -> Cla
     """Make this worker the owner of a run that nobody drives. Raises RunNotFound, RunBusy."""
     found = rows(
         cursor,
-        "SELECT key, fence, worker, status, user, session FROM runs WHERE tenant = ? AND run_id = ?",
+        "SELECT key, fence, worker, status, user, session, expired FROM runs WHERE tenant = ? AND run_id = ?",
         (scope.tenant, run_id),
     )
     if not found:
         raise unknown(scope, run_id)
-    key, token, owner, status, user, session = found[0]
+    key, token, owner, status, user, session, expired = found[0]
     previous: Previous = "released"
     if owner not in (None, worker.id):
         standing = worker.standing(cursor, owner)
@@ -151,7 +152,10 @@ def claim(cursor: apsw.Cursor, worker: Worker, scope: Scope, run_id: str) -> Cla
             worker.bury(cursor, owner)
         if status == "running":
             previous = standing
-    cursor.execute("UPDATE runs SET fence = fence + 1, worker = ? WHERE key = ?", (worker.id, key))
+    if expired:  # whoever claimed it from a stopped worker has committed nothing since
+        previous = "expired"
+    change = (worker.id, previous == "expired", key)
+    cursor.execute("UPDATE runs SET fence = fence + 1, worker = ?, expired = ? WHERE key = ?", change)
     return Claim(Fence(Scope(scope.tenant, user, session), run_id, token + 1, key), previous)
 
 

@@ -16,6 +16,7 @@ CREATE TABLE runs (
   position   INTEGER,                            -- among the ended runs of its session, from 1
   tail       INTEGER NOT NULL,                   -- journal.id of the last batch
   before     INTEGER,                            -- and of the one before it
+  expired    INTEGER NOT NULL DEFAULT 0,         -- 1: claimed from a stopped worker, and nothing was committed since
   UNIQUE (tenant, run_id)
 ) STRICT;
 

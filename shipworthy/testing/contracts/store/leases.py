@@ -92,6 +92,22 @@ async def a_stopped_workers_run_is_taken_over_when_its_lease_expires(workers: Wo
     assert await seqs(one, ALICE, "r") == [1, 2, 3]
 
 
+async def a_claim_that_commits_nothing_does_not_hide_a_stopped_worker(workers: Workers) -> None:
+    """Whoever claims next, after its death or its close, is told of the lease that expired; a commit ends that."""
+    one, two = await workers.new(lease_ttl=0.3, clock_skew=0.0), await workers.new(clock_skew=0.0)
+    three = await workers.new(clock_skew=0.0)
+    await begun(one, ALICE, "r")
+    await workers.freeze(one)
+    await asyncio.sleep((one.start_by() + one.skew + 20 - two.clock()) / 1000)
+    assert (await two.claim(ALICE, "r")).previous == "expired"
+    assert (await two.claim(ALICE, "r")).previous == "expired"
+    await workers.kill(two)
+    claim = await three.claim(ALICE, "r")
+    assert claim.previous == "expired"
+    await three.commit(claim.fence, answer(3))
+    assert (await three.claim(ALICE, "r")).previous == "released"
+
+
 async def a_lease_is_renewed(workers: Workers) -> None:
     """A worker that lives keeps its runs, however long they take."""
     one, two = await workers.new(lease_ttl=0.5, clock_skew=0.5), await workers.new(clock_skew=0.5)
@@ -161,6 +177,7 @@ SHARED_LEASES: tuple[Law, ...] = (
     a_live_workers_run_is_busy,
     a_dead_workers_run_is_taken_over_at_once,
     a_stopped_workers_run_is_taken_over_when_its_lease_expires,
+    a_claim_that_commits_nothing_does_not_hide_a_stopped_worker,
     a_lease_is_renewed,
     closing_releases,
     parking_and_ending_release,
