@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from shipworthy.domain.events import AnyEvent
+from shipworthy.domain.events import AnyEvent, ToolAttempted
 from shipworthy.domain.messages import Message, Stored, Text, ToolCall, ToolResult
 from shipworthy.rules.codec import encode_event
 from shipworthy.rules.state import RunState, replay
@@ -77,6 +77,15 @@ class Request(msgspec.Struct, frozen=True):
     ordinal: int
     digest: str
     valid: bool
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """When the world was asked of a call in doubt, on the lease clock."""
+
+    tenant: str
+    run_id: str
+    call_id: str
+    clock: int
 
 
 class Reference(msgspec.Struct):
@@ -209,6 +218,19 @@ def asked_otherwise(expected: Reference, requests: Iterable[Request]) -> list[Vi
             found.append(Violation("invalid", f"{where} was no valid conversation"))
         if expected.requests.get((asked.tenant, asked.run_id, asked.ordinal)) != asked.digest:
             found.append(Violation("different", f"{where} was another"))
+    return found
+
+
+def believed_too_early(journal: Journal, asked: Iterable[Asked], skew: int) -> list[Violation]:
+    """Of a call of a worker that was stopped and lives, the world is asked only when it can no longer happen."""
+    found = []
+    for question in asked:
+        events = journal[question.tenant, question.run_id].events
+        first = next(e for e in events if isinstance(e, ToolAttempted) and e.call_id == question.call_id)
+        until = first.start_by + int((first.timeout or 0) * 1000) + skew
+        if question.clock < until:
+            early = until - question.clock
+            found.append(Violation("zombie", f"{question.call_id}: asked {early} ms before it was safe"))
     return found
 
 

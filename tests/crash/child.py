@@ -42,7 +42,8 @@ class DiskFault(msgspec.Struct, frozen=True):
 class Job(msgspec.Struct, kw_only=True):
     """What a child is to do. `runs` in their order; `settle`: what a person found out, by run and call.
 
-    `again`: how often a run that a StoreError stopped is taken up again in this process.
+    `again`: how often a run that a StoreError stopped is taken up again in this process; after that the error ends the
+    process, unless it is `tolerant`.
     """
 
     folder: str
@@ -52,6 +53,7 @@ class Job(msgspec.Struct, kw_only=True):
     recover: bool = False
     settle: dict[str, dict[str, str | None]] = {}
     again: int = 0
+    tolerant: bool = False
     setting: scenario.Setting = scenario.Setting()
     at: Point | None = None
     action: Action = "kill"
@@ -79,6 +81,7 @@ class Outcome(msgspec.Struct):
     errors: list[str] = []
     operations: int = 0
     clock: int = 0
+    """At the end, on the lease clock."""
 
 
 def preload() -> None:
@@ -177,9 +180,9 @@ class _Process:
 
     async def _work(self) -> None:
         await self.agent.runtime.open()
-        self.outcome.clock = self.store.clock()
         for run_id, settlements in self.job.settle.items():
-            await self._once(lambda r=run_id, s=settlements: self._resume(r, s))  # type: ignore[misc]
+            if await self._once(lambda r=run_id, s=settlements: self._resume(r, s)) is None:  # type: ignore[misc]
+                return await self.agent.runtime.close()
         drive = self._stream if self.job.way == "stream" else self._run
         if self.job.recover:
             for result in await self.agent.recover():
@@ -192,6 +195,7 @@ class _Process:
             for run_id in self.job.runs:
                 if not self._note(await self._once(lambda r=run_id: drive(r))):  # type: ignore[misc]
                     break
+        self.outcome.clock = self.store.clock()
         await self.agent.runtime.close()
 
     def _work_sync(self) -> None:
@@ -215,7 +219,7 @@ class _Process:
                 return await drive()
             except StoreError as error:
                 self.outcome.errors.append(type(error).__name__)
-                if attempt == self.job.again and not self.job.fault:
+                if attempt == self.job.again and not self.job.tolerant:
                     raise
             except ShipworthyError as error:
                 self.outcome.errors.append(type(error).__name__)

@@ -14,19 +14,37 @@ def _replace(owner: Any, name: str, made: Callable[[Any], Any]) -> None:
     setattr(owner, name, made(getattr(owner, name)))
 
 
+def _record_intents(run: Any, attempts: Any) -> None:
+    from shipworthy.domain.events import ToolAttempted
+
+    for each in attempts:
+        run.record(
+            ToolAttempted(
+                call_id=each.call.call.call_id,
+                attempt=each.call.attempts + 1,
+                start_by=run.store.start_by(),
+                timeout=each.timeout,
+            )
+        )
+
+
 def effect_before_intent() -> None:
     """The body starts before its intent is durable."""
-    from shipworthy.domain.events import ToolAttempted
     from shipworthy.engine import execute
 
     async def intend(run: Any, attempts: Any) -> None:
-        for each in attempts:
-            call = each.call
-            run.record(
-                ToolAttempted(
-                    call_id=call.call.call_id, attempt=call.attempts + 1, start_by=run.store.start_by()
-                )
-            )
+        _record_intents(run, attempts)
+
+    _replace(execute, "_intend", lambda _: intend)
+
+
+def late_start() -> None:
+    """A body starts however much time went by since its intent was recorded."""
+    from shipworthy.engine import execute
+
+    async def intend(run: Any, attempts: Any) -> None:
+        _record_intents(run, attempts)
+        await run.commit()
 
     _replace(execute, "_intend", lambda _: intend)
 
@@ -122,13 +140,6 @@ def settled_too_early() -> None:
     from shipworthy.engine import settle
 
     _replace(settle, "still_possible_for", lambda _: lambda run, call: 0)
-
-
-def late_start() -> None:
-    """A body starts however much time went by since its intent was recorded."""
-    from shipworthy.testing.faults import PointedStore
-
-    _replace(PointedStore, "start_by", lambda _: lambda self: 2**60)
 
 
 _MUTANTS: dict[str, Callable[[], None]] = {

@@ -9,7 +9,7 @@ import random
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ import apsw
 import msgspec
 
 from shipworthy.adapters.sqlite import reader
+from shipworthy.domain.events import ToolAttempted
 from shipworthy.domain.scope import Scope
+from shipworthy.errors import StoreError
 from shipworthy.testing.faults import Point
 from tests.crash import checks, scenario
-from tests.crash.checks import Ack, Effect, Reference, Request, Violation
+from tests.crash.checks import Ack, Asked, Effect, Reference, Request, Violation
 from tests.crash.child import Action, DiskFault, Job, Outcome, Pending, Way
 from tests.crash.zygote import Child, Zygote
 
@@ -29,6 +31,8 @@ LONG = os.environ.get("SHIPWORTHY_PROOF") == "long"
 SEED = int(os.environ.setdefault("SHIPWORTHY_SEED", str(random.SystemRandom().randrange(2**32))))
 """Of the random kills; the processes that pytest starts share it."""
 GENERATIONS = 12
+KEPT = 16
+"""Worlds that are there at once."""
 SHARDS = 4
 _zygote: Zygote | None = None
 
@@ -115,6 +119,11 @@ def with_mutant(plan: Plan, mutant: str | None) -> Plan:
     return msgspec.structs.replace(plan, mutant=mutant)
 
 
+def with_setting(plan: Plan, **changes: Any) -> Plan:
+    """The same plan, its processes set up otherwise."""
+    return msgspec.structs.replace(plan, setting=msgspec.structs.replace(plan.setting, **changes))
+
+
 class World:
     """A folder with a database, and beside it all that is known from outside."""
 
@@ -168,6 +177,9 @@ class World:
     def requests(self) -> list[Request]:
         return self._lines("requests", Request)
 
+    def asked(self) -> list[Asked]:
+        return self._lines("asked", Asked)
+
     def sink(self) -> list[Effect]:
         return self._lines("sink", Effect)
 
@@ -219,7 +231,8 @@ def worlds() -> Iterator[Iterator[World]]:
                 made = Path(folder) / str(number)
                 made.mkdir()
                 yield World(made)
-                shutil.rmtree(made)
+                if number >= KEPT:
+                    shutil.rmtree(Path(folder) / str(number - KEPT))
 
         yield fresh()
 
@@ -240,18 +253,39 @@ def uncrashed(plan: Plan) -> tuple[Reference, list[Point]]:
 
 def judge_crash(world: World) -> list[Violation]:
     """What is wrong with a world right after a kill."""
-    try:
-        return checks.at_the_crash(world.acks(), world.journal(), world.sink())
-    except Exception as error:
-        return [Violation("invalid", f"the file cannot be read: {error!r}")]
+    return _unless_damaged(world, lambda: checks.at_the_crash(world.acks(), world.journal(), world.sink()))
 
 
 def judge_end(world: World, expected: Reference) -> list[Violation]:
     """What is wrong with a world whose runs have all ended."""
+    return _unless_damaged(
+        world,
+        lambda: checks.at_the_end(expected, world.acks(), world.journal(), world.sink(), world.requests()),
+    )
+
+
+def _unless_damaged(world: World, judge: Callable[[], list[Violation]]) -> list[Violation]:
     try:
-        return checks.at_the_end(expected, world.acks(), world.journal(), world.sink(), world.requests())
-    except Exception as error:
-        return [Violation("invalid", f"the file cannot be read: {error!r}")]
+        return judge()
+    except (StoreError, apsw.Error) as error:
+        return [
+            *checks.repeated(world.sink()),
+            Violation("invalid", f"the file cannot be read: {error!r}"),
+        ]
+
+
+def judge_zombie(
+    world: World, expected: Reference, before: checks.Journal, setting: scenario.Setting
+) -> list[Violation]:
+    """What is wrong with a world after a stopped process went on to its end in it."""
+
+    def judge() -> list[Violation]:
+        after = world.journal()
+        changed = Violation("zombie", "a stopped worker wrote to a run that it had lost")
+        early = checks.believed_too_early(after, world.asked(), int(setting.skew * 1000))
+        return [*early, *([] if after == before else [changed])]
+
+    return [*judge_end(world, expected), *_unless_damaged(world, judge)]
 
 
 def finish(world: World, plan: Plan, pending: Sequence[Pending] = ()) -> None:
@@ -315,6 +349,55 @@ def crash_again_and_judge(
         if outcome.pending and not pending:
             found |= crash_again_and_judge(rehearsal, plan, expected, chosen, outcome.pending)
     return found
+
+
+ZOMBIES = Plan(
+    way="run", runs=("z1",), setting=scenario.Setting(ttl=0.6, skew=0.1, tool_timeout=0.4, fencing=True)
+)
+
+
+IN_DOUBT = with_setting(ZOMBIES, tool_timeout=1.5)
+INSIDE = Point("once", 1, "before")
+
+
+def stop_and_judge(
+    fresh: Iterator[World], plan: Plan, expected: Reference, points: Sequence[Point]
+) -> dict[str, list[Violation]]:
+    """Stop a process at each point until its lease has expired and another one has finished its run; let it go on."""
+    stopped: list[tuple[Point, World, Child]] = []
+    try:
+        for point, world in zip(points, fresh, strict=False):
+            child = world.start(plan.job(world, at=point, action="stop", tolerant=True))
+            stopped.append((point, world, child))
+            child.wait_stopped()
+        heirs = [world.start(plan.job(world, tolerant=True)) for _, world, _ in stopped]
+        found = {}
+        for (point, world, zombie), heir in zip(stopped, heirs, strict=True):
+            assert heir.wait() == 0, heir.log.read_text()
+            before = world.journal()
+            figures.points += 1
+            go_on(zombie)
+            violations = judge_zombie(world, expected, before, plan.setting)
+            figures.found(violations)
+            if violations:
+                found[str(point)] = violations
+        return found
+    finally:
+        for _, _, child in stopped:
+            child.signal(signal.SIGCONT)
+            child.signal(signal.SIGKILL)
+
+
+def go_on(zombie: Child) -> None:
+    """A stopped process goes on, to its end."""
+    zombie.signal(signal.SIGCONT)
+    assert zombie.wait() == 0, zombie.log.read_text()
+
+
+def first_attempt(journal: checks.Journal) -> ToolAttempted:
+    """The first attempt of a `once` call that is on record."""
+    events = [e for run in journal.values() for e in run.events]
+    return next(e for e in events if isinstance(e, ToolAttempted) and e.start_by)
 
 
 def part(points: Sequence[Point], shard: int) -> Sequence[Point]:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from shipworthy import Agent, NotDone, RunContext, ScriptedModel, ScriptedTurn, SqliteRuntime, ToolCall, tool
+from shipworthy.adapters.sqlite.workers import now
 from shipworthy.app.configuration import Tuning
 from shipworthy.domain.effects import DidNotHappen, Happened
 from shipworthy.domain.model import Answer, Delta, ModelRequest
@@ -159,6 +160,8 @@ def tools(sink: Sink, points: Points, *, verified: bool, pause: float = 0.0) -> 
     """Tools of each contract; `once` ones with verify= if *verified*."""
 
     async def ask_the_world(ctx: RunContext[Any], args: Any) -> Happened | DidNotHappen:
+        asked = checks.Asked(ctx.scope.tenant, ctx.run_id, ctx.call_id, now())
+        append(sink.path.with_name("asked"), asked)
         return sink.verdict(ctx)
 
     verify: Any = ask_the_world if verified else None

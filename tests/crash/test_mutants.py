@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from shipworthy.testing.faults import Point
 from tests.crash import proof
 from tests.crash.checks import Kind
+from tests.crash.proof import IN_DOUBT, INSIDE, ZOMBIES
 
 pytestmark = pytest.mark.crash
 COUNTED = False
@@ -52,3 +54,32 @@ def test_a_kill_alone_cannot_tell_whether_writes_are_synced(mutant: str | None) 
     with proof.worlds() as fresh:
         for point, world in zip(points[5::12], fresh, strict=False):
             assert proof.crash_and_judge(world, proof.with_mutant(plan, mutant), expected, point) == []
+
+
+def zombie_violations(mutant: str, setting: proof.Plan, point: Point) -> set[Kind]:
+    """What the proof of the zombies says of the mutant."""
+    expected, _ = proof.uncrashed(setting)
+    with proof.worlds() as fresh:
+        found = proof.stop_and_judge(fresh, proof.with_mutant(setting, mutant), expected, [point])
+    return {v.kind for violations in found.values() for v in violations}
+
+
+def before_the_intent(plan: proof.Plan) -> Point:
+    """Before the commit of the first `once` call's intent."""
+    _, points = proof.uncrashed(plan)
+    return [p for p in points[: points.index(INSIDE)] if (p.kind, p.side) == ("commit", "before")][-1]
+
+
+def test_a_store_without_a_fence_is_caught() -> None:
+    plan = proof.with_setting(ZOMBIES, fencing=False)
+    assert "repeated" in zombie_violations("no_fence", plan, before_the_intent(plan))
+
+
+def test_a_body_that_starts_late_is_caught() -> None:
+    plan = proof.with_setting(ZOMBIES, fencing=False)
+    point = before_the_intent(plan)
+    assert "repeated" in zombie_violations("late_start", plan, Point(point.kind, point.ordinal, "after"))
+
+
+def test_a_denial_that_is_believed_too_early_is_caught() -> None:
+    assert "zombie" in zombie_violations("settled_too_early", IN_DOUBT, INSIDE)
