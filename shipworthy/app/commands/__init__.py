@@ -1,0 +1,1 @@
+"""What each command does; `shipworthy.app.cli` says what it takes. Imported when a command runs, not before."""

@@ -1,0 +1,210 @@
+"""`shipworthy runs`: looking at what a store holds, and going on with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from shipworthy.app.commands import results, timeline
+from shipworthy.app.commands.printing import OK, Printer
+from shipworthy.app.commands.target import closing, load_agent
+from shipworthy.app.inputs import run_id_of
+from shipworthy.app.runtimes import runtime_for
+from shipworthy.domain.effects import DidNotHappen, Happened, Settlement
+from shipworthy.domain.journal import RunFilter, RunSummary
+from shipworthy.domain.scope import Operator, Scope
+from shipworthy.engine.runtime import Runtime
+from shipworthy.errors import ConfigurationError, IdentityMissing, InputError
+from shipworthy.ports.store import Store
+from shipworthy.rules.state import replay
+from shipworthy.rules.text import clean
+
+
+class Where(msgspec.Struct, frozen=True):
+    """Which store is meant: its own address, or that of an agent which has it."""
+
+    store: str | None
+    agent: str | None
+
+
+def with_store(
+    where: Where, *, as_json: bool, work: Callable[[Printer, Store], Coroutine[Any, Any, int]]
+) -> int:
+    """Do *work* on the store; gives its exit code."""
+    printer = Printer(as_json=as_json)
+
+    async def go() -> int:
+        async with _opened(where) as store:
+            return await work(printer, store)
+
+    with printer.user_code():
+        return asyncio.run(go())
+
+
+@contextlib.asynccontextmanager
+async def _opened(where: Where) -> AsyncIterator[Store]:
+    if (where.store is None) == (where.agent is None):
+        raise ConfigurationError(
+            "Which store?", fix="Pass one of --store sqlite:<path> and --agent module:agent."
+        )
+    if where.agent is not None:
+        async with closing(load_agent(where.agent)) as agent:
+            await agent.runtime.open()
+            yield agent.runtime.store
+        return
+    runtime = _existing(where.store or "")
+    await runtime.open()
+    try:
+        yield runtime.store
+    finally:
+        await runtime.close()
+
+
+def _existing(address: str) -> Runtime:
+    """A runtime on what is there already: looking must not create a database."""
+    runtime = runtime_for(address)
+    path = address.removeprefix("sqlite:")
+    if not os.path.exists(path):
+        raise ConfigurationError(f"There is no database at {path}.", fix="Pass --store sqlite:<path>.")
+    return runtime
+
+
+async def listing(printer: Printer, store: Store, scope: Scope, which: RunFilter) -> int:
+    """The tenant's runs, newest first."""
+    found = await store.list(scope, which)
+    if printer.as_json:
+        printer.emit({"runs": [summary_data(run) for run in found]})
+        return OK
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("run", "status", "user", "session", "started", "events"):
+        table.add_column(column, overflow="fold", justify="right" if column == "events" else "left")
+    for run in found:
+        scope = run.scope
+        started = timeline.moment(run.started_at)
+        cells = (run.run_id, run.status, scope.user or "", scope.session or "", started, str(run.events))
+        table.add_row(*[timeline.one_line(cell) for cell in cells])
+    printer.console.print(table) if found else printer.say("No runs.")
+    return OK
+
+
+async def show(printer: Printer, store: Store, scope: Scope, run_id: str, *, full: bool) -> int:
+    """One run's journal, as a timeline."""
+    run = await store.find(scope, run_id)
+    events = await store.read(scope, run_id)
+    if printer.as_json:
+        printer.emit({"run": summary_data(run), "events": events})
+        return OK
+    whose = " / ".join([part for part in (run.scope.tenant, run.scope.user, run.scope.session) if part])
+    printer.say(
+        f"{run.run_id}: {run.status}, {run.events} events, {whose}, {timeline.moment(run.started_at)}\n"
+    )
+    printer.console.print(timeline.table(events, full=full))
+    for call in replay(events).calls.values():
+        if call.status == "in_doubt":
+            printer.say(f"\nin doubt: {call.call.name} ({call.call.call_id}): {call.doubt}")
+            printer.say(
+                f"  shipworthy runs resume {run_id} --tenant {run.scope.tenant} --agent module:agent \\"
+            )
+            printer.say(f"    --settle {call.call.call_id}=happened|did_not_happen")
+    return OK
+
+
+async def prune(printer: Printer, store: Store, before: int) -> int:
+    """Forget what ended before this time."""
+    forgotten = await store.prune(Operator("shipworthy runs prune"), before)
+    if printer.as_json:
+        printer.emit({"forgotten": forgotten, "ended_before": before})
+    else:
+        printer.say(f"{forgotten} runs that ended before {timeline.moment(before)} were forgotten.")
+    return OK
+
+
+def resume(target: str, tenant: str, run_id: str, settle: dict[str, Settlement], *, as_json: bool) -> int:
+    """Go on with one run; gives the exit code."""
+    printer = Printer(as_json=as_json)
+
+    async def go() -> int:
+        async with closing(load_agent(target)) as agent:
+            result = await agent.resume(run_id, tenant_id=tenant, settle=settle)
+            return results.show(printer, result, agent=target)
+
+    with printer.user_code():
+        return asyncio.run(go())
+
+
+# what people write, as values
+
+
+def whose(tenant: str, user: str | None = None, session: str | None = None) -> Scope:
+    """Whose runs are meant. Raises IdentityMissing for names that nobody can have."""
+    for name, value in (("tenant", tenant), ("user", user), ("session", session)):
+        if value is not None and (not value.strip() or clean(value) != value):
+            raise IdentityMissing(
+                f"--{name} {value!r} is empty, or no valid text.", fix="Pass the name itself."
+            )
+    return Scope(tenant, user, session)
+
+
+def known_as(run_id: str) -> str:
+    """A run's id. Raises InvalidPrompt for one that no run can have."""
+    return run_id_of(run_id) or ""
+
+
+def settlement_of(text: str) -> tuple[str, Settlement]:
+    """`CALL_ID=happened`, `CALL_ID=happened:<json>` or `CALL_ID=did_not_happen`. Raises InputError."""
+    call_id, _, verdict = text.partition("=")
+    word, colon, result = verdict.partition(":")
+    if call_id and verdict == "did_not_happen":
+        return call_id, DidNotHappen()
+    if not call_id or word != "happened":
+        raise InputError(
+            f"--settle {text!r} settles nothing.",
+            fix="Write CALL_ID=happened, =happened:<json> or =did_not_happen.",
+        )
+    try:
+        return call_id, Happened(msgspec.json.decode(result.encode()) if colon else None)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        raise InputError(
+            f"The result in --settle {text!r} is not JSON.",
+            fix="Quote a text: CALL_ID='happened:\"the text\"'.",
+        ) from None
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def moment_of(text: str) -> int:
+    """Milliseconds since the epoch, from an age (`30d`, `12h`) or an ISO date; local time unless it says otherwise.
+    Raises InputError."""
+    if age := re.fullmatch(r"(\d{1,9})([smhdw])", text.strip()):
+        return int((time.time() - int(age[1]) * _UNITS[age[2]]) * 1000)
+    try:
+        return int(datetime.datetime.fromisoformat(text.strip()).timestamp() * 1000)
+    except (ValueError, OverflowError, OSError):
+        raise InputError(
+            f"{text!r} is neither an age nor a date.", fix="Write 30d, 12h, 2026-01-31 or 2026-01-31T12:00."
+        ) from None
+
+
+def summary_data(run: RunSummary) -> dict[str, Any]:
+    """A run in a listing, as JSON has it."""
+    return {
+        "run_id": run.run_id,
+        "tenant": run.scope.tenant,
+        "user": run.scope.user,
+        "session": run.scope.session,
+        "status": run.status,
+        "started_at": run.started_at,
+        "updated_at": run.updated_at,
+        "events": run.events,
+    }
