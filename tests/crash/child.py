@@ -8,11 +8,13 @@ import random
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import apsw
 import msgspec
 
 from shipworthy import SqliteRuntime
+from shipworthy.adapters.sqlite import writer
 from shipworthy.adapters.sqlite.power import PowerLossVfs
 from shipworthy.app.agent import Agent
 from shipworthy.app.sync import run_sync
@@ -26,12 +28,13 @@ from shipworthy.testing.faults import Point, Points
 from tests.crash import checks, mutants, scenario
 from tests.crash.scenario import Report, append, identity, prompt, tenant
 
+T = TypeVar("T")
 Way = Literal["run", "stream", "sync", "together"]
 Action = Literal["kill", "stop", "power"]
 
 
 class DiskFault(msgspec.Struct, frozen=True):
-    """From the *nth* such operation on the WAL or the file on, *times* of them fail."""
+    """The *nth* write, or sync, of the database's files fails, and so do those after it, *times* in all."""
 
     operation: Literal["write", "sync"]
     nth: int
@@ -43,7 +46,8 @@ class Job(msgspec.Struct, kw_only=True):
     """What a child is to do. `runs` in their order; `settle`: what a person found out, by run and call.
 
     `again`: how often a run that a StoreError stopped is taken up again in this process; after that the error ends the
-    process, unless it is `tolerant`.
+    process, unless it is `tolerant`. `lossy`: on a disk that forgets what was not synced when the power fails, which
+    it does at the point `at` with the action "power", or before the operation number `cut`; `torn` seeds what is left.
     """
 
     folder: str
@@ -59,8 +63,9 @@ class Job(msgspec.Struct, kw_only=True):
     action: Action = "kill"
     mutant: str | None = None
     fault: DiskFault | None = None
-    power: bool = False
+    lossy: bool = False
     cut: int | None = None
+    torn: int | None = None
     log: str = ""
 
 
@@ -79,7 +84,7 @@ class Outcome(msgspec.Struct):
     points: list[Point]
     pending: list[Pending] = []
     errors: list[str] = []
-    operations: int = 0
+    operations: dict[str, int] = {}
     clock: int = 0
     """At the end, on the lease clock."""
 
@@ -122,32 +127,34 @@ class _Process:
     # faults
 
     def _act(self, point: Point) -> None:
-        append(self.folder / "died", str(point))
-        if self.job.action == "power" and self.vfs is not None:
-            self.vfs.lose_power()
-        os.kill(os.getpid(), signal.SIGSTOP if self.job.action == "stop" else signal.SIGKILL)
+        self._die(str(point), signal.SIGSTOP if self.job.action == "stop" else signal.SIGKILL)
+
+    def _die(self, where: str, number: int) -> None:
+        append(self.folder / "died", where)
+        if self.vfs is not None:
+            self.vfs.lose_power(torn=None if self.job.torn is None else random.Random(self.job.torn))
+        os.kill(os.getpid(), number)
 
     def _disk(self) -> PowerLossVfs | None:
-        if self.job.fault is None and not self.job.power:
+        if self.job.fault is None and not self.job.lossy:
             return None
+        writer.CHECKPOINT_PAGES = 24
         vfs = PowerLossVfs("disk")
         vfs.before = self._operation
         return vfs
 
     def _operation(self, operation: str, path: str) -> None:
-        self.outcome.operations += 1
-        if self.job.cut == self.outcome.operations and self.vfs is not None:
-            append(self.folder / "died", f"operation {self.job.cut}")
-            self.vfs.lose_power()
-            os.kill(os.getpid(), signal.SIGKILL)
+        counted = self.outcome.operations
+        for kind in (operation, "any"):
+            counted[kind] = counted.get(kind, 0) + 1
+        if counted["any"] == self.job.cut:
+            self._die(f"operation {self.job.cut}", signal.SIGKILL)
         fault = self.job.fault
-        if fault is not None and operation == fault.operation:
-            self._faulty = getattr(self, "_faulty", 0) + 1
-            if fault.nth <= self._faulty < fault.nth + fault.times:
-                import apsw
-
-                append(self.folder / "died", f"{operation} {self._faulty}")
-                raise apsw.exception_for(getattr(apsw, fault.code))
+        if fault is None or operation != fault.operation:
+            return
+        if fault.nth <= counted[operation] < fault.nth + fault.times:
+            append(self.folder / "died", f"{operation} {counted[operation]}")
+            raise apsw.exception_for(getattr(apsw, fault.code))
 
     # telling
 
@@ -179,7 +186,8 @@ class _Process:
         told.write_bytes(msgspec.json.encode(self.outcome))
 
     async def _work(self) -> None:
-        await self.agent.runtime.open()
+        if not await self._once(self._open):
+            return
         for run_id, settlements in self.job.settle.items():
             if await self._once(lambda r=run_id, s=settlements: self._resume(r, s)) is None:  # type: ignore[misc]
                 return await self.agent.runtime.close()
@@ -212,7 +220,11 @@ class _Process:
                 break
         run_sync(self.agent.runtime.close())
 
-    async def _once(self, drive: Callable[[], Awaitable[RunResult[Report]]]) -> RunResult[Report] | None:
+    async def _open(self) -> bool:
+        await self.agent.runtime.open()
+        return True
+
+    async def _once(self, drive: Callable[[], Awaitable[T]]) -> T | None:
         """A run, taken up again after a StoreError as often as the job says."""
         for attempt in range(self.job.again + 1):
             try:

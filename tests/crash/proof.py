@@ -90,6 +90,7 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     mutant: str | None = None
 
     def job(self, world: World, **options: Any) -> Job:
+        """What a process of the variant is to do."""
         return Job(
             folder=str(world.folder),
             generation=world.next_generation(),
@@ -312,16 +313,25 @@ def settlements(world: World, pending: Sequence[Pending]) -> dict[str, dict[str,
     return found
 
 
-def crash_and_judge(world: World, plan: Plan, expected: Reference, point: Point) -> list[Violation]:
-    """Die at *point*, look, go on in new processes to the end, look again."""
-    assert world.die(plan.job(world, at=point)), f"The point was never reached: {point}."
-    figures.points += 1
+def finish_and_judge(
+    world: World, plan: Plan, expected: Reference, pending: Sequence[Pending] = ()
+) -> list[Violation]:
+    """Look at a world after a kill, go on in new processes to the end, look again."""
     violations = judge_crash(world)
     if not violations:
-        finish(world, plan)
+        finish(world, plan, pending)
         violations = judge_end(world, expected)
     figures.found(violations)
     return violations
+
+
+def crash_and_judge(
+    world: World, plan: Plan, expected: Reference, point: Point, **options: Any
+) -> list[Violation]:
+    """Die at *point*, look, go on in new processes to the end, look again."""
+    assert world.die(plan.job(world, at=point, **options)), f"The point was never reached: {point}."
+    figures.points += 1
+    return finish_and_judge(world, plan, expected)
 
 
 def crash_again_and_judge(
@@ -339,12 +349,7 @@ def crash_again_and_judge(
                 f"Never reached: {point}."
             )
             figures.points += 1
-            violations = judge_crash(world)
-            if not violations:
-                finish(world, plan)
-                violations = judge_end(world, expected)
-            figures.found(violations)
-            if violations:
+            if violations := finish_and_judge(world, plan, expected):
                 found[str(point)] = violations
         if outcome.pending and not pending:
             found |= crash_again_and_judge(rehearsal, plan, expected, chosen, outcome.pending)

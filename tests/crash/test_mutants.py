@@ -83,3 +83,12 @@ def test_a_body_that_starts_late_is_caught() -> None:
 
 def test_a_denial_that_is_believed_too_early_is_caught() -> None:
     assert "zombie" in zombie_violations("settled_too_early", IN_DOUBT, INSIDE)
+
+
+def test_a_store_that_does_not_sync_is_caught_by_a_loss_of_power() -> None:
+    plan = proof.PLANS["run, verify"]
+    expected, points = proof.uncrashed(plan)
+    with proof.worlds() as fresh:
+        broken = proof.with_mutant(plan, "no_fsync")
+        found = proof.crash_and_judge(next(fresh), broken, expected, points[-1], lossy=True)
+    assert "lost" in {v.kind for v in found}
