@@ -138,12 +138,11 @@ def idempotent_repeats(e: Evidence) -> Claim:
     calls = _calls(e, "idempotent")
     attempts = sum([_count(j, c, "tool_attempted") for j, c, _ in calls])
     done = sum([_count(j, c, "tool_returned", outcome="ok") for j, c, _ in calls])
-    ok = done == len(e.notes) and (attempts > len(calls) or not e.scripted)
     return Claim(
         "An idempotent call ran again, with one key",
         "attempts in the journal; notes in their folder, one for each key",
         f"calls: {len(calls)}, attempts: {attempts}, notes: {len(e.notes)}",
-        _judged(ok, e, occasion=bool(calls)),
+        _judged(done == len(e.notes), e, occasion=attempts > len(calls)),
     )
 
 

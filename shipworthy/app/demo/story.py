@@ -110,6 +110,9 @@ class Story:
                 raise DemoBroken(f"Run {case.run_id} failed: {sitting.error}")
             if sitting.status not in (None, "paused"):
                 self._run_ids[case.tenant].append(case.run_id)
+                if stops:
+                    missed = ", ".join([_place(stop).removeprefix("is ") for stop in stops])
+                    self._teller.say(case.tenant, f"the model never came to where it was to die: {missed}")
                 return
             settle = self._by_a_person(case, sitting) if sitting.status == "paused" else {}
             sitting = await self._work(case, stops, settle=settle)
