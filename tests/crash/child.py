@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -267,3 +268,7 @@ class _Process:
         for call in result.pending:
             self.outcome.pending.append(Pending(result.run_id, call.call_id, call.tool, call.arguments))
         return result.status != "paused"
+
+
+if __name__ == "__main__":
+    main(msgspec.json.decode(sys.stdin.buffer.read()))
