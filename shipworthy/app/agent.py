@@ -55,6 +55,7 @@ class Agent(Generic[Deps, OutputT]):
         "_output_type",
         "_recovering",
         "_require_identity",
+        "_runtime",
         "_service",
         "_settings",
         "_tenant_id",
@@ -62,7 +63,6 @@ class Agent(Generic[Deps, OutputT]):
         "_tuning",
         "_validators",
         "name",
-        "runtime",
     )
 
     def __init__(
@@ -86,7 +86,7 @@ class Agent(Generic[Deps, OutputT]):
         tuning: Tuning | None = None,
     ) -> None:
         self.name = name
-        self.runtime = runtime_for(runtime)
+        self._runtime = None if runtime is None else runtime_for(runtime)
         self._instructions = instructions_of(instructions)
         self._model = model_of(model)
         self._tools: dict[str, Tool] = {}
@@ -105,6 +105,13 @@ class Agent(Generic[Deps, OutputT]):
         self._entered = 0
         if output is not str:
             output_for(output, mode=output_mode, validators=())
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where the agent's runs live."""
+        if self._runtime is None:
+            self._runtime = runtime_for(None)
+        return self._runtime
 
     # building
 
@@ -321,6 +328,12 @@ class Agent(Generic[Deps, OutputT]):
                 await asyncio.wait([self._recovering])
             await self._model.close()
         await self.runtime.release()
+
+    async def close(self) -> None:
+        """Give up connections, for whoever used the agent without `async with`, which also recovers orphaned runs."""
+        await self._model.close()
+        if not self.runtime.held:
+            await self.runtime.close()
 
     # parts
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +37,7 @@ def scope_of(
             IdentityWarning,
             stacklevel=4,
         )
-        return Scope(ANONYMOUS + uuid.uuid4().hex)
+        return Scope(ANONYMOUS + os.urandom(16).hex())
     if tenant_id is not None and tenant_id.startswith(ANONYMOUS):
         raise IdentityMissing(f"tenant_id {tenant_id!r} is reserved for anonymous runs.")
     return Scope(tenant, user_id, session_id)

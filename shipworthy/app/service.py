@@ -110,6 +110,7 @@ class Service:
             if self.runtime.active(start.scope, run_id) is not None:
                 async for _ in follow(self.runtime, start.scope, run_id, run.state.seq):
                     pass
+                await asyncio.sleep(0)
                 continue
             with contextlib.suppress(RunBusy, Fenced):
                 return await self.resume(start.scope, run_id, {}, start.deps)
@@ -139,9 +140,15 @@ class Service:
     async def resume(
         self, scope: Scope, run_id: str, settlements: Mapping[str, Settlement], deps: Any
     ) -> RunResult[Any]:
-        """Go on with a run, from its journal."""
+        """Go on with a run, from its journal; a sitting that is under way in this process is joined."""
         await self.runtime.open()
         asked = self._resume(scope, run_id, settlements, deps)
+        while self.runtime.active(scope, run_id) is not None:
+            async for _ in follow(self.runtime, scope, run_id):
+                pass  # a sitting that is under way here, such as a recovery, is joined
+            await asyncio.sleep(0)
+            if not settlements:
+                return await result_of(await self.load(scope, run_id))
         return await result_of(await resume(self.runtime, self.blueprint, asked))
 
     def _resume(self, scope: Scope, run_id: str, settlements: Mapping[str, Settlement], deps: Any) -> Resume:

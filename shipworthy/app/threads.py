@@ -8,8 +8,11 @@ import functools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import CancelledError, Future
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 SIZE = 64
 """Threads at most. They are started as they are needed; a call beyond them waits for one to be free."""
@@ -56,6 +59,8 @@ def _forget(future: Future[Any]) -> None:
 def _executor() -> ThreadPoolExecutor:
     global _pool
     if _pool is None:
+        from concurrent.futures import ThreadPoolExecutor
+
         with _lock:
             _pool = _pool or ThreadPoolExecutor(SIZE, thread_name_prefix="shipworthy-tool")
     return _pool

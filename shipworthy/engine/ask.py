@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator
 
 from shipworthy.domain.events import ModelAnswered, ModelFailed, ModelRequested
@@ -116,6 +115,8 @@ def _failed(run: LiveRun, ordinal: int, error: Exception, retry_after: float | N
     """The event of a failed attempt. The wait is decided here, once, so that replay needs no chance: the provider's
     own, or exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", AWS, 2015)."""
     if retry_after is not None:
+        import random
+
         backoff = random.uniform(0.0, min(20.0, 0.25 * 2.0**run.state.failures))
         retry_after = max(retry_after, backoff)
     return ModelFailed(

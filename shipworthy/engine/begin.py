@@ -17,14 +17,13 @@ from shipworthy.domain.journal import Batch
 from shipworthy.domain.messages import DEVELOPER, Message, Text, UserPart
 from shipworthy.domain.model import ModelSettings
 from shipworthy.domain.scope import Scope
-from shipworthy.engine.blueprint import Blueprint, Limits
+from shipworthy.engine.blueprint import Blueprint, Limits, joined
 from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.runtime import Runtime
 from shipworthy.ports.store import Store
 from shipworthy.rules import state as rules
 from shipworthy.rules.codec import encode_messages
-from shipworthy.rules.text import clean
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +51,9 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
     head, history = 0, start.history
     if scope.session is not None:
         head, history = await session_history(store, scope)
-    instructions = await _instructions(blueprint, start, run_id)
+    instructions = blueprint.fixed
+    if instructions is None:
+        instructions = await _instructions(blueprint, start, run_id)
     limits = start.limits
     event = RunStarted(
         seq=1,
@@ -76,7 +77,8 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
         model_retries=limits.model_retries,
         timeout=limits.timeout,
     )
-    with runtime.expecting(scope, run_id):
+    runtime.expect(scope, run_id)
+    try:
         fence = await store.begin(scope, run_id, Batch([event], bodies.take()))
         if fence is None:
             return None
@@ -94,26 +96,25 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
             timeout=limits.timeout,
         )
         runtime.enter(run)
+    finally:
+        runtime.expected(scope, run_id)
     return run
 
 
 async def _instructions(blueprint: Blueprint, start: Start, run_id: str) -> str:
     """The instructions as this run sees them, to its end."""
+    context: RunContext[Any] = RunContext(
+        deps=start.deps, scope=start.scope, run_id=run_id, agent=blueprint.name
+    )
     texts: list[str] = []
     for instruction in blueprint.instructions:
         said: Any = instruction
         if not isinstance(said, str):
-            context: RunContext[Any] = RunContext(
-                deps=start.deps, scope=start.scope, run_id=run_id, agent=blueprint.name
-            )
             said = said(context) if inspect.signature(said).parameters else said()
             if inspect.isawaitable(said):
                 said = await said
-        if said:
-            texts.append(said)
-    if blueprint.output.words:
-        texts.append(blueprint.output.words)
-    return clean("\n\n".join(texts))
+        texts.append(said)
+    return joined([*texts, blueprint.output.words])
 
 
 async def session_history(

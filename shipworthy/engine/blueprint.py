@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ from shipworthy.domain.model import ModelSettings, ToolSpec
 from shipworthy.ports.model import Model
 from shipworthy.ports.output import Output
 from shipworthy.ports.tools import Tool
+from shipworthy.rules.text import clean
 
 Instruction = str | Callable[..., Any]
 
@@ -32,7 +33,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
 
 
 class Blueprint(msgspec.Struct, kw_only=True):
-    """An agent, as its runs see it."""
+    """An agent, as its runs see it. `fixed`: its instructions, where no function of the context gives them."""
 
     name: str
     instructions: tuple[Instruction, ...]
@@ -44,6 +45,7 @@ class Blueprint(msgspec.Struct, kw_only=True):
     specs: tuple[ToolSpec, ...]
     output_tools: frozenset[str]
     fingerprint: Fingerprint
+    fixed: str | None
 
     @classmethod
     def build(
@@ -58,6 +60,7 @@ class Blueprint(msgspec.Struct, kw_only=True):
         limits: Limits,
     ) -> Blueprint:
         """Everything that is the same for every run, computed once."""
+        texts = [i for i in instructions if isinstance(i, str)]
         return cls(
             name=name,
             instructions=instructions,
@@ -74,7 +77,13 @@ class Blueprint(msgspec.Struct, kw_only=True):
                 tools=_digest([[t.spec, t.effect] for t in tools.values()]),
                 output=_digest([output.tools, output.native, output.words]),
             ),
+            fixed=joined([*texts, output.words]) if len(texts) == len(instructions) else None,
         )
+
+
+def joined(texts: Sequence[str]) -> str:
+    """Instructions as one text."""
+    return clean("\n\n".join([text for text in texts if text]))
 
 
 def _digest(value: Any) -> str:

@@ -53,6 +53,8 @@ class Bodies:
     def pack(self, part: Any) -> Any:
         """*part* as an event carries it: valid Unicode, and itself only while it is small."""
         match part:
+            case Text(text) if len(text) <= INLINE and text.isascii():
+                return part
             case Text():
                 part = msgspec.structs.replace(part, text=clean(part.text))
                 return part if len(part.text) <= INLINE else self._put(part)

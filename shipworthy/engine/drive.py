@@ -36,13 +36,16 @@ async def sit(run: LiveRun, leave: Leave) -> None:
     An abandoned run is left as a crash would leave it: somebody else resumes it.
     Raises StoreError when the journal cannot be written: the run stops in this process, and resuming reads it back.
     """
-    limit = asyncio.timeout(run.timeout)
+    limit = None if run.timeout is None else asyncio.timeout(run.timeout)
     error: BaseException | None = None
     try:
-        async with limit:
+        if limit is None:
             await drive(run)
+        else:
+            async with limit:
+                await drive(run)
     except BaseException as raised:
-        error = await _interrupted(run, raised, expired=limit.expired())
+        error = await _interrupted(run, raised, expired=limit is not None and limit.expired())
     finally:
         error = error or run.raises
         leave(run, error)

@@ -27,7 +27,7 @@ async def result_of(run: LiveRun) -> RunResult[Any]:
         error=state.waiting_for if end is None else end.error,
         value=value,
         has_output=has_output,
-        pending=await _pending(run),
+        pending=await _pending(run) if state.parked else (),
         checkpoint=Checkpoint(run.scope.tenant, run.run_id, state.seq),
         usage=state.usage,
         turns=state.turns,

@@ -51,12 +51,14 @@ async def resume(runtime: Runtime, blueprint: Blueprint, asked: Resume) -> LiveR
 
 async def take(runtime: Runtime, blueprint: Blueprint, asked: Resume) -> LiveRun:
     """Take the run over; it is to be driven unless it has ended. Raises RunNotFound, RunBusy, SettlementRefused."""
-    with runtime.expecting(asked.scope, asked.run_id) as free:
-        if not free:
+    try:
+        if not runtime.expect(asked.scope, asked.run_id):
             raise RunBusy(f"Run {asked.run_id!r} is being driven by this process.")
         run = await _claim(runtime.store, blueprint, asked)
         if run.state.ended is None:
             runtime.enter(run)
+    finally:
+        runtime.expected(asked.scope, asked.run_id)
     return run
 
 

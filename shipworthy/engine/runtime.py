@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
 from typing import Any
 
 from shipworthy.domain.scope import Scope
@@ -27,7 +26,7 @@ class Runtime:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._active: dict[tuple[str, str], LiveRun] = {}
-        self._expected: set[tuple[str, str]] = set()
+        self._expected: dict[tuple[str, str], int] = {}
         self._opened = False
         self._holders = 0
         self._doors: PerLoop[Admission] = PerLoop()
@@ -52,6 +51,11 @@ class Runtime:
         self._holders += 1
         await self.open()
 
+    @property
+    def held(self) -> bool:
+        """Whether somebody acquired the runtime and did not release it yet."""
+        return self._holders > 0
+
     async def release(self) -> None:
         """Close, if nobody else holds the runtime."""
         self._holders -= 1
@@ -67,18 +71,18 @@ class Runtime:
         """The run, if this runtime drives it now."""
         return self._active.get((scope.tenant, run_id))
 
-    @contextmanager
-    def expecting(self, scope: Scope, run_id: str) -> Iterator[bool]:
-        """While a run is begun or taken over here: False if somebody else in this process is at it."""
+    def expect(self, scope: Scope, run_id: str) -> bool:
+        """From now until `expected` a run is begun or taken over here; False if it is driven, or somebody is at it."""
         key = (scope.tenant, run_id)
-        free = key not in self._expected and key not in self._active
-        if free:
-            self._expected.add(key)
-        try:
-            yield free
-        finally:
-            if free:
-                self._expected.discard(key)
+        self._expected[key] = self._expected.get(key, 0) + 1
+        return self._expected[key] == 1 and key not in self._active
+
+    def expected(self, scope: Scope, run_id: str) -> None:
+        """The run was entered, or will not be."""
+        key = (scope.tenant, run_id)
+        self._expected[key] -= 1
+        if not self._expected[key]:
+            del self._expected[key]
 
     def watch(self, scope: Scope, run_id: str) -> Watcher | None:
         """Read along with a run that is driven on this event loop; None if it is not."""

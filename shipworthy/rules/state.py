@@ -127,6 +127,8 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
             run.wrapping_up = event.purpose == "wrap_up"
         case ModelAnswered():
             _answered(run, event)
+        case RunEnded():
+            _ended(run, event)
         case ToolsJudged():
             for judged in event.calls:
                 call = run.calls[judged.call_id]
@@ -155,8 +157,6 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
             _resumed(run, event)
         case StopRequested():
             run.stopping = run.stopping or event.cause
-        case RunEnded():
-            _ended(run, event)
         case RunStarted():
             raise JournalDamaged(f"Event {event.seq} starts a run that has begun.")
         case _:

@@ -238,6 +238,26 @@ def test_a_tool_that_the_code_no_longer_has_parks_the_run_with_a_clear_error() -
     go(law())
 
 
+def test_resuming_joins_a_sitting_that_is_under_way() -> None:
+    async def law() -> None:
+        may_end = asyncio.Event()
+
+        @tool(effect="once")
+        async def pay(amount: int) -> str:
+            await may_end.wait()
+            return "paid"
+
+        a = agent(PAY, "Done.", tools=[pay])
+        running = asyncio.create_task(a.run("Pay", run_id="r", **ALICE))
+        await asyncio.sleep(0.01)
+        joined = asyncio.create_task(a.resume("r", tenant_id="acme"))
+        await asyncio.sleep(0.01)
+        may_end.set()
+        assert (await joined).output == (await running).output == "Done."
+
+    go(law())
+
+
 def test_a_changed_configuration_is_reported() -> None:
     async def law() -> None:
         old = agent(PAY, "Done.", tools=[failing(ValueError("?"))])

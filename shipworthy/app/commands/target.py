@@ -43,7 +43,7 @@ async def closing(agent: Agent[Any, Any]) -> AsyncIterator[Agent[Any, Any]]:
     try:
         yield agent
     finally:
-        await agent._model.close()
+        await agent.close()
         await agent.runtime.close()
 
 
