@@ -190,7 +190,23 @@ class World:
         return [msgspec.json.decode(line, type=kind) for line in lines]
 
     def journal(self) -> dict[checks.RunKey, checks.Run]:
-        """The runs as they lie, read from a copy, so that the next process finds the file untouched."""
+        """The runs as they lie."""
+        with self._copy() as path:
+            return _read(path)
+
+    def session_order(self) -> dict[str, int]:
+        """The places that runs have in their session."""
+        with self._copy() as path:
+            query = "SELECT run_id, position FROM runs WHERE position IS NOT NULL"
+            connection = apsw.Connection(str(path))
+            try:
+                return dict(connection.execute(query).fetchall())
+            finally:
+                connection.close()
+
+    @contextmanager
+    def _copy(self) -> Iterator[Path]:
+        """The file as it lies, copied, so that the next process finds it untouched."""
         copy = self.folder / "copy"
         copy.mkdir(exist_ok=True)
         try:
@@ -198,7 +214,7 @@ class World:
                 source = self.folder / f"runs.db{suffix}"
                 if source.exists():
                     shutil.copyfile(source, copy / f"runs.db{suffix}")
-            return _read(copy / "runs.db")
+            yield copy / "runs.db"
         finally:
             shutil.rmtree(copy)
 
