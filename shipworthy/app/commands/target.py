@@ -44,7 +44,6 @@ async def closing(agent: Agent[Any, Any]) -> AsyncIterator[Agent[Any, Any]]:
         yield agent
     finally:
         await agent.close()
-        await agent.runtime.close()
 
 
 def _module(place: str) -> ModuleType:
