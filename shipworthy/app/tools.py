@@ -19,6 +19,7 @@ from shipworthy.app.signatures import Signature, read_signature
 from shipworthy.app.threads import Key, guarded, in_thread, still_running
 from shipworthy.domain.context import RunContext
 from shipworthy.domain.effects import DidNotHappen, Effect, Happened, Unknown, Verdict
+from shipworthy.domain.messages import Text
 from shipworthy.domain.model import ToolSpec
 from shipworthy.errors import EffectRequired, InvalidArguments, InvalidTool, UnserialisableResult
 
@@ -109,6 +110,8 @@ class FunctionTool(Generic[P, R]):
             if task is None or task.cancelling():
                 raise
             raise RuntimeError("The body was cancelled from within.") from error
+        if type(value) is str and value.isascii():
+            return (Text(value, self._origin, "untrusted"),)
         return to_parts(value, self._origin)
 
     def still_running(self, ctx: RunContext[Any]) -> bool:

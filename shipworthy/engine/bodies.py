@@ -30,12 +30,16 @@ Fetch = Callable[[str], Awaitable[bytes]]
 
 
 class Bodies:
-    """The bodies of one run while it is driven here: what to store with the next commit, and what was read."""
+    """The bodies of one run while it is driven here: what to store with the next commit, and what was read.
 
-    __slots__ = ("_fetch", "_parts", "fresh")
+    `used`: whether the run may have any; a run that was read back may.
+    """
 
-    def __init__(self, fetch: Fetch) -> None:
+    __slots__ = ("_fetch", "_parts", "fresh", "used")
+
+    def __init__(self, fetch: Fetch, *, used: bool = False) -> None:
         self._fetch = fetch
+        self.used = used
         self._parts: dict[str, AnyPart] = {}
         self.fresh: dict[str, bytes] = {}
 
@@ -43,6 +47,7 @@ class Bodies:
         """Store *data* with the next commit."""
         digest = hashlib.sha256(data).hexdigest()
         self.fresh[digest] = data
+        self.used = True
         return Stored(digest=digest, size=len(data), origin=origin, trust=trust)
 
     def take(self) -> dict[str, bytes]:

@@ -137,8 +137,9 @@ class LiveRun:
             return
         self._pending = []
         self.urgent = False
-        batch = Batch(events, self.bodies.take() if self.bodies.fresh else {}, status_of(self.state))
-        if batch.status != "running":
+        batch = Batch(events, self.bodies.take() if self.bodies.fresh else {})
+        if self.state.ended is not None or self.state.parked:
+            batch.status = status_of(self.state)
             batch.joins_session = joins_session(self.state, events[-1])
         try:
             await self.store.commit(self._fence, batch)
@@ -177,7 +178,9 @@ class LiveRun:
         """The conversation so far, with every body in its place. Costs what is new since it was last asked."""
         messages = self.state.messages
         for message in messages[self._own :]:
-            self.transcript.append(await self.bodies.message(message) if _is_packed(message) else message)
+            if self.bodies.used and _is_packed(message):
+                message = await self.bodies.message(message)
+            self.transcript.append(message)
         self._own = len(messages)
         return View(self.transcript)
 

@@ -108,7 +108,7 @@ async def _revive(
 ) -> LiveRun:
     started = state.started
     scope = scope_of(state)
-    bodies = Bodies(lambda digest: store.body(scope, started.run_id, digest))
+    bodies = Bodies(lambda digest: store.body(scope, started.run_id, digest), used=True)
     history: tuple[Message, ...] = ()
     if started.history is not None:
         history = decode_messages(await store.body(scope, started.run_id, started.history.digest))

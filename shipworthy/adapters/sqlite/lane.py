@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import apsw
+import msgspec
 
 from shipworthy.errors import StoreClosed, StoreError
 
@@ -33,17 +34,14 @@ class Fate(asyncio.Future[T]):
         return False
 
 
-class Job(Generic[T]):
+class Job(msgspec.Struct, Generic[T]):
     """One piece of work, whoever waits for it, and what came of it."""
 
-    __slots__ = ("error", "future", "loop", "value", "work")
-
-    def __init__(self, work: Callable[[apsw.Cursor], T], future: asyncio.Future[T] | None) -> None:
-        self.work = work
-        self.future = future
-        self.loop = None if future is None else future.get_loop()
-        self.value: T | None = None
-        self.error: Exception | None = None
+    work: Callable[[apsw.Cursor], T]
+    future: asyncio.Future[T] | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+    value: T | None = None
+    error: Exception | None = None
 
 
 class Lane:
@@ -64,7 +62,7 @@ class Lane:
         """Have *work* done; the future is of the running loop. Cancellation takes effect when it is done."""
         loop = asyncio.get_running_loop()
         future: Fate[T] = Fate(loop=loop)
-        job = Job(work, future)
+        job = Job(work, future, loop)
         waiting = self._waiting.get(loop)
         if waiting is None:
             # Whoever else gets ready in this turn of the loop is to be in the same group.
@@ -75,17 +73,14 @@ class Lane:
         return future
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._put(self._waiting.pop(loop))
+        self._queue.put(self._waiting.pop(loop))
+        if self._stopped:  # it may have come after the last look into the queue
+            self._refuse_rest()
 
     def stop(self) -> None:
         """Do what is queued, then end. Blocks until then; what comes later is refused with StoreClosed."""
         self._queue.put(None)
         self._thread.join()
-
-    def _put(self, jobs: list[Job[Any]]) -> None:
-        self._queue.put(jobs)
-        if self._stopped:  # it may have come after the last look into the queue
-            self._refuse_rest()
 
     # on the thread
 

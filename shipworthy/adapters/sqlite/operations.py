@@ -8,14 +8,14 @@ without it.
 from __future__ import annotations
 
 import apsw
+import msgspec
 
 from shipworthy.adapters.sqlite.connection import rows
 from shipworthy.adapters.sqlite.workers import Worker
-from shipworthy.domain.events import AnyEvent, Previous, RunStatus
-from shipworthy.domain.journal import Batch, Claim, Fence
+from shipworthy.domain.events import Previous, RunStatus
+from shipworthy.domain.journal import Claim, Fence
 from shipworthy.domain.scope import Scope
 from shipworthy.errors import Fenced, RunBusy, RunNotFound
-from shipworthy.rules.codec import encode_events
 
 PRUNED_AT_ONCE = 16
 
@@ -44,30 +44,17 @@ _JOIN = """UPDATE runs SET position = (
 ) WHERE key = ?4 AND position IS NULL"""
 
 
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A batch, encoded by whoever commits it, so that the writer's thread has little left to do."""
 
-    __slots__ = ("at", "bodies", "events", "first", "joins", "last", "started", "status")
-
-    def __init__(self, batch: Batch) -> None:
-        events = batch.events
-        self.first, self.last = _span(events)
-        self.started, self.at = events[0].at, events[-1].at
-        self.events = encode_events(events)
-        self.bodies = batch.bodies
-        self.status: RunStatus = batch.status
-        self.joins = batch.joins_session
-
-
-def _span(events: list[AnyEvent]) -> tuple[int, int]:
-    if not events:
-        raise ValueError("A batch has at least one event.")
-    first = expected = events[0].seq
-    for event in events:
-        if event.seq != expected:
-            raise Fenced(f"A batch has event {event.seq} where {expected} is due; nothing was written.")
-        expected += 1
-    return first, expected - 1
+    first: int
+    last: int
+    started: int
+    at: int
+    events: bytes
+    bodies: dict[str, bytes]
+    status: RunStatus
+    joins: bool
 
 
 def begin(cursor: apsw.Cursor, worker: Worker, scope: Scope, run_id: str, entry: Entry) -> Fence | None:

@@ -11,7 +11,8 @@ from typing import TypeVar
 
 import apsw
 
-from shipworthy.adapters.sqlite import operations, reader
+import shipworthy.adapters.sqlite.operations as operations
+import shipworthy.adapters.sqlite.reader as reader
 from shipworthy.adapters.sqlite.connection import Database, Durability, prepare
 from shipworthy.adapters.sqlite.operations import PRUNED_AT_ONCE, Entry
 from shipworthy.adapters.sqlite.reader import Reader
@@ -20,7 +21,8 @@ from shipworthy.adapters.sqlite.writer import Writer
 from shipworthy.domain.events import AnyEvent
 from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
 from shipworthy.domain.scope import Operator, Scope
-from shipworthy.errors import ConfigurationError, StoreClosed
+from shipworthy.errors import ConfigurationError, Fenced, StoreClosed
+from shipworthy.rules.codec import encode_events
 
 T = TypeVar("T")
 
@@ -107,7 +109,7 @@ class SqliteStore:
     async def begin(self, scope: Scope, run_id: str, batch: Batch) -> Fence | None:
         """Create a run with its first batch, owned by this worker. None if there is one of this id."""
         writer, worker = self._ready()
-        entry = Entry(batch)
+        entry = _entry(batch)
         return await writer.submit(lambda cursor: operations.begin(cursor, worker, scope, run_id, entry))
 
     async def claim(self, scope: Scope, run_id: str) -> Claim:
@@ -118,7 +120,7 @@ class SqliteStore:
     async def commit(self, fence: Fence, batch: Batch) -> None:
         """Append *batch*, durably, whole or not at all. Raises Fenced, StoreFull, CommitUncertain."""
         writer, worker = self._ready()
-        entry = Entry(batch)
+        entry = _entry(batch)
         await writer.submit(lambda cursor: operations.commit(cursor, worker, fence, entry))
 
     async def read(self, scope: Scope, run_id: str, after: int = 0) -> list[AnyEvent]:
@@ -165,9 +167,8 @@ class SqliteStore:
 
     # lease
 
-    def clock(self) -> int:
-        """Milliseconds on the machine's boot-time clock."""
-        return now()
+    clock = staticmethod(now)
+    """Milliseconds on the machine's boot-time clock."""
 
     def start_by(self) -> int:
         """The expiry of this worker's lease that was last written durably."""
@@ -199,6 +200,26 @@ class SqliteStore:
             await writer.submit(lambda _: None)  # what is read must be what is on the disk
         assert self._reader is not None
         return await self._reader.submit(work)
+
+
+def _entry(batch: Batch) -> Entry:
+    """The batch as it is written. Raises Fenced for one whose events do not follow one another."""
+    events = batch.events
+    if not events:
+        raise ValueError("A batch has at least one event.")
+    first, last = events[0], events[-1]
+    if [event.seq for event in events] != list(range(first.seq, first.seq + len(events))):
+        raise Fenced(f"The events {first.seq} to {last.seq} of a batch have a gap; nothing was written.")
+    return Entry(
+        first.seq,
+        last.seq,
+        first.at,
+        last.at,
+        encode_events(events),
+        batch.bodies,
+        batch.status,
+        batch.joins_session,
+    )
 
 
 def _demand(operator: Operator) -> None:

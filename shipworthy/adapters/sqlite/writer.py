@@ -50,7 +50,7 @@ class Writer(Lane):
         self._resigned = False
         self._connection: apsw.Connection | None = connection
         self._watch(connection)
-        registration: Job[int] = Job(worker.register, None)
+        registration: Job[int] = Job(worker.register)
         self._perform_with(registration, [registration])
         if registration.error is not None:
             self._drop()
@@ -64,7 +64,7 @@ class Writer(Lane):
     def resign(self) -> None:
         """Queue the release of this worker's runs and of its lease, which is not renewed any more."""
         self._resigned = True
-        self._put([Job(self._worker.resign, None)])
+        self._queue.put([Job(self._worker.resign)])
 
     # on the thread
 
@@ -96,7 +96,7 @@ class Writer(Lane):
         if time < self._renew_at:
             return None
         self._renew_at = time + max(self._worker.ttl // 3, 1)
-        return None if self._resigned else Job(self._worker.renew, None)
+        return None if self._resigned else Job(self._worker.renew)
 
     def _sound(self) -> apsw.Connection:
         """The connection: after a failure a new one, read back and checkpointed. Raises StoreError."""
