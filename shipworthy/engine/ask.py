@@ -34,8 +34,9 @@ async def ask(run: LiveRun, step: AskModel) -> None:
     run.record(ModelRequested(ordinal=ordinal, model=model.name, purpose=step.purpose))
     if run.urgent or run.watchers:
         await run.commit()
+    request = await _request(run, step.purpose, ordinal)
     try:
-        answer = await _stream(run, await _request(run, step.purpose, ordinal))
+        answer = await _stream(run, request)
     except ModelError as error:
         run.record(_failed(run, ordinal, error, error.retry_after))
     except Exception as error:

@@ -14,7 +14,8 @@ from shipworthy.domain.scope import Operator, Scope
 
 
 class Journal(Protocol):
-    """Appending to runs and reading them back. A commit is not abandoned by cancellation: it completes first."""
+    """Appending to runs and reading them back. A commit is not abandoned by cancellation: it completes first, and that
+    it failed outranks the cancellation."""
 
     async def begin(self, scope: Scope, run_id: str, batch: Batch) -> Fence | None:
         """Create a run with its first batch, owned by this worker. None if the tenant has a run of this id."""

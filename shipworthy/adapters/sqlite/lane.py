@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar
 
 import apsw
@@ -25,8 +25,16 @@ class Fate(asyncio.Future[T]):
     """A future that cannot be cancelled: a task that is cancelled while it awaits one learns of it when it is done.
 
     So a commit is never abandoned half-way: whoever awaits it goes on, or is cancelled, when its fate is
-    known.
+    known; and that it failed outranks a cancellation.
     """
+
+    def __await__(self) -> Generator[Any, None, T]:
+        try:
+            return (yield from super().__await__())
+        except asyncio.CancelledError:
+            if self.done() and (error := self.exception()) is not None:
+                raise error from None
+            raise
 
     def cancel(self, msg: Any | None = None) -> bool:
         # A task whose `cancel` is refused here remembers it, and raises CancelledError when this future is

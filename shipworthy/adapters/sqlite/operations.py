@@ -139,7 +139,9 @@ def claim(cursor: apsw.Cursor, worker: Worker, scope: Scope, run_id: str) -> Cla
             worker.bury(cursor, owner)
         if status == "running":
             previous = standing
-    if expired:  # whoever claimed it from a stopped worker has committed nothing since
+    if expired or (owner is None and status == "running"):
+        # Whoever claimed it from a stopped worker has committed nothing since; or a worker let go of it while it
+        # drove it, and may still be inside a body.
         previous = "expired"
     change = (worker.id, previous == "expired", key)
     cursor.execute("UPDATE runs SET fence = fence + 1, worker = ?, expired = ? WHERE key = ?", change)
