@@ -39,6 +39,7 @@ from shipworthy.adapters.inmemory.store import InMemoryStore
 from shipworthy.domain.events import AnyEvent, RunEnded
 from shipworthy.engine.runtime import Runtime
 from shipworthy.rules import state as rules
+from tests.contracts.test_store import Sqlite
 from tests.engine.world import valid
 
 pytestmark = pytest.mark.stateful
@@ -273,7 +274,9 @@ class RunsOnSqlite(Runs):
         self.loop.run(self.store.open())
 
     def after_life(self) -> None:
-        self.loop.run(self.store.close())
+        self.loop.run(
+            Sqlite(self._path).kill(self.store)
+        )  # a process that closes its store lets bodies end first
         self.reopen()
 
     def shut(self) -> None:
