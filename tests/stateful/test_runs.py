@@ -274,9 +274,8 @@ class RunsOnSqlite(Runs):
         self.loop.run(self.store.open())
 
     def after_life(self) -> None:
-        self.loop.run(
-            Sqlite(self._path).kill(self.store)
-        )  # a process that closes its store lets bodies end first
+        # It dies: a process that closes its store lets its bodies end first.
+        self.loop.run(Sqlite(self._path).kill(self.store))
         self.reopen()
 
     def shut(self) -> None:
