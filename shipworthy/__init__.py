@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from shipworthy.domain.effects import DidNotHappen as DidNotHappen
     from shipworthy.domain.effects import Happened as Happened
     from shipworthy.domain.effects import Unknown as Unknown
+    from shipworthy.domain.journal import RunFilter as RunFilter
+    from shipworthy.domain.journal import RunSummary as RunSummary
     from shipworthy.domain.messages import File as File
     from shipworthy.domain.messages import Image as Image
     from shipworthy.domain.messages import Message as Message
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from shipworthy.domain.results import Checkpoint as Checkpoint
     from shipworthy.domain.results import RunResult as RunResult
     from shipworthy.domain.results import is_paused as is_paused
+    from shipworthy.domain.scope import Operator as Operator
     from shipworthy.domain.scope import Scope as Scope
     from shipworthy.domain.usage import Usage as Usage
     from shipworthy.errors import InvalidOutput as InvalidOutput
@@ -59,7 +62,8 @@ _HOMES = {
     "domain.messages": ("File", "Image", "Message", "Text", "Thinking", "ToolCall", "ToolResult"),
     "domain.model": ("ModelRequest", "ModelSettings", "TextDelta"),
     "domain.results": ("Checkpoint", "RunResult", "is_paused"),
-    "domain.scope": ("Scope",),
+    "domain.journal": ("RunFilter", "RunSummary"),
+    "domain.scope": ("Operator", "Scope"),
     "domain.usage": ("Usage",),
     "errors": ("InvalidOutput", "ModelRetry", "NotDone", "ShipworthyError"),
     "testing.scripted": ("EchoModel", "ScriptedModel", "ScriptedTurn", "mock"),

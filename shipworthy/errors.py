@@ -5,7 +5,7 @@ ShipworthyError
 │   ├── EffectRequired, DuplicateTool, InvalidTool, InvalidOutputType, UnknownModel, MissingExtra, MissingKey
 │   └── AgentInUse, RealModelRefused, ScriptError
 ├── InputError              one call's arguments: nothing was started
-│   ├── EmptyPrompt, IdentityMissing, InvalidPrompt, InvalidHistory, InvalidDeps
+│   ├── EmptyPrompt, IdentityMissing, InvalidPrompt, InvalidHistory, InvalidOption, InvalidDeps
 │   └── RunConflict, RunNotFound, RunBusy, NotFinished, SettlementRefused
 ├── RunError                a run that could not give its output (`RunResult.raise_for_status`)
 │   └── RunFailed, RunStopped, RunPaused
@@ -130,6 +130,10 @@ class IdentityMissing(InputError):
     fix = "Pass tenant_id=, with user_id= and session_id= as far as they exist; a session belongs to a user."
 
 
+class InvalidOption(InputError):
+    """An option of a call is not of a kind that could work."""
+
+
 class InvalidDeps(InputError):
     """`deps` is not what the agent declares, or missing."""
 
@@ -237,7 +241,7 @@ class StoreTooOld(StoreError):
 class StoreClosed(StoreError):
     """The runtime was closed."""
 
-    fix = "Keep the runtime open while runs are in flight; build a new one to go on."
+    fix = "Keep the runtime open while runs are in flight; opening it again goes on with the same file."
 
 
 class CommitUncertain(StoreError):

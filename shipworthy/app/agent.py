@@ -7,8 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, TypeVar, overload
 
-from shipworthy.app.configuration import NO_TUNING, Tuning, instructions_of, limits_of, model_of
-from shipworthy.app.inputs import Prompt, scope_of, scope_of_run
+from shipworthy.app.configuration import (
+    NO_TUNING,
+    UNNAMED,
+    Tuning,
+    factory_of,
+    instructions_of,
+    limits_of,
+    model_of,
+    name_of,
+    settings_of,
+)
+from shipworthy.app.inputs import Prompt, scope_of, scope_of_run, tenant_of
 from shipworthy.app.outputs import OutputMode, output_for
 from shipworthy.app.runtimes import runtime_for
 from shipworthy.app.service import Service
@@ -29,8 +39,6 @@ from shipworthy.ports.model import Model
 from shipworthy.ports.tools import Tool
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_NO_SETTINGS = ModelSettings()
 
 
 class Agent(Generic[Deps, OutputT]):
@@ -75,7 +83,7 @@ class Agent(Generic[Deps, OutputT]):
         output_mode: OutputMode = "auto",
         output_validators: Sequence[Callable[..., Any]] = (),
         runtime: Runtime | str | None = None,
-        name: str = "agent",
+        name: str = UNNAMED,
         deps: Callable[..., Any] | None = None,
         deps_type: type[Deps] | None = None,
         tenant_id: str | None = None,
@@ -85,7 +93,7 @@ class Agent(Generic[Deps, OutputT]):
         timeout: float | None = None,
         tuning: Tuning | None = None,
     ) -> None:
-        self.name = name
+        self.name = name if name == UNNAMED else name_of(name)
         self._runtime = None if runtime is None else runtime_for(runtime)
         self._instructions = instructions_of(instructions)
         self._model = model_of(model)
@@ -95,9 +103,9 @@ class Agent(Generic[Deps, OutputT]):
         self._output_type: Any = output
         self._output_mode: OutputMode = output_mode
         self._validators = list(output_validators)
-        self._deps, self._deps_type = deps, deps_type
-        self._tenant_id, self._require_identity = tenant_id, require_identity
-        self._settings = settings or _NO_SETTINGS
+        self._deps, self._deps_type = factory_of(deps), deps_type
+        self._tenant_id, self._require_identity = tenant_of(tenant_id), require_identity
+        self._settings = settings_of(settings)
         self._tuning = tuning or NO_TUNING
         self._limits = limits_of(max_turns, timeout, self._tuning)
         self._service: Service | None = None

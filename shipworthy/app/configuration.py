@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
+from shipworthy.domain.model import ModelSettings
 from shipworthy.engine.blueprint import Instruction, Limits
 from shipworthy.errors import ConfigurationError
 from shipworthy.ports.model import Model
+from shipworthy.rules.text import clean
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +30,11 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     recover_every: float = 10.0
 
 
+UNNAMED = "agent"
+"""The name of agents that were given none."""
+
 NO_TUNING = Tuning()
+NO_SETTINGS = ModelSettings()
 _LIMITS = Limits()
 
 
@@ -60,6 +66,7 @@ def limits_of(max_turns: int, timeout: float | None, tuning: Tuning) -> Limits:
     """The bounds of a run. Raises ConfigurationError."""
     if max_turns == _LIMITS.max_turns and timeout is None and tuning is NO_TUNING:
         return _LIMITS
+    seconds("recover_every", tuning.recover_every)
     return Limits(
         max_turns=_count("max_turns", max_turns, 1),
         output_retries=_count("output_retries", tuning.output_retries, 0),
@@ -70,9 +77,37 @@ def limits_of(max_turns: int, timeout: float | None, tuning: Tuning) -> Limits:
     )
 
 
+def settings_of(settings: ModelSettings | None) -> ModelSettings:
+    """Settings for a model. Raises ConfigurationError."""
+    if settings is None:
+        return NO_SETTINGS
+    if not isinstance(settings, ModelSettings):
+        raise ConfigurationError(
+            f"settings is a {type(settings).__name__}.", fix="Pass ModelSettings(temperature=..., ...)."
+        )
+    return settings
+
+
+def factory_of(deps: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """A function that makes dependencies from a scope. Raises ConfigurationError."""
+    if deps is not None and not callable(deps):
+        raise ConfigurationError(
+            f"deps is a {type(deps).__name__}.",
+            fix="Pass a function of the scope, or give values to run(..., deps=).",
+        )
+    return deps
+
+
+def name_of(name: str) -> str:
+    """An agent's name. Raises ConfigurationError."""
+    if not isinstance(name, str) or not name.strip() or clean(name) != name:
+        raise ConfigurationError(f"name={name!r} is not a name.", fix="Pass a text that is not blank.")
+    return name
+
+
 def seconds(name: str, value: float) -> float:
     """A time that is one. Raises ConfigurationError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise ConfigurationError(f"{name}={value!r} is not a time.", fix="Pass seconds, more than 0.")
     return float(value)
 

@@ -73,6 +73,12 @@ def _check_id(name: str, value: str | None) -> None:
         raise IdentityMissing(f"{name} has characters that cannot be stored.")
 
 
+def tenant_of(tenant_id: str | None) -> str | None:
+    """The tenant that an agent works for. Raises IdentityMissing."""
+    _check_id("tenant_id", tenant_id)
+    return tenant_id
+
+
 def run_id_of(run_id: str | None) -> str | None:
     """A caller's run id, if it can be stored."""
     if run_id is None:

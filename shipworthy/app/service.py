@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from shipworthy.app.configuration import seconds
+from shipworthy.app.configuration import UNNAMED, seconds, settings_of
 from shipworthy.app.inputs import Prompt, history_of, prompt_of, run_id_of
 from shipworthy.domain.effects import Settlement
 from shipworthy.domain.events import RunStarted
@@ -25,7 +25,15 @@ from shipworthy.engine.live import LiveRun
 from shipworthy.engine.outcome import result_of
 from shipworthy.engine.recover import Resume, load, resume, take
 from shipworthy.engine.runtime import Runtime, log
-from shipworthy.errors import Fenced, InvalidDeps, RunBusy, RunConflict, ShipworthyError
+from shipworthy.errors import (
+    ConfigurationError,
+    Fenced,
+    InvalidDeps,
+    InvalidOption,
+    RunBusy,
+    RunConflict,
+    ShipworthyError,
+)
 from shipworthy.rules.state import status_of
 
 _RECOVERY = Operator("recovery of orphaned runs")
@@ -63,8 +71,13 @@ class Service:
     ) -> Start:
         """A call, checked. Raises InputError."""
         limits = self.blueprint.limits
-        if timeout is not None:
-            limits = msgspec.structs.replace(limits, timeout=seconds("timeout", timeout))
+        try:
+            if timeout is not None:
+                limits = msgspec.structs.replace(limits, timeout=seconds("timeout", timeout))
+            if settings is not None:
+                settings_of(settings)
+        except ConfigurationError as error:
+            raise InvalidOption(error.what, fix=error.fix) from None
         return Start(
             scope=scope,
             prompt=prompt_of(prompt),
@@ -179,14 +192,27 @@ class Service:
         async with slots:
             try:
                 first = (await self.runtime.store.read(scope, run_id))[0]
-                if not isinstance(first, RunStarted) or first.agent != self.blueprint.name:
+                if not isinstance(first, RunStarted) or not self._is_mine(first):
                     return None
-                return await self.resume(Scope(scope.tenant), run_id, {}, None)
+                result = await self.resume(Scope(scope.tenant), run_id, {}, None)
+                if result.status == "paused":
+                    waits = ", ".join([c.tool for c in result.pending]) or result.error
+                    log.warning(
+                        "Run %r of tenant %r is paused; it waits for: %s", run_id, scope.tenant, waits
+                    )
+                return result
             except (RunBusy, Fenced):
                 return None
             except Exception as error:
                 log.warning("Run %r could not be recovered: %s", run_id, error)
                 return None
+
+    def _is_mine(self, first: RunStarted) -> bool:
+        """An agent's name says whose a run is; one without a name recovers only what was begun with the very same
+        configuration, since others on the store have no name either."""
+        if first.agent != self.blueprint.name:
+            return False
+        return first.agent != UNNAMED or first.fingerprint == self.blueprint.fingerprint
 
     async def keep_recovering(self, every: float) -> None:
         """Look for orphaned runs again and again."""

@@ -91,8 +91,7 @@ class AgentStream(Generic[OutputT]):
         if run is None or task is None or self._detached:
             return
         if not task.done():
-            task.cancel()
-            await asyncio.wait([task])
+            await self._service.runtime.cancel(task)
         if kind is None and not task.cancelled() and (failure := task.exception()) is not None:
             raise failure
         if self._result is None and status_of(run.state) != "running":

@@ -34,7 +34,7 @@ FORMAT = 1
 RunStatus = Literal["running", "paused", "completed", "stopped", "cancelled", "failed"]
 EndStatus = Literal["completed", "stopped", "cancelled", "failed"]
 StopCause = Literal["cancelled", "timeout"]
-ReturnKind = Literal["ok", "error", "rejected", "not_done", "timeout", "skipped"]
+ReturnKind = Literal["ok", "error", "rejected", "not_done", "timeout"]
 Previous = Literal["released", "dead", "expired"]
 
 
@@ -56,9 +56,10 @@ class Fingerprint(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     output: str = ""
 
 
-class RunStarted(Event, frozen=True, gc=False, kw_only=True, tag="run_started"):
+class RunStarted(Event, frozen=True, gc=False, kw_only=True, omit_defaults=False, tag="run_started"):
     """A run began; what is here is pinned. `digest` is that of the input, for a repeated `run_id`.
 
+    Every field is written, set or not: a later release may choose other defaults.
     `session_head`: how many ended runs of the session this run sees. `timeout` in seconds.
     """
 
@@ -82,7 +83,7 @@ class RunStarted(Event, frozen=True, gc=False, kw_only=True, tag="run_started"):
     origin: str = USER
 
 
-class RunResumed(Event, frozen=True, gc=False, kw_only=True, tag="run_resumed"):
+class RunResumed(Event, frozen=True, gc=False, kw_only=True, omit_defaults=False, tag="run_resumed"):
     """Another sitting began: in another process, or here after a pause. What was attempted and has no result is now
     in doubt, or runs again, as its effect says.
 

@@ -70,6 +70,7 @@ async def _interrupted(run: LiveRun, error: BaseException, *, expired: bool) -> 
 
 async def drive(run: LiveRun) -> None:
     """Until nothing is left to do: what is next, do it, and let the state follow from what was recorded."""
+    await run.commit()
     while type(step := decide(run.state)) is not Finished:
         match step:
             case AskModel():

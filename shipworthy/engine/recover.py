@@ -74,12 +74,12 @@ async def _claim(store: Store, blueprint: Blueprint, asked: Resume) -> LiveRun:
     state = replay(await store.read(asked.scope, asked.run_id))  # nobody else appends any more
     run = await _revive(store, blueprint, state, claim.fence, deps, asked.limits)
     if state.ended is None:
-        await _take_over(run, claim, asked)
+        _take_over(run, claim, asked)
     return run
 
 
-async def _take_over(run: LiveRun, claim: Claim, asked: Resume) -> None:
-    """Record that another sitting began, and what a person settled meanwhile, in one commit."""
+def _take_over(run: LiveRun, claim: Claim, asked: Resume) -> None:
+    """Record that another sitting began, and what a person settled meanwhile; driving begins with their commit."""
     run.changed = _changed(run.state.started.fingerprint, run.blueprint.fingerprint)
     if run.changed:
         log.warning(
@@ -95,7 +95,6 @@ async def _take_over(run: LiveRun, claim: Claim, asked: Resume) -> None:
         )
     )
     settle_by_person(run, asked.settlements)
-    await run.commit()
 
 
 def scope_of(state: RunState) -> Scope:

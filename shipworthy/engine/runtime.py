@@ -115,6 +115,12 @@ class Runtime:
         if tasks:
             await asyncio.wait(tasks)
 
+    async def cancel(self, task: asyncio.Task[None]) -> None:
+        """Cancel a run that was spawned, and wait until that is recorded."""
+        # A task that is cancelled before its first step takes none, and could record nothing.
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await asyncio.wait([task])
+
     def spawn(self, run: LiveRun) -> asyncio.Task[None]:
         """Drive *run* beside the caller; the task is kept until it ends."""
         self.enter(run)
@@ -124,7 +130,7 @@ class Runtime:
         return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(task, None)
+        self.leave(self._tasks.pop(task))
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("%s stopped: %s", task.get_name(), error)
 

@@ -18,7 +18,11 @@ class Journal(Protocol):
     it failed outranks the cancellation."""
 
     async def begin(self, scope: Scope, run_id: str, batch: Batch) -> Fence | None:
-        """Create a run with its first batch, owned by this worker. None if the tenant has a run of this id."""
+        """Create a run with its first batch, owned by this worker. None if the tenant has a run of this id.
+
+        A cancellation waits: this returns first, and the task is cancelled where it waits next, so that somebody holds
+        the fence of a run that was begun.
+        """
         ...
 
     async def claim(self, scope: Scope, run_id: str) -> Claim:

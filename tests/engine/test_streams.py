@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -215,5 +216,24 @@ def test_run_sync_works_inside_a_running_loop() -> None:
     async def law() -> None:
         a: Agent[Any, Any] = Agent(model=EchoModel())
         assert a.run_sync("Hi", **ALICE).output == "Hi"
+
+    go(law())
+
+
+@pytest.mark.parametrize("how", ["leave", "raise"])
+def test_a_stream_that_is_left_before_its_first_step_cancels_the_run(how: str) -> None:
+    async def law() -> None:
+        @tool(effect="read")
+        async def wait() -> str:
+            await asyncio.sleep(30)
+            return "never"
+
+        a = agent(ToolCall("wait"), "Never.", tools=[wait])
+        with contextlib.suppress(KeyError):
+            async with a.stream("Hi", run_id="r", **ALICE) as stream:
+                if how == "raise":
+                    raise KeyError
+        assert stream.result.status == "cancelled"
+        assert (await a.run("Hi", run_id="r", **ALICE)).status == "cancelled"
 
     go(law())

@@ -1,4 +1,6 @@
-"""Writes the golden journal of a release, once, before it: `python -m tests.golden.make > tests/golden/journal-1.jsonl`.
+"""Writes the golden journal of a release, once, before it:
+
+    python -m tests.golden.make > tests/golden/journal-1.jsonl
 
 Later releases fold what earlier ones wrote; a file here is never written again.
 """

@@ -110,7 +110,16 @@ class SqliteStore:
         """Create a run with its first batch, owned by this worker. None if there is one of this id."""
         writer, worker = self._ready()
         entry = _entry(batch)
-        return await writer.submit(lambda cursor: operations.begin(cursor, worker, scope, run_id, entry))
+        future = writer.submit(lambda cursor: operations.begin(cursor, worker, scope, run_id, entry))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not future.done():
+                raise
+            task.uncancel()
+            task.cancel()
+            return future.result()
 
     async def claim(self, scope: Scope, run_id: str) -> Claim:
         """Take a run that nobody drives. Raises RunNotFound, RunBusy."""

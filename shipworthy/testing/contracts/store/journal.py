@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from shipworthy.domain.events import AnyEvent, ModelAnswered, ModelRequested
-from shipworthy.domain.journal import Batch
+from shipworthy.domain.journal import Batch, Fence
 from shipworthy.domain.messages import Stored
 from shipworthy.domain.scope import Scope
 from shipworthy.errors import Fenced, JournalDamaged, RunNotFound
@@ -33,6 +33,25 @@ async def a_run_reads_back_as_it_was_written(workers: Workers) -> None:
     assert fence is not None
     await store.commit(fence, second)
     assert await store.read(ALICE, "r") == first.events + second.events
+
+
+async def a_cancelled_begin_gives_its_fence_first(workers: Workers) -> None:
+    """And the task is cancelled where it waits next: no run is begun that nobody can end."""
+    store = await workers.new()
+    held: list[Fence | None] = []
+
+    async def begin_and_wait() -> None:
+        held.append(await store.begin(ALICE, "r", opening(ALICE, "r")))
+        await asyncio.sleep(60)
+
+    task = asyncio.create_task(begin_and_wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    (fence,) = held
+    assert fence is not None
+    await store.commit(fence, answer(3))
 
 
 async def a_second_begin_changes_nothing(workers: Workers) -> None:
@@ -168,6 +187,7 @@ async def opening_again_does_nothing(workers: Workers) -> None:
 
 JOURNAL: tuple[Law, ...] = (
     a_run_reads_back_as_it_was_written,
+    a_cancelled_begin_gives_its_fence_first,
     a_second_begin_changes_nothing,
     one_of_many_begins_wins,
     a_batch_goes_on_from_the_last,
