@@ -22,7 +22,7 @@ from shipworthy.app.inputs import Prompt, scope_of, scope_of_run, tenant_of
 from shipworthy.app.outputs import OutputMode, output_for
 from shipworthy.app.runtimes import runtime_for
 from shipworthy.app.service import Service
-from shipworthy.app.stream import AgentStream
+from shipworthy.app.stream import AgentStream, Reading
 from shipworthy.app.tools import FunctionTool, tool
 from shipworthy.domain.context import Deps
 from shipworthy.domain.effects import Effect, Settlement
@@ -31,7 +31,6 @@ from shipworthy.domain.model import ModelSettings
 from shipworthy.domain.results import Checkpoint, OutputT, RunResult
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import Blueprint, Instruction
-from shipworthy.engine.live import LiveRun
 from shipworthy.engine.outcome import result_of
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import AgentInUse, DuplicateTool, InvalidTool
@@ -283,7 +282,7 @@ class Agent(Generic[Deps, OutputT]):
             return AgentStream(service, scope, lambda: service.find(scope, followed), after=after)
         scope = self._scope(tenant_id, user_id, session_id)
 
-        async def start() -> LiveRun | str:
+        async def start() -> Reading:
             asked = await service.asked(
                 scope,
                 prompt,
@@ -293,7 +292,10 @@ class Agent(Generic[Deps, OutputT]):
                 settings=settings,
                 timeout=timeout,
             )
-            return await service.begin(asked) or await service.join(asked)
+            if (run := await service.begin(asked)) is not None:
+                return run
+            known = await service.known(asked)
+            return known, lambda: service.adopt(asked, known)
 
         return AgentStream(service, scope, start, after=after)
 

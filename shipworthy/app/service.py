@@ -130,25 +130,26 @@ class Service:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _SLOWEST_POLL)
 
-    async def find(self, scope: Scope, run_id: str) -> str:
-        """The id of a run that is there. Raises RunNotFound."""
+    async def find(self, scope: Scope, run_id: str) -> tuple[str, None]:
+        """A run that is there, to be read along with and nothing else. Raises RunNotFound."""
         await self.runtime.open()
-        return (await self.runtime.store.find(scope, run_id)).run_id
+        return (await self.runtime.store.find(scope, run_id)).run_id, None
 
     async def load(self, scope: Scope, run_id: str) -> LiveRun:
         """A run as its journal has it."""
         return await load(self.runtime.store, self.blueprint, scope, run_id)
 
-    async def join(self, start: Start) -> LiveRun | str:
-        """A call that was made before, to be read along with; the run, to be driven, if a dead worker left it."""
-        run_id = await self.known(start)
+    async def adopt(self, start: Start, run_id: str) -> None:
+        """Drive a run that a dead worker left, beside its readers."""
+        if self.runtime.active(start.scope, run_id) is not None:
+            return
         if (await self.runtime.store.find(start.scope, run_id)).status == "running":
             with contextlib.suppress(RunBusy, Fenced):
                 run = await take(
                     self.runtime, self.blueprint, self._resume(start.scope, run_id, {}, start.deps)
                 )
-                return run if run.state.ended is None else run_id
-        return run_id
+                if run.state.ended is None:
+                    self.runtime.spawn(run)
 
     async def resume(
         self, scope: Scope, run_id: str, settlements: Mapping[str, Settlement], deps: Any

@@ -12,11 +12,14 @@ from shipworthy.domain.events import AnyEvent
 from shipworthy.domain.model import Delta, TextDelta
 from shipworthy.domain.results import OutputT, RunResult
 from shipworthy.domain.scope import Scope
-from shipworthy.engine.follow import follow
+from shipworthy.engine.follow import Adopt, follow
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.outcome import result_of
 from shipworthy.errors import NotFinished
 from shipworthy.rules.state import status_of
+
+Reading = LiveRun | tuple[str, Adopt | None]
+"""A run to be driven here; or the id of one that is known, and how to take it over if a dead worker left it."""
 
 
 class AgentStream(Generic[OutputT]):
@@ -27,7 +30,7 @@ class AgentStream(Generic[OutputT]):
     """
 
     def __init__(
-        self, service: Service, scope: Scope, start: Callable[[], Awaitable[LiveRun | str]], *, after: int
+        self, service: Service, scope: Scope, start: Callable[[], Awaitable[Reading]], *, after: int
     ) -> None:
         self._service = service
         self._start = start
@@ -42,12 +45,13 @@ class AgentStream(Generic[OutputT]):
 
     async def __aenter__(self) -> AgentStream[OutputT]:
         started = await self._start()
+        adopt: Adopt | None = None
         if isinstance(started, LiveRun):
             self._run, self.run_id = started, started.run_id
             self._task = self._service.runtime.spawn(started)
         else:
-            self.run_id = started
-        self._items = follow(self._service.runtime, self._scope, self.run_id, self._after)
+            self.run_id, adopt = started
+        self._items = follow(self._service.runtime, self._scope, self.run_id, self._after, adopt)
         return self
 
     def detach(self) -> None:

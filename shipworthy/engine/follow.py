@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from shipworthy.domain.events import AnyEvent, Event, RunEnded, RunParked
 from shipworthy.domain.model import Delta
@@ -14,11 +14,15 @@ _POLL = 0.02
 _SLOWEST_POLL = 0.5
 
 
+Adopt = Callable[[], Awaitable[None]]
+
+
 async def follow(
-    runtime: Runtime, scope: Scope, run_id: str, after: int = 0
+    runtime: Runtime, scope: Scope, run_id: str, after: int = 0, adopt: Adopt | None = None
 ) -> AsyncIterator[AnyEvent | Delta]:
     """Every event after *after*, each once and in order, until the run ends or is paused; deltas where they are to be
-    had. A run that another process drives is polled. Raises RunNotFound."""
+    had. A run that another process drives is polled, and *adopt* may take it over if that process died. Raises
+    RunNotFound."""
     seen = after
     poll = _POLL
     while True:
@@ -39,6 +43,8 @@ async def follow(
         if over or (seen == after and await _resting(runtime, scope, run_id)):
             return
         if watcher is None:
+            if adopt is not None:
+                await adopt()
             await asyncio.sleep(poll)
             poll = min(poll * 2, _SLOWEST_POLL)
 

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from shipworthy.domain.effects import DidNotHappen, Happened, Settlement, Unknown, Verdict
-from shipworthy.domain.events import RunParked, ToolSettled
-from shipworthy.domain.messages import USER
+from shipworthy.domain.events import RunParked, ToolReturned, ToolSettled
+from shipworthy.domain.messages import RUNTIME, USER, Text
 from shipworthy.engine.execute import settled_content
 from shipworthy.engine.live import LiveRun, idempotency_key
 from shipworthy.errors import SettlementRefused
 from shipworthy.rules.decide import Settle
 from shipworthy.rules.state import Call
+
+STARTS = 3
+"""Starts of a `once` body after which it is not started again by itself, though nothing happened."""
 
 
 async def settle(run: LiveRun, step: Settle) -> None:
@@ -24,7 +27,16 @@ async def settle(run: LiveRun, step: Settle) -> None:
             run.record(RunParked(detail=call.call.name))
             return
         _record(run, call, verdict, "verify")
+        if isinstance(verdict, DidNotHappen) and call.attempts >= STARTS:
+            _give_up(run, call)
     await run.commit()
+
+
+def _give_up(run: LiveRun, call: Call) -> None:
+    """A service that fails each time is not to be hammered: the model is told, which is safe, for nothing happened."""
+    words = f"Not done: it was started {call.attempts} times, failed each time, and did not happen."
+    said = (Text(words, RUNTIME, "untrusted"),)
+    run.record(ToolReturned(call_id=call.call.call_id, content=said, outcome="not_done"))
 
 
 async def _verify(run: LiveRun, call: Call) -> Verdict:

@@ -118,7 +118,6 @@ def test_a_deadline_during_a_last_commit_that_fails_returns_no_result_that_is_no
     go(law())
 
 
-@pytest.mark.xfail(reason="known: a refused settlement keeps the claim that came before it", strict=True)
 def test_a_refused_settlement_leaves_the_run_to_others(tmp_path: Path) -> None:
     async def law() -> None:
         @tool(effect="once")
@@ -146,9 +145,6 @@ def test_a_refused_settlement_leaves_the_run_to_others(tmp_path: Path) -> None:
         raise AssertionError(str(busy)) from busy
 
 
-@pytest.mark.xfail(
-    reason="known: each doubt that is settled starts the body anew, at once and without end", strict=True
-)
 def test_a_body_that_always_fails_is_not_started_again_and_again(tmp_path: Path) -> None:
     """verify= says each time, truly, that nothing happened; a service that is down must not be hammered."""
     starts = 0
@@ -241,9 +237,6 @@ def test_a_read_that_fails_does_not_end_the_run(tmp_path: Path) -> None:
     go(law())
 
 
-@pytest.mark.xfail(
-    reason="known: a cancellation during the first commit leaves the run to nobody", strict=True
-)
 def test_a_run_that_was_cancelled_as_it_began_is_not_begun_by_somebody_else(tmp_path: Path) -> None:
     async def law() -> None:
         def agent() -> Agent[Any, Any]:
@@ -264,7 +257,6 @@ def test_a_run_that_was_cancelled_as_it_began_is_not_begun_by_somebody_else(tmp_
     go(law())
 
 
-@pytest.mark.xfail(reason="known: a stream only follows once it has begun to", strict=True)
 def test_a_stream_takes_over_when_the_worker_that_it_follows_dies(tmp_path: Path) -> None:
     async def law() -> None:
         def agent(wait: float) -> Agent[Any, Any]:

@@ -131,14 +131,13 @@ def claim(cursor: apsw.Cursor, worker: Worker, scope: Scope, run_id: str) -> Cla
         raise unknown(scope, run_id)
     key, token, owner, status, user, session, expired = found[0]
     previous: Previous = "released"
-    if owner not in (None, worker.id):
+    if owner not in (None, worker.id) and status == "running":
         standing = worker.standing(cursor, owner)
         if standing == "alive":
             raise RunBusy(f"Run {run_id!r} is driven by worker {owner}, which is alive.")
         if standing == "dead":
             worker.bury(cursor, owner)
-        if status == "running":
-            previous = standing
+        previous = standing
     if expired or (owner is None and status == "running"):
         # Whoever claimed it from a stopped worker has committed nothing since; or a worker let go of it while it
         # drove it, and may still be inside a body.
