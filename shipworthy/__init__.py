@@ -70,7 +70,46 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = sorted([*_HOME, "InMemoryJournalStore"])
+__all__ = [
+    "Agent",
+    "AgentStream",
+    "Checkpoint",
+    "DidNotHappen",
+    "EchoModel",
+    "File",
+    "Happened",
+    "Image",
+    "InMemoryJournalStore",
+    "InMemoryRuntime",
+    "InMemoryStore",
+    "InvalidOutput",
+    "Message",
+    "ModelRequest",
+    "ModelRetry",
+    "ModelSettings",
+    "NotDone",
+    "Operator",
+    "RunContext",
+    "RunFilter",
+    "RunResult",
+    "RunSummary",
+    "Scope",
+    "ScriptedModel",
+    "ScriptedTurn",
+    "ShipworthyError",
+    "SqliteRuntime",
+    "Text",
+    "TextDelta",
+    "Thinking",
+    "ToolCall",
+    "ToolResult",
+    "Tuning",
+    "Unknown",
+    "Usage",
+    "is_paused",
+    "mock",
+    "tool",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
+from types import TracebackType, UnionType
 from typing import Any, Generic, TypeVar, overload
 
 from shipworthy.app.configuration import (
@@ -78,7 +78,7 @@ class Agent(Generic[Deps, OutputT]):
         *,
         model: Model | str,
         tools: Sequence[Tool] = (),
-        output: type[OutputT] = str,  # type: ignore[assignment]
+        output: type[OutputT] | UnionType = str,  # type: ignore[assignment]
         output_mode: OutputMode = "auto",
         output_validators: Sequence[Callable[..., Any]] = (),
         runtime: Runtime | str | None = None,

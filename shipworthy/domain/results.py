@@ -16,7 +16,7 @@ from shipworthy.errors import RunFailed, RunPaused, RunStopped
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    OutputT = TypeVar("OutputT", default=str)
+    OutputT = TypeVar("OutputT", default=Any)
 else:
     from typing import TypeVar
 

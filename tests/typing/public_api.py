@@ -49,6 +49,11 @@ async def the_output_has_the_type_that_was_asked_for() -> None:
     assert_type(is_paused(result), bool)
 
 
+async def a_union_is_an_output_too() -> None:
+    either = Agent[None, Report | int]("You report.", model=EchoModel(), output=Report | int)
+    assert_type((await either.run("Hello.", tenant_id="acme")).output, Report | int)
+
+
 async def mistakes_are_found() -> None:
     agent = Agent("You answer.", model=ScriptedModel(["Hello."]), runtime=SqliteRuntime("bot.db"))
     _ = (await agent.run("Hello.")).output.no_such_field  # pyright: ignore[reportAttributeAccessIssue]
