@@ -35,7 +35,7 @@ def nths(plan: proof.Plan, operation: str) -> range:
         world = next(fresh)
         made = world.do(plan.job(world, lossy=True)).operations[operation]
     surely = made * 2 // 3 if plan.way == "together" else made
-    return range(1, surely + 1, 1 if proof.LONG else max(surely // 8, 1))
+    return range(1, surely + 1, 2 if proof.LONG else max(surely // 8, 1))
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -80,7 +80,7 @@ def test_a_cancellation_during_a_commit_that_fails_shows_nothing_that_is_not_dur
         await slow.under_way.wait()
         driving = next(t for t in asyncio.all_tasks() if t.get_name() == "shipworthy-run-r")
         driving.cancel()
-        await asyncio.wait([reading])
+        await asyncio.gather(reading, return_exceptions=True)
         durable = [e.seq for e in await runtime.store.read(Scope("acme"), "r")]
         assert [e.seq for e in seen] == durable[: len(seen)]
         await runtime.close()
@@ -196,8 +196,7 @@ def test_closing_leaves_no_body_behind_that_another_process_cannot_know_of(tmp_p
         await inside.wait()
         await here.runtime.close()
         await there.resume("r", tenant_id="acme")
-        await asyncio.wait([running])
-        running.exception() if not running.cancelled() else None
+        await asyncio.gather(running, return_exceptions=True)
         await there.runtime.close()
 
     go(law())
@@ -248,7 +247,7 @@ def test_a_run_that_was_cancelled_as_it_began_is_not_begun_by_somebody_else(tmp_
         for _ in range(3):
             await asyncio.sleep(0)
         task.cancel()
-        await asyncio.wait([task])
+        await asyncio.gather(task, return_exceptions=True)
         assert task.cancelled()
         await here.runtime.close()
         assert await there.recover() == []
@@ -284,7 +283,7 @@ def test_a_stream_takes_over_when_the_worker_that_it_follows_dies(tmp_path: Path
         result = await asyncio.wait_for(following, 5)
         assert result.output == "Done."
         running.cancel()
-        await asyncio.wait([running])
+        await asyncio.gather(running, return_exceptions=True)
         await there.runtime.close()
 
     go(law())

@@ -12,7 +12,7 @@ from tests.crash import proof
 
 pytestmark = pytest.mark.crash
 
-RECOVERY = slice(12)
+RECOVERY = slice(8)
 """Claiming, taking over, settling, and the first steps after them."""
 FIRST = slice(0, None, 1) if proof.LONG else slice(3, None, 12)
 SHARDS = 8 if proof.LONG else 2
