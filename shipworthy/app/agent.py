@@ -12,13 +12,24 @@ from shipworthy.app.configuration import (
     UNNAMED,
     Tuning,
     factory_of,
+    flag_of,
+    functions_of,
     instructions_of,
     limits_of,
     model_of,
     name_of,
+    sequence_of,
     settings_of,
+    type_of,
 )
-from shipworthy.app.inputs import Prompt, scope_of, scope_of_run, tenant_of
+from shipworthy.app.inputs import (
+    Prompt,
+    nothing_but_a_run_id,
+    scope_of,
+    scope_of_run,
+    sequence_number,
+    tenant_of,
+)
 from shipworthy.app.outputs import OutputMode, output_for
 from shipworthy.app.runtimes import runtime_for
 from shipworthy.app.service import Service
@@ -97,20 +108,21 @@ class Agent(Generic[Deps, OutputT]):
         self._instructions = instructions_of(instructions)
         self._model = model_of(model)
         self._tools: dict[str, Tool] = {}
-        for each in tools:
+        for each in sequence_of("tools", tools):
             self._add(each)
         self._output_type: Any = output
         self._output_mode: OutputMode = output_mode
-        self._validators = list(output_validators)
-        self._deps, self._deps_type = factory_of(deps), deps_type
-        self._tenant_id, self._require_identity = tenant_of(tenant_id), require_identity
+        self._validators = functions_of("output_validators", output_validators)
+        self._deps, self._deps_type = factory_of(deps), type_of(deps_type)
+        self._tenant_id = tenant_of(tenant_id)
+        self._require_identity = flag_of("require_identity", require_identity)
         self._settings = settings_of(settings)
-        self._tuning = tuning or NO_TUNING
+        self._tuning = NO_TUNING if tuning is None else tuning
         self._limits = limits_of(max_turns, timeout, self._tuning)
         self._service: Service | None = None
         self._recovering: asyncio.Task[None] | None = None
         self._entered = 0
-        if output is not str:
+        if output is not str or output_mode != "auto":
             output_for(output, mode=output_mode, validators=())
 
     @property
@@ -277,7 +289,9 @@ class Agent(Generic[Deps, OutputT]):
         Use as `async with agent.stream(...) as stream`.
         """
         service = self._in_use()
+        after = sequence_number(after)
         if prompt is None:
+            nothing_but_a_run_id(user_id, session_id, deps, message_history, settings, timeout)
             scope, followed = scope_of_run(run_id or "", tenant_id, self._tenant_id)
             return AgentStream(service, scope, lambda: service.find(scope, followed), after=after)
         scope = self._scope(tenant_id, user_id, session_id)
@@ -319,8 +333,8 @@ class Agent(Generic[Deps, OutputT]):
         return await self._in_use().recover()
 
     async def __aenter__(self) -> Agent[Deps, OutputT]:
-        self._entered += 1
         await self.runtime.acquire()
+        self._entered += 1
         if self._entered == 1:
             recovering = self._in_use().keep_recovering(self._tuning.recover_every)
             self._recovering = asyncio.create_task(recovering, name="shipworthy-recovery")

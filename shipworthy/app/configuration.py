@@ -12,6 +12,7 @@ from shipworthy.engine.blueprint import Instruction, Limits
 from shipworthy.errors import ConfigurationError
 from shipworthy.ports.model import Model
 from shipworthy.rules.text import clean
+from shipworthy.rules.values import misfit
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +34,9 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
 UNNAMED = "agent"
 """The name of agents that were given none."""
 
+LONGEST = 366 * 86_400
+"""Seconds that a timeout may have at most: a year."""
+
 NO_TUNING = Tuning()
 NO_SETTINGS = ModelSettings()
 _LIMITS = Limits()
@@ -44,7 +48,7 @@ def model_of(given: Model | str) -> Model:
         from shipworthy.app.models import resolve_model
 
         return resolve_model(given)
-    if not hasattr(given, "stream") or not hasattr(given, "name"):
+    if isinstance(given, type) or not hasattr(given, "stream") or not hasattr(given, "name"):
         raise ConfigurationError(f"{given!r} is not a model.", fix="Pass 'provider:model' or a Model object.")
     return given
 
@@ -53,7 +57,7 @@ def instructions_of(given: Instruction | Sequence[Instruction]) -> tuple[Instruc
     """Instructions as a tuple of texts and functions. Raises ConfigurationError."""
     if isinstance(given, str) or callable(given):
         return (given,) if given else ()
-    made: tuple[Any, ...] = tuple(given)
+    made: tuple[Any, ...] = sequence_of("instructions", given)
     for each in made:
         if not isinstance(each, str) and not callable(each):
             raise ConfigurationError(
@@ -62,10 +66,44 @@ def instructions_of(given: Instruction | Sequence[Instruction]) -> tuple[Instruc
     return made
 
 
+def sequence_of(name: str, given: Any) -> tuple[Any, ...]:
+    """A list or tuple of things. Raises ConfigurationError."""
+    if not isinstance(given, (list, tuple)):
+        raise ConfigurationError(f"{name} is a {type(given).__name__}.", fix=f"Pass a list: {name}=[...].")
+    return tuple(given)
+
+
+def functions_of(name: str, given: Any) -> list[Callable[..., Any]]:
+    """A list of functions. Raises ConfigurationError."""
+    functions = list(sequence_of(name, given))
+    for each in functions:
+        if not callable(each):
+            raise ConfigurationError(f"{name} has a {type(each).__name__}.", fix="Pass functions.")
+    return functions
+
+
+def flag_of(name: str, given: Any) -> bool:
+    """True or False. Raises ConfigurationError."""
+    if not isinstance(given, bool):
+        raise ConfigurationError(f"{name}={given!r} is not a bool.", fix="Pass True or False.")
+    return given
+
+
+def type_of(given: type[Any] | None) -> type[Any] | None:
+    """A class for isinstance. Raises ConfigurationError."""
+    if given is not None and not isinstance(given, type):
+        raise ConfigurationError(
+            f"deps_type={given!r} is not a class.", fix="Pass the class of your dependencies."
+        )
+    return given
+
+
 def limits_of(max_turns: int, timeout: float | None, tuning: Tuning) -> Limits:
     """The bounds of a run. Raises ConfigurationError."""
     if max_turns == _LIMITS.max_turns and timeout is None and tuning is NO_TUNING:
         return _LIMITS
+    if not isinstance(tuning, Tuning):
+        raise ConfigurationError(f"tuning is a {type(tuning).__name__}.", fix="Pass Tuning(...).")
     seconds("recover_every", tuning.recover_every)
     return Limits(
         max_turns=_count("max_turns", max_turns, 1),
@@ -84,6 +122,10 @@ def settings_of(settings: ModelSettings | None) -> ModelSettings:
     if not isinstance(settings, ModelSettings):
         raise ConfigurationError(
             f"settings is a {type(settings).__name__}.", fix="Pass ModelSettings(temperature=..., ...)."
+        )
+    if (wrong := misfit(settings, ModelSettings)) is not None:
+        raise ConfigurationError(
+            f"settings cannot be kept: {wrong}.", fix="Use plain numbers, texts and JSON data."
         )
     return settings
 
@@ -107,8 +149,10 @@ def name_of(name: str) -> str:
 
 def seconds(name: str, value: float) -> float:
     """A time that is one. Raises ConfigurationError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise ConfigurationError(f"{name}={value!r} is not a time.", fix="Pass seconds, more than 0.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= LONGEST:
+        raise ConfigurationError(
+            f"{name}={value!r} is not a time.", fix=f"Pass seconds, more than 0 and at most {LONGEST}."
+        )
     return float(value)
 
 

@@ -7,11 +7,19 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from shipworthy.domain.messages import File, Image, Message, Text, ToolCall, ToolResult, UserPart
+from shipworthy.domain.messages import USER, File, Image, Message, Text, ToolCall, ToolResult, UserPart
 from shipworthy.domain.results import Checkpoint, RunResult
 from shipworthy.domain.scope import ANONYMOUS, Scope
-from shipworthy.errors import EmptyPrompt, IdentityMissing, IdentityWarning, InvalidHistory, InvalidPrompt
+from shipworthy.errors import (
+    EmptyPrompt,
+    IdentityMissing,
+    IdentityWarning,
+    InvalidHistory,
+    InvalidOption,
+    InvalidPrompt,
+)
 from shipworthy.rules.text import clean
+from shipworthy.rules.values import misfit, misfit_part
 
 Prompt = str | Text | Image | File | Sequence[str | Text | Image | File]
 
@@ -90,6 +98,23 @@ def run_id_of(run_id: str | None) -> str | None:
     return run_id
 
 
+def sequence_number(after: int) -> int:
+    """Where a stream goes on. Raises InvalidOption."""
+    if isinstance(after, bool) or not isinstance(after, int) or after < 0:
+        what = f"after={after!r} is not a sequence number."
+        raise InvalidOption(what, fix="Pass the seq of the last event seen, or 0.")
+    return after
+
+
+def nothing_but_a_run_id(*given: Any) -> None:
+    """What a stream that only follows a run cannot use. Raises InvalidOption."""
+    if any([option is not None for option in given]):
+        raise InvalidOption(
+            "A stream without a prompt only follows a run.",
+            fix="Pass run_id= and tenant_id=, and after= if need be.",
+        )
+
+
 def prompt_of(prompt: Prompt) -> tuple[UserPart, ...]:
     """A prompt's parts. Raises EmptyPrompt, InvalidPrompt."""
     parts = [prompt] if isinstance(prompt, (str, Text, Image, File)) else prompt
@@ -104,17 +129,18 @@ def prompt_of(prompt: Prompt) -> tuple[UserPart, ...]:
 def _part(part: Any) -> UserPart:
     if isinstance(part, str):
         part = Text(part)
-    if isinstance(part, Text):
-        if not isinstance(part.text, str) or clean(part.text) != part.text:
-            raise InvalidPrompt("The prompt has text that is not valid Unicode (lone surrogates).")
+    if not isinstance(part, (Text, Image, File)):
+        raise InvalidPrompt(f"The prompt has a part of type {type(part).__name__}.")
+    if (
+        type(part) is Text
+        and part.origin == USER
+        and type(part.text) is str
+        and clean(part.text) == part.text
+    ):
         return part
-    if isinstance(part, Image):
-        if (part.data is None) == (part.url is None):
-            raise InvalidPrompt("An Image needs exactly one of data= and url=.")
-        return part
-    if isinstance(part, File):
-        return part
-    raise InvalidPrompt(f"The prompt has a part of type {type(part).__name__}.")
+    if (wrong := misfit_part(part)) is not None:
+        raise InvalidPrompt(f"The prompt has {type(part).__name__} that cannot be kept: {wrong}.")
+    return part
 
 
 def history_of(history: Sequence[Message] | None, scope: Scope) -> tuple[Message, ...]:
@@ -126,8 +152,10 @@ def history_of(history: Sequence[Message] | None, scope: Scope) -> tuple[Message
             "message_history and session_id were both given.",
             fix="Pass one: the session continues from the journal by itself.",
         )
-    if not all([isinstance(m, Message) for m in history]):
+    if not isinstance(history, Sequence) or not all([isinstance(m, Message) for m in history]):
         raise InvalidHistory("message_history has items that are not Message.", fix="Pass result.messages.")
+    if (wrong := misfit(tuple(history), tuple[Message, ...])) is not None:
+        raise InvalidHistory(f"message_history cannot be kept: {wrong}.", fix="Pass result.messages.")
     _check_calls(history)
     return tuple(history)
 

@@ -12,6 +12,7 @@ import msgspec
 
 from shipworthy.domain.messages import File, Image, Text
 from shipworthy.errors import UnserialisableResult
+from shipworthy.rules.values import misfit_part
 
 Parts = tuple[Text | Image | File, ...]
 _FIX = "Return a str, Text, Image, File, or data made of builtins, dataclasses, msgspec or pydantic models."
@@ -51,6 +52,18 @@ def valid(text: str) -> str:
 
 
 def _labelled(part: Text | Image | File, origin: str) -> Text | Image | File:
+    try:
+        made = _relabelled(part, origin)
+    except (TypeError, AttributeError) as error:
+        raise UnserialisableResult(
+            f"The tool returned {type(part).__name__} that is not one: {error}."
+        ) from error
+    if (wrong := misfit_part(made)) is not None:
+        raise UnserialisableResult(f"The tool returned {type(part).__name__} that cannot be kept: {wrong}.")
+    return made
+
+
+def _relabelled(part: Text | Image | File, origin: str) -> Text | Image | File:
     if isinstance(part, Text):
         return Text(valid(part.text), origin, "untrusted")
     changes: dict[str, Any] = {"origin": origin, "trust": "untrusted", "media_type": valid(part.media_type)}

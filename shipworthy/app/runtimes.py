@@ -6,6 +6,7 @@ import os
 from typing import Literal
 
 from shipworthy.adapters.inmemory.store import InMemoryStore
+from shipworthy.app.configuration import LONGEST
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import ConfigurationError
 
@@ -14,6 +15,8 @@ class InMemoryRuntime(Runtime):
     """Runs that live as long as the process; at most *max_runs* are kept. The default."""
 
     def __init__(self, *, max_runs: int = 10_000) -> None:
+        if isinstance(max_runs, bool) or not isinstance(max_runs, int) or max_runs < 1:
+            raise ConfigurationError(f"max_runs={max_runs!r} holds no run.", fix="Pass an int of at least 1.")
         super().__init__(InMemoryStore(max_runs))
 
 
@@ -37,6 +40,17 @@ class SqliteRuntime(Runtime):
     ) -> None:
         from shipworthy.adapters.sqlite.store import SqliteStore
 
+        if not isinstance(path, (str, os.PathLike)) or str(path) in ("", ":memory:"):
+            raise ConfigurationError(
+                f"{path!r} is not the path of a file.", fix='Pass a path such as "bot.db".'
+            )
+        for name, value in (
+            ("lease_ttl", lease_ttl),
+            ("clock_skew", clock_skew),
+            ("busy_timeout", busy_timeout),
+        ):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LONGEST:
+                raise ConfigurationError(f"{name}={value!r} is not a time.", fix="Pass seconds.")
         super().__init__(
             SqliteStore(
                 path,

@@ -86,7 +86,12 @@ class _Pydantic:
             raise explain(error, self.schema, data, at) from error
 
     def encode(self, value: Any) -> str:
-        return self._adapter.dump_json(value, round_trip=True, by_alias=False, warnings="error").decode()
+        text: str = self._adapter.dump_json(value, round_trip=True, by_alias=False, warnings="error").decode()
+        if self.restore(text) != value:
+            raise ValueError(
+                "written down and read back it is another value; see its validators and hidden fields"
+            )
+        return text
 
     def restore(self, data: str) -> Any:
         try:

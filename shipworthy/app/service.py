@@ -14,13 +14,14 @@ from shipworthy.app.configuration import UNNAMED, seconds, settings_of
 from shipworthy.app.inputs import Prompt, history_of, prompt_of, run_id_of
 from shipworthy.domain.effects import Settlement
 from shipworthy.domain.events import RunStarted
+from shipworthy.domain.journal import RunSummary
 from shipworthy.domain.messages import Message
 from shipworthy.domain.model import ModelSettings
 from shipworthy.domain.results import RunResult
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.engine.begin import Start, begin
 from shipworthy.engine.blueprint import Blueprint
-from shipworthy.engine.follow import follow
+from shipworthy.engine.follow import wait_until_over
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.outcome import result_of
 from shipworthy.engine.recover import Resume, load, resume, take
@@ -32,7 +33,6 @@ from shipworthy.errors import (
     InvalidOption,
     RunBusy,
     RunConflict,
-    ShipworthyError,
 )
 from shipworthy.rules.state import status_of
 
@@ -110,6 +110,11 @@ class Service:
         first = (await self.runtime.store.read(start.scope, start.run_id))[0]
         if not isinstance(first, RunStarted) or first.digest != start.digest():
             raise RunConflict(f"Run {start.run_id!r} exists, with another user or another input.")
+        if not self._is_mine(first):
+            raise RunConflict(
+                f"Run {start.run_id!r} exists, begun by another agent.",
+                fix="Choose another run_id; give each Agent a name= of its own, so that it knows its runs.",
+            )
         return start.run_id
 
     async def again(self, start: Start) -> RunResult[Any]:
@@ -121,8 +126,7 @@ class Service:
             if status_of(run.state) != "running":
                 return await result_of(run)
             if self.runtime.active(start.scope, run_id) is not None:
-                async for _ in follow(self.runtime, start.scope, run_id, run.state.seq):
-                    pass
+                await wait_until_over(self.runtime, start.scope, run_id, run.state.seq)
                 await asyncio.sleep(0)
                 continue
             with contextlib.suppress(RunBusy, Fenced):
@@ -158,8 +162,7 @@ class Service:
         await self.runtime.open()
         asked = self._resume(scope, run_id, settlements, deps)
         while self.runtime.active(scope, run_id) is not None:
-            async for _ in follow(self.runtime, scope, run_id):
-                pass  # a sitting that is under way here, such as a recovery, is joined
+            await wait_until_over(self.runtime, scope, run_id)
             await asyncio.sleep(0)
             if not settlements:
                 return await result_of(await self.load(scope, run_id))
@@ -177,13 +180,11 @@ class Service:
 
     async def recover(self) -> list[RunResult[Any]]:
         """Resume this agent's orphaned runs, some at once. What cannot be resumed is logged and left as it is."""
-        await self.runtime.open()
         slots = asyncio.Semaphore(_AT_ONCE)
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._recover_one(orphan.scope, orphan.run_id, slots))
-                for orphan in await self.runtime.store.orphans(_RECOVERY)
-                if self.runtime.active(orphan.scope, orphan.run_id) is None
+                for orphan in await self._orphans()
             ]
         return [result for task in tasks if (result := task.result()) is not None]
 
@@ -216,10 +217,27 @@ class Service:
         return first.agent != UNNAMED or first.fingerprint == self.blueprint.fingerprint
 
     async def keep_recovering(self, every: float) -> None:
-        """Look for orphaned runs again and again."""
-        while True:
-            try:
-                await self.recover()
-            except ShipworthyError as error:
-                log.warning("The look for orphaned runs failed: %s", error)
-            await asyncio.sleep(every)
+        """Look for orphaned runs again and again; one that takes long keeps nobody waiting but itself."""
+        slots = asyncio.Semaphore(_AT_ONCE)
+        tasks: dict[tuple[Scope, str], asyncio.Task[Any]] = {}
+        try:
+            while True:
+                try:
+                    for orphan in await self._orphans():
+                        key = orphan.scope, orphan.run_id
+                        if key not in tasks or tasks[key].done():
+                            tasks[key] = asyncio.create_task(self._recover_one(*key, slots))
+                except Exception as error:
+                    log.warning("The look for orphaned runs failed: %s", error)
+                tasks = {key: task for key, task in tasks.items() if not task.done()}
+                await asyncio.sleep(every)
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks.values())
+
+    async def _orphans(self) -> list[RunSummary]:
+        await self.runtime.open()
+        orphans = await self.runtime.store.orphans(_RECOVERY)
+        return [o for o in orphans if self.runtime.active(o.scope, o.run_id) is None]

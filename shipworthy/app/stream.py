@@ -12,7 +12,7 @@ from shipworthy.domain.events import AnyEvent
 from shipworthy.domain.model import Delta, TextDelta
 from shipworthy.domain.results import OutputT, RunResult
 from shipworthy.domain.scope import Scope
-from shipworthy.engine.follow import Adopt, follow
+from shipworthy.engine.follow import Adopt, Follower
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.outcome import result_of
 from shipworthy.errors import NotFinished
@@ -40,7 +40,7 @@ class AgentStream(Generic[OutputT]):
         self._task: asyncio.Task[None] | None = None
         self._detached = False
         self._result: RunResult[OutputT] | None = None
-        self._items: AsyncIterator[AnyEvent | Delta] | None = None
+        self._items: Follower | None = None
         self.run_id = ""
 
     async def __aenter__(self) -> AgentStream[OutputT]:
@@ -51,24 +51,27 @@ class AgentStream(Generic[OutputT]):
             self._task = self._service.runtime.spawn(started)
         else:
             self.run_id, adopt = started
-        self._items = follow(self._service.runtime, self._scope, self.run_id, self._after, adopt)
+        self._items = Follower(self._service.runtime, self._scope, self.run_id, self._after, adopt)
         return self
 
     def detach(self) -> None:
         """Let the run go on when the block is left; `agent.stream(run_id=...)` finds it again."""
         self._detached = True
 
-    def __aiter__(self) -> AsyncIterator[AnyEvent | Delta]:
-        return self._read()
+    def __aiter__(self) -> AgentStream[OutputT]:
+        return self
 
-    async def _read(self) -> AsyncIterator[AnyEvent | Delta]:
+    async def __anext__(self) -> AnyEvent | Delta:
+        """The next item. A read that is cancelled, by `asyncio.wait_for` say, loses nothing and stops nothing."""
         if self._items is None:
             raise NotFinished(
                 "The stream was not entered.", fix="Use `async with agent.stream(...) as stream`."
             )
-        async for item in self._items:
-            yield item
-        await self._finish()
+        try:
+            return await anext(self._items)
+        except StopAsyncIteration:
+            await self._finish()
+            raise
 
     async def text(self) -> AsyncIterator[str]:
         """Only the text, as it comes. Provisional: an attempt that fails and is made again starts its text anew."""
@@ -85,7 +88,7 @@ class AgentStream(Generic[OutputT]):
 
     async def _finish(self) -> None:
         if self._task is not None:
-            await self._task
+            await asyncio.shield(self._task)
         self._result = await result_of(self._run or await self._service.load(self._scope, self.run_id))
 
     async def __aexit__(

@@ -14,16 +14,25 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from shipworthy.errors import ConfigurationError
+
 T = TypeVar("T")
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
+_thread: threading.Thread | None = None
 _pid = 0
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """The coroutine's result; interrupting the wait cancels it. Works inside a running loop too, which it blocks."""
     loop = _background_loop()
+    if threading.current_thread() is _thread:
+        coroutine.close()
+        raise ConfigurationError(
+            "run_sync was called on the event loop that it would wait for.",
+            fix="Use `await agent.run(...)` here.",
+        )
     done: Future[T] = Future()
     context = contextvars.copy_context()
 
@@ -52,9 +61,10 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def _background_loop() -> asyncio.AbstractEventLoop:
-    global _loop, _pid
+    global _loop, _pid, _thread
     with _lock:
         if _loop is None or _pid != os.getpid():
             _loop, _pid = asyncio.new_event_loop(), os.getpid()
-            threading.Thread(target=_loop.run_forever, name="shipworthy-sync", daemon=True).start()
+            _thread = threading.Thread(target=_loop.run_forever, name="shipworthy-sync", daemon=True)
+            _thread.start()
         return _loop

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+from shipworthy.errors import NotDone
+
 SIZE = 64
 """Threads at most. They are started as they are needed; a call beyond them waits for one to be free."""
 
@@ -28,14 +30,19 @@ async def in_thread(key: Key | None, fn: Callable[..., Any], /, *args: Any, **kw
     """What *fn* returns, called in a thread with this task's context variables.
 
     Cancelled, this raises at once; the thread goes on, and `still_running(key)` is true until it ends. A call
-    that was still waiting for a thread is taken back and never starts.
+    that was still waiting for a thread is taken back, never starts, and raises NotDone.
     """
     call = functools.partial(contextvars.copy_context().run, guarded, fn, *args, **kwargs)
     future = _executor().submit(call)
     if key is not None:
         _running[future] = key
         future.add_done_callback(_forget)
-    return await asyncio.wrap_future(future)
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        if future.cancel():
+            raise NotDone("no thread was free for it in time; it was never started") from None
+        raise
 
 
 def still_running(key: Key) -> bool:

@@ -272,6 +272,10 @@ def _check_options(
         raise InvalidTool(
             f"Tool {named!r} has max_result={max_result!r}.", fix="Give characters above 0, or None."
         )
+    for option, value in (("timeout", timeout), ("retries", retries), ("max_result", max_result)):
+        wanted = (int, float) if option == "timeout" else (int,)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, wanted)):
+            raise InvalidTool(f"Tool {named!r} has {option}={value!r}.", fix="Give a number.")
     if retries < 0:
         raise InvalidTool(f"Tool {named!r} has retries={retries!r}.", fix="Give 0 or more.")
     if retries and effect == "once":

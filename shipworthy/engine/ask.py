@@ -9,12 +9,12 @@ from shipworthy.domain.events import ModelAnswered, ModelFailed, ModelRequested
 from shipworthy.domain.messages import Text, Thinking, ToolCall
 from shipworthy.domain.model import Answer, ModelRequest, ModelSettings, Purpose
 from shipworthy.engine.live import LiveRun
-from shipworthy.errors import ConfigurationError, IncompleteAnswer, ModelError
+from shipworthy.errors import ConfigurationError, IncompleteAnswer, ModelError, ShipworthyError
 from shipworthy.rules.decide import AskModel
-from shipworthy.rules.text import clean
+from shipworthy.rules.text import clean, described
 
 BREATHER = 64
-"""Deltas between two chances for others to run, for models that never wait."""
+"""Deltas, or turns, between two chances for others to run, where neither model nor tools ever wait."""
 
 WRAP_UP = (
     "You have used all the turns of this run. Give your final answer now, from what you know; no further tool calls "
@@ -31,6 +31,8 @@ async def ask(run: LiveRun, step: AskModel) -> None:
         await run.commit()
         await asyncio.sleep(step.delay)
     ordinal = run.state.ordinal
+    if ordinal % BREATHER == BREATHER - 1:
+        await asyncio.sleep(0)
     run.record(ModelRequested(ordinal=ordinal, model=model.name, purpose=step.purpose))
     if run.urgent or run.watchers:
         await run.commit()
@@ -120,6 +122,5 @@ def _failed(run: LiveRun, ordinal: int, error: Exception, retry_after: float | N
 
         backoff = random.uniform(0.0, min(20.0, 0.25 * 2.0**run.state.failures))
         retry_after = max(retry_after, backoff)
-    return ModelFailed(
-        ordinal=ordinal, error=type(error).__name__, message=clean(str(error)), retry_after=retry_after
-    )
+    said = clean(str(error)) if isinstance(error, ShipworthyError) else described(error)
+    return ModelFailed(ordinal=ordinal, error=type(error).__name__, message=said, retry_after=retry_after)

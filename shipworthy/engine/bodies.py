@@ -20,6 +20,7 @@ from shipworthy.domain.messages import (
     ToolResult,
     Trust,
 )
+from shipworthy.errors import JournalDamaged
 from shipworthy.rules.codec import decode_part, encode_part
 from shipworthy.rules.text import clean
 
@@ -93,7 +94,7 @@ class Bodies:
         if type(part) is Stored:
             found = self._parts.get(part.digest)
             if found is None:
-                found = self._parts[part.digest] = decode_part(await self._fetch(part.digest))
+                found = self._parts[part.digest] = decode_part(await self._body(part.digest))
             return found
         if type(part) is ToolCall and part.stored is not None:
             return msgspec.structs.replace(part, arguments=await self.arguments(part), stored=None)
@@ -102,13 +103,19 @@ class Bodies:
             return msgspec.structs.replace(part, content=content)
         return part
 
+    async def _body(self, digest: str) -> bytes:
+        data = await self._fetch(digest)
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise JournalDamaged(f"The stored body {digest[:12]} is not what it was when it was stored.")
+        return data
+
     async def arguments(self, call: ToolCall) -> str:
         """A call's arguments as JSON text, wherever they are."""
         if call.stored is None:
             return call.raw_arguments
         found = self._parts.get(call.stored.digest)
         if type(found) is not ToolCall:
-            raw = (await self._fetch(call.stored.digest)).decode()
+            raw = (await self._body(call.stored.digest)).decode("utf-8", "replace")
             self._parts[call.stored.digest] = found = ToolCall(call.name, raw, call.call_id)
         return found.raw_arguments
 

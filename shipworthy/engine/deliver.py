@@ -9,6 +9,7 @@ from shipworthy.domain.messages import Text
 from shipworthy.engine.live import LiveRun
 from shipworthy.errors import InvalidOutput, ModelRetry
 from shipworthy.rules.state import Call
+from shipworthy.rules.text import clean
 
 _EMPTY = "Your answer was empty. Answer the user, or call a tool."
 
@@ -35,7 +36,7 @@ async def _deliver(run: LiveRun, text: str, tool: str | None, call_id: str | Non
     try:
         value = await _value(run, text, tool)
     except (InvalidOutput, ModelRetry) as problem:
-        run.record(OutputRejected(problem=problem.what, call_id=call_id))
+        run.record(OutputRejected(problem=clean(problem.what), call_id=call_id))
         return False
     run.record(RunEnded(status="completed", output=_pack(run, value), output_call=call_id))
     return True

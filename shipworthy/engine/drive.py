@@ -24,7 +24,7 @@ from shipworthy.rules.decide import (
     Settle,
     decide,
 )
-from shipworthy.rules.text import clean
+from shipworthy.rules.text import described
 
 Leave = Callable[[LiveRun, BaseException | None], None]
 
@@ -37,6 +37,7 @@ async def sit(run: LiveRun, leave: Leave) -> None:
     Raises StoreError when the journal cannot be written: the run stops in this process, and resuming reads it back.
     """
     limit = None if run.timeout is None else asyncio.timeout(run.timeout)
+    task = asyncio.current_task()
     error: BaseException | None = None
     try:
         if limit is None:
@@ -45,6 +46,8 @@ async def sit(run: LiveRun, leave: Leave) -> None:
             async with limit:
                 await drive(run)
     except BaseException as raised:
+        if isinstance(raised, asyncio.CancelledError) and task is not None and not task.cancelling():
+            raised = RuntimeError("Something in the run cancelled itself.")
         error = await _interrupted(run, raised, expired=limit is not None and limit.expired())
     finally:
         error = error or run.raises
@@ -112,5 +115,5 @@ async def _stop(run: LiveRun, cause: StopCause) -> None:
 async def _park(run: LiveRun, error: Exception) -> None:
     """A defect in code that is not ours to answer for ends the sitting, not the run."""
     if type(decide(run.state)) is not Finished:
-        run.record(RunParked(reason="error", detail=clean(f"{type(error).__name__}: {error}")))
+        run.record(RunParked(reason="error", detail=described(error)))
     await run.commit()

@@ -29,7 +29,7 @@ from shipworthy.ports.tools import Tool
 from shipworthy.rules.codec import encode_part
 from shipworthy.rules.decide import Execute, Judge
 from shipworthy.rules.state import Call
-from shipworthy.rules.text import clean, shown
+from shipworthy.rules.text import clean, described, shown
 
 
 async def judge(run: LiveRun, step: Judge) -> None:
@@ -98,11 +98,18 @@ async def execute(run: LiveRun, step: Execute) -> None:
     for call in step.calls:
         tool = run.blueprint.tools.get(call.call.name)
         if tool is None:
-            return _missing(run, call.call.name)
-        attempts.append(await _prepare(run, call, tool))
+            _missing(run, call.call.name)
+            return
+        try:
+            attempts.append(await _prepare(run, call, tool))
+        except InvalidArguments as problem:  # they were valid for the code that accepted the call
+            _refuse(run, call, f"Invalid arguments for {call.call.name}: {problem.what}")
+    if not attempts:
+        return
     await _intend(run, attempts)
     if len(attempts) > 1:
-        return await _side_by_side(run, attempts)
+        await _side_by_side(run, attempts)
+        return
     try:
         await _perform(run, attempts[0])
     finally:
@@ -149,6 +156,8 @@ async def _side_by_side(run: LiveRun, attempts: Sequence[Attempt]) -> None:
             _record(run, await finished.get())
             if run.watchers and finished.empty():
                 await run.commit()
+        for task in tasks:
+            task.result()
     finally:
         waiting = [task for task in tasks if not task.done()]
         for task in waiting:
@@ -178,10 +187,13 @@ async def _perform(run: LiveRun, attempt: Attempt) -> None:
         try:
             async with limit:
                 content = await tool.invoke(context, attempt.arguments)
-        except (Exception, asyncio.CancelledError) as error:
+        except (KeyboardInterrupt, SystemExit) as error:
+            _cancelled(attempt, context, error)
+            raise
+        except BaseException as error:
             if task is not None and task.cancelling() > before:
                 _cancelled(attempt, context, error)
-                raise
+                raise asyncio.CancelledError from error  # whatever the body made of it
             if _failed(attempt, context, error, limit.expired(), retries_left):
                 return
         else:
@@ -219,7 +231,7 @@ def _failed(
     elif retries_left and attempt.call.effect != "once":
         return False
     else:
-        _without_result(attempt, context, f"{type(error).__name__}: {error}", "error")
+        _without_result(attempt, context, described(error), "error")
     return True
 
 

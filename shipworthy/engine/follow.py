@@ -3,51 +3,96 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 
 from shipworthy.domain.events import AnyEvent, Event, RunEnded, RunParked
 from shipworthy.domain.model import Delta
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.runtime import Runtime
+from shipworthy.engine.watch import Watcher
 
 _POLL = 0.02
 _SLOWEST_POLL = 0.5
 
-
 Adopt = Callable[[], Awaitable[None]]
 
 
-async def follow(
-    runtime: Runtime, scope: Scope, run_id: str, after: int = 0, adopt: Adopt | None = None
-) -> AsyncIterator[AnyEvent | Delta]:
+class Follower:
     """Every event after *after*, each once and in order, until the run ends or is paused; deltas where they are to be
-    had. A run that another process drives is polled, and *adopt* may take it over if that process died. Raises
-    RunNotFound."""
-    seen = after
-    poll = _POLL
-    while True:
-        watcher = runtime.watch(scope, run_id)
-        over = False
-        for event in await runtime.store.read(scope, run_id, seen):
-            seen, poll = event.seq, _POLL
-            over = isinstance(event, (RunEnded, RunParked))
-            yield event
-        if watcher is not None:
-            async for item in watcher:
-                if not isinstance(item, Event):
-                    yield item
-                elif item.seq > seen:
-                    seen = item.seq
-                    over = isinstance(item, (RunEnded, RunParked))
-                    yield item
-        if over or (seen == after and await _resting(runtime, scope, run_id)):
-            return
-        if watcher is None:
-            if adopt is not None:
-                await adopt()
-            await asyncio.sleep(poll)
-            poll = min(poll * 2, _SLOWEST_POLL)
+    had. A run that another process drives is polled, and *adopt* may take it over if that process died.
+
+    A read that is cancelled loses nothing: the next one goes on. Raises RunNotFound.
+    """
+
+    __slots__ = ("_adopt", "_over", "_poll", "_read", "_run_id", "_runtime", "_scope", "_seen", "_watcher")
+
+    def __init__(
+        self, runtime: Runtime, scope: Scope, run_id: str, after: int = 0, adopt: Adopt | None = None
+    ) -> None:
+        self._runtime = runtime
+        self._scope = scope
+        self._run_id = run_id
+        self._seen = after
+        self._adopt = adopt
+        self._read: deque[AnyEvent] = deque()
+        self._watcher: Watcher | None = None
+        self._over = False
+        self._poll = _POLL
+
+    def __aiter__(self) -> Follower:
+        return self
+
+    async def __anext__(self) -> AnyEvent | Delta:
+        while True:
+            if self._read:
+                return self._note(self._read.popleft())
+            if self._watcher is not None and (item := await self._live(self._watcher)) is not None:
+                return item
+            if self._over:
+                raise StopAsyncIteration
+            await self._look()
+
+    async def _live(self, watcher: Watcher) -> AnyEvent | Delta | None:
+        """The next item of the sitting that is watched; None when it is over."""
+        async for item in watcher:
+            if not isinstance(item, Event):
+                return item
+            if item.seq > self._seen:
+                return self._note(item)
+        self._watcher = None
+        return None
+
+    async def _look(self) -> None:
+        """Read what is new in the journal, and watch the run if it is driven here; otherwise wait a little."""
+        store = self._runtime.store
+        watcher = self._runtime.watch(self._scope, self._run_id)
+        try:
+            events = await store.read(self._scope, self._run_id, self._seen)
+            resting = not events and (await store.find(self._scope, self._run_id)).status != "running"
+        except BaseException:
+            if watcher is not None:
+                self._runtime.unwatch(self._scope, self._run_id, watcher)
+            raise
+        self._watcher = watcher
+        self._read.extend(events)
+        if events:
+            self._poll = _POLL
+        elif watcher is None and resting:
+            self._over = True
+        elif watcher is None:
+            if self._adopt is not None:
+                await self._adopt()
+            await asyncio.sleep(self._poll)
+            self._poll = min(self._poll * 2, _SLOWEST_POLL)
+
+    def _note(self, event: AnyEvent) -> AnyEvent:
+        self._seen = event.seq
+        self._over = isinstance(event, (RunEnded, RunParked))
+        return event
 
 
-async def _resting(runtime: Runtime, scope: Scope, run_id: str) -> bool:
-    return (await runtime.store.find(scope, run_id)).status != "running"
+async def wait_until_over(runtime: Runtime, scope: Scope, run_id: str, after: int = 0) -> None:
+    """Return when the run has ended or is paused."""
+    async for _ in Follower(runtime, scope, run_id, after):
+        pass

@@ -164,7 +164,8 @@ class LiveRun:
     def pack(self, part: Any) -> Any:
         """*part* as an event carries it: itself, or what stands for its body."""
         text = part.text if type(part) is Text else part.arguments if type(part) is ToolCall else None
-        if type(text) is str and len(text) <= INLINE and text.isascii():
+        plain = type(text) is str and len(text) <= INLINE and text.isascii()
+        if plain and (type(part) is Text or part.name.isascii()):
             return part
         return self.bodies.pack(part)
 
@@ -181,7 +182,7 @@ class LiveRun:
             if self.bodies.used and _is_packed(message):
                 message = await self.bodies.message(message)
             self.transcript.append(message)
-        self._own = len(messages)
+            self._own += 1
         return View(self.transcript)
 
     def call_id(self, seq: int, slot: int) -> str:

@@ -48,8 +48,8 @@ class Runtime:
 
     async def acquire(self) -> None:
         """Open, and stay open until `release`: several agents may share a runtime."""
-        self._holders += 1
         await self.open()
+        self._holders += 1
 
     @property
     def held(self) -> bool:
@@ -69,13 +69,17 @@ class Runtime:
 
     def active(self, scope: Scope, run_id: str) -> LiveRun | None:
         """The run, if this runtime drives it now."""
-        return self._active.get((scope.tenant, run_id))
+        run = self._active.get((scope.tenant, run_id))
+        if run is not None and run.loop.is_closed():  # its task will take no further step
+            self.leave(run)
+            return None
+        return run
 
     def expect(self, scope: Scope, run_id: str) -> bool:
         """From now until `expected` a run is begun or taken over here; False if it is driven, or somebody is at it."""
         key = (scope.tenant, run_id)
         self._expected[key] = self._expected.get(key, 0) + 1
-        return self._expected[key] == 1 and key not in self._active
+        return self._expected[key] == 1 and self.active(scope, run_id) is None
 
     def expected(self, scope: Scope, run_id: str) -> None:
         """The run was entered, or will not be."""
@@ -92,6 +96,12 @@ class Runtime:
         watcher = Watcher()
         run.watchers.append(watcher)
         return watcher
+
+    def unwatch(self, scope: Scope, run_id: str, watcher: Watcher) -> None:
+        """Read along no more."""
+        run = self.active(scope, run_id)
+        if run is not None and watcher in run.watchers:
+            run.watchers.remove(watcher)
 
     def enter(self, run: LiveRun) -> None:
         """From now on the run is found here, before its first step is taken."""

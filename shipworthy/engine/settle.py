@@ -11,7 +11,7 @@ from shipworthy.domain.events import RunParked, ToolReturned, ToolSettled
 from shipworthy.domain.messages import RUNTIME, USER, Text
 from shipworthy.engine.execute import settled_content
 from shipworthy.engine.live import LiveRun, idempotency_key
-from shipworthy.errors import SettlementRefused
+from shipworthy.errors import InvalidArguments, SettlementRefused, UnserialisableResult
 from shipworthy.rules.decide import Settle
 from shipworthy.rules.state import Call
 
@@ -53,9 +53,12 @@ async def _verify(run: LiveRun, call: Call) -> Verdict:
         return Unknown()
     try:
         async with asyncio.timeout(tool.timeout or run.blueprint.limits.tool_timeout):
-            return await tool.verify(context, tool.parse(raw))
-    except TimeoutError:
+            verdict = await tool.verify(context, tool.parse(raw))
+        if isinstance(verdict, Happened):
+            settled_content(run, call, verdict.result)
+    except (TimeoutError, InvalidArguments, UnserialisableResult):
         return Unknown()
+    return verdict
 
 
 def still_possible_for(run: LiveRun, call: Call) -> int:
@@ -84,6 +87,13 @@ def _check(run: LiveRun, call_id: str, settlement: Settlement) -> None:
             f"{settlement!r} settles nothing.", fix="Pass Happened(result) or DidNotHappen() for each call."
         )
     if isinstance(settlement, Happened):
+        try:
+            settled_content(run, call, settlement.result)
+        except (UnserialisableResult, TypeError, ValueError) as problem:
+            what = problem.what if isinstance(problem, UnserialisableResult) else str(problem)
+            raise SettlementRefused(
+                f"The result cannot be recorded: {what}", fix="Pass plain data."
+            ) from problem
         return
     if wait := still_possible_for(run, call):
         raise SettlementRefused(

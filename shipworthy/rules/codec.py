@@ -32,7 +32,7 @@ def decode_events(data: bytes | str) -> list[AnyEvent]:
     """The events of a batch. Raises UnknownEvent for a newer release's kinds, JournalDamaged for anything else."""
     try:
         events: list[AnyEvent] = _decoder(list[AnyEvent]).decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _reason(data, error) from None
     for event in events:
         if type(event) is RunStarted and event.format > FORMAT:
@@ -56,7 +56,7 @@ def decode_part(data: bytes) -> AnyPart:
     """A part from its stored body. Raises JournalDamaged."""
     try:
         part: AnyPart = _decoder(AnyPart).decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise JournalDamaged(f"A stored body cannot be decoded: {error}.") from None
     return part
 
@@ -70,15 +70,15 @@ def decode_messages(data: bytes) -> tuple[Message, ...]:
     """A conversation from its body. Raises JournalDamaged."""
     try:
         messages: tuple[Message, ...] = _decoder(tuple[Message, ...]).decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise JournalDamaged(f"A stored conversation cannot be decoded: {error}.") from None
     return messages
 
 
-def _reason(data: bytes | str, error: msgspec.DecodeError) -> UnknownEvent | JournalDamaged:
+def _reason(data: bytes | str, error: Exception) -> UnknownEvent | JournalDamaged:
     try:
         kinds = {str(e.get("kind")) for e in _decoder(list[dict[str, object]]).decode(data)}
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         kinds = set()
     if unknown := sorted(kinds - KNOWN_KINDS):
         return UnknownEvent(

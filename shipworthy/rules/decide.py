@@ -76,6 +76,8 @@ def decide(run: RunState) -> Step:  # noqa: C901 - the table
         return Execute(tuple(calls.repeatable))
     if calls.once:
         return Execute((calls.once[0],))
+    if calls.attempted:
+        return _PARK
     if run.failure is not None and not _worth_retrying(run):
         return _failed(run)
     if run.failure is not None:
@@ -91,19 +93,20 @@ def decide(run: RunState) -> Step:  # noqa: C901 - the table
 
 class _Calls(msgspec.Struct, gc=False):
     """The open calls of an answer: reads and idempotent ones run together and first, `once` calls one by one, in the
-    model's order."""
+    model's order. An attempt that gave nothing, not even an error, waits for the next sitting."""
 
     in_doubt: list[Call]
     unjudged: list[Call]
     repeatable: list[Call]
     once: list[Call]
+    attempted: list[Call]
 
 
-_NO_CALLS = _Calls([], [], [], [])
+_NO_CALLS = _Calls([], [], [], [], [])
 
 
 def _by_status(run: RunState) -> _Calls:
-    calls = _Calls([], [], [], [])
+    calls = _Calls([], [], [], [], [])
     for call in run.calls.values():
         match call.status:
             case "in_doubt":
@@ -112,7 +115,9 @@ def _by_status(run: RunState) -> _Calls:
                 calls.unjudged.append(call)
             case "ready":
                 (calls.once if call.effect == "once" else calls.repeatable).append(call)
-            case "attempted" | "returned":
+            case "attempted":
+                calls.attempted.append(call)
+            case "returned":
                 pass
     return calls
 

@@ -111,6 +111,13 @@ def replay(events: list[AnyEvent]) -> RunState:
     return run
 
 
+def _call(run: RunState, call_id: str) -> Call:
+    call = run.calls.get(call_id)
+    if call is None:
+        raise JournalDamaged(f"Event {run.seq} is about a call {call_id!r} that is not open.")
+    return call
+
+
 def status_of(run: RunState) -> RunStatus:
     """The run's status as a listing shows it."""
     if run.ended is not None:
@@ -131,16 +138,16 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
             _ended(run, event)
         case ToolsJudged():
             for judged in event.calls:
-                call = run.calls[judged.call_id]
+                call = _call(run, judged.call_id)
                 call.status, call.effect = "ready", judged.effect
         case ToolAttempted():
-            call = run.calls[event.call_id]
+            call = _call(run, event.call_id)
             call.status, call.attempts = "attempted", event.attempt
             call.start_by, call.timeout, call.open_attempt = event.start_by, event.timeout, True
         case ToolReturned():
             _returned(run, event.call_id, event.content, is_error=event.outcome != "ok")
         case ToolInDoubt():
-            call = run.calls[event.call_id]
+            call = _call(run, event.call_id)
             call.status, call.doubt = "in_doubt", event.reason
         case ToolSettled():
             _settled(run, event)
@@ -190,7 +197,7 @@ def _spend(total: TotalUsage, usage: Usage) -> None:
 
 
 def _returned(run: RunState, call_id: str, content: tuple[ContentPart, ...], *, is_error: bool) -> None:
-    call = run.calls[call_id]
+    call = _call(run, call_id)
     call.status = "returned"
     name = call.call.name
     call.result = ToolResult(
@@ -213,7 +220,7 @@ def _close_answer(run: RunState) -> None:
 def _settled(run: RunState, event: ToolSettled) -> None:
     if event.happened:
         return _returned(run, event.call_id, event.content, is_error=False)
-    call = run.calls[event.call_id]
+    call = _call(run, event.call_id)
     call.status, call.doubt, call.not_before, call.open_attempt = "ready", "", 0, False
     return None
 

@@ -20,3 +20,11 @@ def shown(text: str, limit: int) -> str:
         f"{text[:limit]}\n\n[Result cut: the first {limit:,} of {len(text):,} characters are shown. "
         "Call the tool again with narrower arguments (a filter, a range, a smaller page) to see other parts.]"
     )
+
+
+def described(error: BaseException) -> str:
+    """An exception in words, whatever its own are worth."""
+    try:
+        return clean(f"{type(error).__name__}: {error}")
+    except Exception:
+        return f"{type(error).__name__} (it cannot be shown)"
