@@ -131,13 +131,10 @@ def _part(part: Any) -> UserPart:
         part = Text(part)
     if not isinstance(part, (Text, Image, File)):
         raise InvalidPrompt(f"The prompt has a part of type {type(part).__name__}.")
-    if (
-        type(part) is Text
-        and part.origin == USER
-        and type(part.text) is str
-        and clean(part.text) == part.text
-    ):
-        return part
+    if type(part) is Text and part.origin == USER and part.trust == "trusted" and type(part.text) is str:
+        if clean(part.text) == part.text:
+            return part
+        raise InvalidPrompt("The prompt has text that is not valid Unicode (lone surrogates).")
     if (wrong := misfit_part(part)) is not None:
         raise InvalidPrompt(f"The prompt has {type(part).__name__} that cannot be kept: {wrong}.")
     return part

@@ -266,16 +266,16 @@ def _name_of(fn: object, name: str | None) -> str:
 def _check_options(
     named: str, effect: Effect, timeout: float | None, retries: int, max_result: int | None
 ) -> None:
+    for option, value in (("timeout", timeout), ("retries", retries), ("max_result", max_result)):
+        wanted = (int, float) if option == "timeout" else (int,)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, wanted)):
+            raise InvalidTool(f"Tool {named!r} has {option}={value!r}.", fix="Give a number.")
     if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
         raise InvalidTool(f"Tool {named!r} has timeout={timeout!r}.", fix="Give seconds above 0, or None.")
     if max_result is not None and max_result < 1:
         raise InvalidTool(
             f"Tool {named!r} has max_result={max_result!r}.", fix="Give characters above 0, or None."
         )
-    for option, value in (("timeout", timeout), ("retries", retries), ("max_result", max_result)):
-        wanted = (int, float) if option == "timeout" else (int,)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, wanted)):
-            raise InvalidTool(f"Tool {named!r} has {option}={value!r}.", fix="Give a number.")
     if retries < 0:
         raise InvalidTool(f"Tool {named!r} has retries={retries!r}.", fix="Give 0 or more.")
     if retries and effect == "once":
