@@ -21,6 +21,7 @@ from shipworthy import (
     Message,
     ModelSettings,
     NotDone,
+    Scope,
     SqliteRuntime,
     Text,
     ToolCall,
@@ -214,35 +215,25 @@ def test_a_read_of_a_stream_that_times_out_loses_nothing() -> None:
 def test_one_long_recovery_keeps_no_other_orphan_waiting(tmp_path: Path) -> None:
     async def law() -> None:
         runtime = SqliteRuntime(tmp_path / "r.db")
-        done: list[str] = []
-
-        def model(request: Any) -> Any:
-            return ToolCall("work")
+        begun, over = asyncio.Event(), asyncio.Event()
 
         @tool(effect="read")
         async def work() -> str:
-            if "slow" not in done:
-                done.append("slow")
+            if not begun.is_set():
+                begun.set()
                 await asyncio.sleep(30)
+            over.set()
             return "worked"
 
-        a = agent(
-            model, "Done.", tools=[work], runtime=runtime, tuning=Tuning(recover_every=0.05), name="worker"
-        )
+        often = Tuning(recover_every=0.05)
+        a = agent(ToolCall("work"), "Done.", tools=[work], runtime=runtime, tuning=often, name="worker")
         await runtime.open()
 
         async def orphan(run_id: str) -> None:
+            """A run that was begun, and that nobody drives."""
             service = a._in_use()
-            asked = await service.asked(
-                a._scope("acme", None, None),
-                "x",
-                run_id=run_id,
-                deps=None,
-                message_history=None,
-                settings=None,
-                timeout=None,
-            )
-            left = await service.begin(asked)
+            call: dict[str, Any] = dict.fromkeys(["deps", "message_history", "settings", "timeout"])
+            left = await service.begin(await service.asked(Scope("acme"), "x", run_id=run_id, **call))
             assert left is not None
             runtime.leave(left)
 
