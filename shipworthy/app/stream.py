@@ -75,7 +75,13 @@ class AgentStream(Generic[OutputT]):
 
     async def text(self) -> AsyncIterator[str]:
         """Only the text, as it comes. Provisional: an attempt that fails and is made again starts its text anew."""
-        async for item in self:
+        while True:
+            item = None if self._items is None else self._items.at_hand()
+            if item is None:
+                try:
+                    item = await anext(self)
+                except StopAsyncIteration:
+                    return
             if type(item) is TextDelta:
                 yield item.text
 

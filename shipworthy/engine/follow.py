@@ -43,10 +43,24 @@ class Follower:
     def __aiter__(self) -> Follower:
         return self
 
+    def at_hand(self) -> AnyEvent | Delta | None:
+        """The next item, if it is there already."""
+        if self._read:
+            return self._note(self._read.popleft())
+        if self._watcher is not None:
+            items = self._watcher.items
+            while items:
+                item = items.popleft()
+                if not isinstance(item, Event):
+                    return item
+                if item.seq > self._seen:
+                    return self._note(item)
+        return None
+
     async def __anext__(self) -> AnyEvent | Delta:
         while True:
-            if self._read:
-                return self._note(self._read.popleft())
+            if (item := self.at_hand()) is not None:
+                return item
             if self._watcher is not None and (item := await self._live(self._watcher)) is not None:
                 return item
             if self._over:

@@ -15,16 +15,16 @@ COALESCE = 256
 class Watcher:
     """One reader's queue. `put` never waits: a slow reader does not slow the run."""
 
-    __slots__ = ("_closed", "_error", "_items", "_waiter")
+    __slots__ = ("_closed", "_error", "_waiter", "items")
 
     def __init__(self) -> None:
-        self._items: deque[AnyEvent | Delta] = deque()
+        self.items: deque[AnyEvent | Delta] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._closed = False
         self._error: BaseException | None = None
 
     def put(self, item: AnyEvent | Delta) -> None:
-        items = self._items
+        items = self.items
         if len(items) >= COALESCE and (joined := _join(items[-1], item)) is not None:
             items[-1] = joined
         else:
@@ -47,14 +47,14 @@ class Watcher:
         return self
 
     async def __anext__(self) -> AnyEvent | Delta:
-        while not self._items:
+        while not self.items:
             if self._closed:
                 if self._error is not None:
                     raise self._error
                 raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        return self._items.popleft()
+        return self.items.popleft()
 
 
 def _join(last: AnyEvent | Delta, item: AnyEvent | Delta) -> Delta | None:
