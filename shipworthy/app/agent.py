@@ -345,13 +345,17 @@ class Agent(Generic[Deps, OutputT]):
     ) -> None:
         """Leave runs in flight to whoever resumes them, and give up connections."""
         self._entered -= 1
-        if not self._entered:
-            await self.runtime.abandon(self._in_use().blueprint)
-            if self._recovering is not None:
-                self._recovering.cancel()
-                await asyncio.wait([self._recovering])
-            await self._model.close()
-        await self.runtime.release()
+        blueprint = self._in_use().blueprint
+        try:
+            if not self._entered:
+                await self.runtime.abandon(blueprint)
+                if self._recovering is not None:
+                    self._recovering.cancel()
+                    await asyncio.wait([self._recovering])
+                await self._model.close()
+        finally:
+            self.runtime.forget_leaving(blueprint)
+            await self.runtime.release()
 
     async def close(self) -> None:
         """Give up connections, for whoever used the agent without `async with`, which also recovers orphaned runs."""

@@ -100,6 +100,8 @@ class AgentStream(Generic[OutputT]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._items is not None:
+            self._items.close()
         run, task = self._run, self._task
         if run is None or task is None or self._detached:
             return

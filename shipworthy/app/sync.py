@@ -36,20 +36,30 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     done: Future[T] = Future()
     context = contextvars.copy_context()
 
+    async def carried() -> tuple[T | None, BaseException | None]:
+        try:
+            return await coroutine, None
+        except (SystemExit, KeyboardInterrupt) as error:  # they would end the loop that all callers share
+            return None, error
+
     def start() -> None:
-        task = loop.create_task(coroutine, context=context)
+        task = loop.create_task(carried(), context=context)
         holder.append(task)
         task.add_done_callback(finish)
 
-    def finish(task: asyncio.Task[T]) -> None:
+    def finish(task: asyncio.Task[tuple[T | None, BaseException | None]]) -> None:
         if task.cancelled():
             done.cancel()
         elif (error := task.exception()) is not None:
             done.set_exception(error)
         else:
-            done.set_result(task.result())
+            value, exit_ = task.result()
+            if exit_ is None:
+                done.set_result(value)  # type: ignore[arg-type]
+            else:
+                done.set_exception(exit_)
 
-    holder: list[asyncio.Task[T]] = []
+    holder: list[asyncio.Task[Any]] = []
     loop.call_soon_threadsafe(start)
     try:
         return done.result()

@@ -21,7 +21,7 @@ from shipworthy.domain.context import RunContext
 from shipworthy.domain.effects import DidNotHappen, Effect, Happened, Unknown, Verdict
 from shipworthy.domain.messages import Text
 from shipworthy.domain.model import ToolSpec
-from shipworthy.errors import EffectRequired, InvalidArguments, InvalidTool, UnserialisableResult
+from shipworthy.errors import EffectRequired, InvalidArguments, InvalidTool, NotDone, UnserialisableResult
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -84,7 +84,9 @@ class FunctionTool(Generic[P, R]):
         except Mismatch as mismatch:
             raise InvalidArguments(str(mismatch)) from mismatch
 
-    async def invoke(self, ctx: RunContext[Any], arguments: Any) -> Parts:
+    async def invoke(
+        self, ctx: RunContext[Any], arguments: Any, may_start: Callable[[], bool] | None = None
+    ) -> Parts:
         """Run the body and give its result as parts.
 
         Raises what the body raises; UnserialisableResult only after the body returned. A cancelled call
@@ -98,7 +100,8 @@ class FunctionTool(Generic[P, R]):
             args += msgspec.structs.astuple(arguments)
         try:
             if self.threaded:
-                value = await in_thread(_key(ctx), self._fn, *args, **kwargs)
+                body = self._fn if may_start is None else functools.partial(_started, self._fn, may_start)
+                value = await in_thread(_key(ctx), body, *args, **kwargs)
                 if hasattr(value, "__await__"):  # a plain wrapper around an async function
                     value = await value
             else:
@@ -146,6 +149,13 @@ class FunctionTool(Generic[P, R]):
             type(verdict).__name__,
         )
         return Unknown()
+
+
+def _started(fn: Callable[..., Any], may_start: Callable[[], bool], /, *args: Any, **kwargs: Any) -> Any:
+    """The body, unless the time in which it may start went by while it waited for its thread."""
+    if not may_start():
+        raise NotDone("its time to start had passed before it got a thread")
+    return fn(*args, **kwargs)
 
 
 @overload

@@ -1,1 +1,1 @@
-"""Values only: what the framework talks about. Nothing here decides, waits or reads a clock."""
+"""Values only: what the framework talks about. Nothing here decides or waits."""

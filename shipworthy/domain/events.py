@@ -17,8 +17,6 @@ from shipworthy.domain.messages import (
     RUNTIME,
     USER,
     ContentPart,
-    File,
-    Image,
     Stored,
     Text,
     Thinking,
@@ -88,13 +86,15 @@ class RunResumed(Event, frozen=True, gc=False, kw_only=True, omit_defaults=False
     in doubt, or runs again, as its effect says.
 
     `previous`: why the run had no owner. `changed` names the parts of the fingerprint that differ.
-    `skew` (milliseconds) and `max_turns` are the resuming worker's.
+    `skew` (milliseconds) and the limits are the resuming worker's.
     """
 
     fence: int
     previous: Previous
     changed: tuple[str, ...] = ()
     max_turns: int = 50
+    output_retries: int = 2
+    model_retries: int = 2
     skew: int = 0
 
 
@@ -232,5 +232,3 @@ AnyEvent = (
     | StopRequested
     | RunEnded
 )
-
-__all__ = ["FORMAT", "AnyEvent", "Event", "File", "Fingerprint", "Image", "RunStatus"]

@@ -94,12 +94,18 @@ class RunResult(msgspec.Struct, Generic[OutputT], frozen=True, kw_only=True):
     def raise_for_status(self) -> RunResult[OutputT]:
         """The result itself if the run is completed. Raises RunFailed, RunStopped, RunPaused."""
         if self.status == "failed":
-            raise RunFailed(f"Run {self.run_id!r} failed ({self.stop_reason}): {self.error}")
+            raise RunFailed(
+                f"Run {self.run_id!r} failed ({self.stop_reason}): {self.error}",
+                fix="Mend the cause and run again under another run_id.",
+            )
         if self.status == "paused":
             waits = ", ".join([f"{c.tool} ({c.call_id})" for c in self.pending]) or str(self.error)
             raise RunPaused(f"Run {self.run_id!r} is paused, waiting for {waits}.")
         if self.status in ("stopped", "cancelled"):
-            raise RunStopped(f"Run {self.run_id!r} was {self.status}: {self.stop_reason}.")
+            raise RunStopped(
+                f"Run {self.run_id!r} was {self.status}: {self.stop_reason}.",
+                fix="Look at result.messages for what it has; ask `has_output` before `output`.",
+            )
         return self
 
 

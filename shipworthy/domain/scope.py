@@ -21,7 +21,7 @@ class Scope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 class Operator(msgspec.Struct, frozen=True, gc=False):
     """The one capability that is not bound to a tenant: recovery, pruning, sweeping. Made by code, never by a request.
 
-    `reason` says what it was made for, and appears in errors.
+    `reason` says to whoever reads the code what it was made for.
     """
 
     reason: str

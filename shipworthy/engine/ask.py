@@ -22,6 +22,7 @@ WRAP_UP = (
 )
 
 _NO_TOOLS = ModelSettings(tool_choice="none")
+_ANY_TOOL = ModelSettings(tool_choice="required")
 
 
 async def ask(run: LiveRun, step: AskModel) -> None:
@@ -56,6 +57,7 @@ async def _request(run: LiveRun, purpose: Purpose, ordinal: int) -> ModelRequest
         instructions = f"{instructions}\n\n{WRAP_UP}" if instructions else WRAP_UP
         if plan.output_tools:
             tools = plan.output.tools
+            settings = settings.merge(_ANY_TOOL)
         elif tools:
             settings = settings.merge(_NO_TOOLS)
     return ModelRequest(

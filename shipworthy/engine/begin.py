@@ -6,7 +6,6 @@ import hashlib
 import inspect
 import os
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -21,7 +20,6 @@ from shipworthy.engine.blueprint import Blueprint, Limits, joined
 from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.runtime import Runtime
-from shipworthy.ports.store import Store
 from shipworthy.rules import state as rules
 from shipworthy.rules.codec import encode_messages
 
@@ -50,7 +48,7 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
     bodies = Bodies(lambda digest: store.body(scope, run_id, digest))
     head, history = 0, start.history
     if scope.session is not None:
-        head, history = await session_history(store, scope)
+        head, history = await runtime.conversations.of(store, scope)
     instructions = blueprint.fixed
     if instructions is None:
         instructions = await _instructions(blueprint, start, run_id)
@@ -115,21 +113,3 @@ async def _instructions(blueprint: Blueprint, start: Start, run_id: str) -> str:
                 said = await said
         texts.append(said)
     return joined([*texts, blueprint.output.words])
-
-
-async def session_history(
-    store: Store, scope: Scope, head: int | None = None
-) -> tuple[int, tuple[Message, ...]]:
-    """How many ended runs the session has (at most *head*), and their conversations in the order of their ends."""
-    run_ids = await store.session(scope, head)
-    messages: list[Message] = []
-    for run_id in run_ids:
-        messages.extend(await conversation(store, scope, run_id))
-    return len(run_ids), tuple(messages)
-
-
-async def conversation(store: Store, scope: Scope, run_id: str) -> Sequence[Message]:
-    """What an ended run added to its session, from its journal."""
-    state = rules.replay(await store.read(scope, run_id))
-    bodies = Bodies(lambda digest: store.body(scope, run_id, digest))
-    return [await bodies.message(message) for message in state.messages]

@@ -60,7 +60,7 @@ async def _interrupted(run: LiveRun, error: BaseException, *, expired: bool) -> 
     """Bring the journal in order after *error*; what is returned is raised to the caller."""
     try:
         if isinstance(error, asyncio.CancelledError):
-            await (run.commit() if run.abandoned else _stop(run, "cancelled"))
+            await (run.let_go() if run.abandoned else _stop(run, "cancelled"))
         elif expired and isinstance(error, TimeoutError):
             await _stop(run, "timeout")
             return None

@@ -26,7 +26,7 @@ from shipworthy.engine.deliver import deliver_call
 from shipworthy.engine.live import LiveRun, idempotency_key
 from shipworthy.errors import InvalidArguments, MissingTool, ModelRetry, NotDone, UnserialisableResult
 from shipworthy.ports.tools import Tool
-from shipworthy.rules.codec import encode_part
+from shipworthy.rules.codec import encode_parts
 from shipworthy.rules.decide import Execute, Judge
 from shipworthy.rules.state import Call
 from shipworthy.rules.text import clean, described, shown
@@ -89,6 +89,7 @@ class Attempt(msgspec.Struct):
     arguments: Any
     key: str
     timeout: float
+    start_by: int = 0
     outcome: ToolReturned | ToolInDoubt | None = None
 
 
@@ -131,7 +132,7 @@ async def _intend(run: LiveRun, attempts: Sequence[Attempt]) -> None:
     while True:
         start_by = run.store.start_by() if once else 0
         for each in attempts:
-            call = each.call
+            call, each.start_by = each.call, start_by
             run.record(
                 ToolAttempted(
                     call_id=call.call.call_id,
@@ -162,10 +163,22 @@ async def _side_by_side(run: LiveRun, attempts: Sequence[Attempt]) -> None:
         waiting = [task for task in tasks if not task.done()]
         for task in waiting:
             task.cancel()
-        if waiting:
-            await asyncio.wait(waiting)
+        again = await _outlast(waiting)
         for attempt in attempts:
             _record(run, attempt)
+        if again:
+            raise asyncio.CancelledError
+
+
+async def _outlast(tasks: Sequence[asyncio.Task[None]]) -> bool:
+    """Wait until every one of *tasks* is done, whoever cancels meanwhile; True if somebody did."""
+    again = False
+    while any([not task.done() for task in tasks]):
+        try:
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError:
+            again = True
+    return again
 
 
 def _record(run: LiveRun, attempt: Attempt) -> None:
@@ -182,11 +195,13 @@ async def _perform(run: LiveRun, attempt: Attempt) -> None:
     context = run.context(attempt.call.call, attempt.key, attempt.call.attempts)
     task = asyncio.current_task()
     before = task.cancelling() if task is not None else 0
+    start_by = attempt.start_by
+    may_start = (lambda: run.store.clock() <= start_by) if start_by and tool.threaded else None
     for retries_left in range(tool.retries, -1, -1):
         limit = asyncio.timeout(attempt.timeout)
         try:
             async with limit:
-                content = await tool.invoke(context, attempt.arguments)
+                content = await tool.invoke(context, attempt.arguments, may_start)
         except (KeyboardInterrupt, SystemExit) as error:
             _cancelled(attempt, context, error)
             raise
@@ -266,15 +281,20 @@ def _say(attempt: Attempt, words: str, outcome: ReturnKind, *, thread_running: b
 def fit(
     run: LiveRun, content: tuple[Text | Image | File, ...], limit: int
 ) -> tuple[tuple[Text | Image | File | Stored, ...], Stored | None]:
-    """A result's parts as events carry them: large ones stored, oversized text shown in part and kept whole."""
-    whole: Stored | None = None
-    parts: list[Text | Image | File | Stored] = []
-    for part in content:
-        if type(part) is Text and len(part.text) > limit:
-            whole = run.bodies.keep(encode_part(part), origin=part.origin, trust=part.trust)
-            part = Text(shown(part.text, limit), part.origin, part.trust)
-        parts.append(run.pack(part))
-    return tuple(parts), whole
+    """A result's parts as events carry them: large ones stored; text beyond *limit* shown in part, and the result kept
+    whole."""
+    if len(content) == 1 and (type(content[0]) is not Text or len(content[0].text) <= limit):
+        return (run.pack(content[0]),), None
+    texts = [part for part in content if type(part) is Text]
+    total = sum([len(text.text) for text in texts])
+    if total <= limit:
+        return tuple([run.pack(part) for part in content]), None
+    first = texts[0]
+    everything = "".join([text.text for text in texts])
+    others = [part for part in content if type(part) is not Text]
+    whole = run.bodies.keep(encode_parts(content), origin=first.origin, trust=first.trust)
+    cut = Text(shown(everything, limit), first.origin, first.trust)
+    return tuple([run.pack(part) for part in (cut, *others)]), whole
 
 
 def settled_content(run: LiveRun, call: Call, value: Any) -> tuple[tuple[Any, ...], Stored | None]:

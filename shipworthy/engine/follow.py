@@ -43,14 +43,19 @@ class Follower:
     def __aiter__(self) -> Follower:
         return self
 
+    def close(self) -> None:
+        """Read along no more."""
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            self._runtime.unwatch(self._scope, self._run_id, watcher)
+
     def at_hand(self) -> AnyEvent | Delta | None:
         """The next item, if it is there already."""
         if self._read:
             return self._note(self._read.popleft())
         if self._watcher is not None:
-            items = self._watcher.items
-            while items:
-                item = items.popleft()
+            while self._watcher.items:
+                item = self._watcher.pop()
                 if not isinstance(item, Event):
                     return item
                 if item.seq > self._seen:
@@ -90,6 +95,8 @@ class Follower:
             raise
         self._watcher = watcher
         self._read.extend(events)
+        if watcher is not None and events:
+            watcher.skip(events[-1].seq)
         if events:
             self._poll = _POLL
         elif watcher is None and resting:
@@ -108,5 +115,9 @@ class Follower:
 
 async def wait_until_over(runtime: Runtime, scope: Scope, run_id: str, after: int = 0) -> None:
     """Return when the run has ended or is paused."""
-    async for _ in Follower(runtime, scope, run_id, after):
-        pass
+    follower = Follower(runtime, scope, run_id, after)
+    try:
+        async for _ in follower:
+            pass
+    finally:
+        follower.close()

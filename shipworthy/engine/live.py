@@ -149,6 +149,11 @@ class LiveRun:
         if self.watchers:
             self._publish(events)
 
+    async def let_go(self) -> None:
+        """Commit what was recorded, and leave the run to whoever claims it."""
+        await self.commit()
+        await self.store.release(self._fence)
+
     def _publish(self, events: list[AnyEvent]) -> None:
         for watcher in self.watchers:
             for event in events:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -12,13 +13,13 @@ from shipworthy.domain.events import Fingerprint, RunResumed
 from shipworthy.domain.journal import Claim, Fence
 from shipworthy.domain.messages import Message, Text
 from shipworthy.domain.scope import Scope
-from shipworthy.engine.begin import session_history
 from shipworthy.engine.blueprint import Blueprint, Limits
 from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.runtime import Runtime, log
+from shipworthy.engine.sessions import read
 from shipworthy.engine.settle import settle_by_person
-from shipworthy.errors import RunBusy, SettlementRefused
+from shipworthy.errors import RunBusy, SettlementRefused, StoreError
 from shipworthy.ports.store import Store
 from shipworthy.rules.codec import decode_messages
 from shipworthy.rules.state import RunState, replay
@@ -71,10 +72,15 @@ async def _claim(store: Store, blueprint: Blueprint, asked: Resume) -> LiveRun:
         return await load(store, blueprint, asked.scope, asked.run_id)
     deps = await asked.make_deps(scope_of(state), asked.deps)
     claim = await store.claim(asked.scope, asked.run_id)
-    state = replay(await store.read(asked.scope, asked.run_id))  # nobody else appends any more
-    run = await _revive(store, blueprint, state, claim.fence, deps, asked.limits)
-    if state.ended is None:
-        _take_over(run, claim, asked)
+    try:
+        state = replay(await store.read(asked.scope, asked.run_id))  # nobody else appends any more
+        run = await _revive(store, blueprint, state, claim.fence, deps, asked.limits)
+        if state.ended is None:
+            _take_over(run, claim, asked)
+    except BaseException:
+        with contextlib.suppress(StoreError):
+            await store.release(claim.fence)
+        raise
     return run
 
 
@@ -91,6 +97,8 @@ def _take_over(run: LiveRun, claim: Claim, asked: Resume) -> None:
             previous=claim.previous,
             changed=run.changed,
             max_turns=asked.limits.max_turns,
+            output_retries=asked.limits.output_retries,
+            model_retries=asked.limits.model_retries,
             skew=run.store.skew,
         )
     )
@@ -112,7 +120,7 @@ async def _revive(
     if started.history is not None:
         history = decode_messages(await store.body(scope, started.run_id, started.history.digest))
     elif started.session_head:
-        _, history = await session_history(store, scope, started.session_head)
+        history = tuple(await read(store, scope, await store.session(scope, started.session_head)))
     instructions = "" if started.instructions is None else await bodies.part(started.instructions)
     return LiveRun(
         blueprint,

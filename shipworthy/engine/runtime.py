@@ -12,6 +12,7 @@ from shipworthy.engine.admission import Admission
 from shipworthy.engine.blueprint import Blueprint
 from shipworthy.engine.drive import sit
 from shipworthy.engine.live import LiveRun
+from shipworthy.engine.sessions import Conversations
 from shipworthy.engine.watch import Watcher
 from shipworthy.errors import ShipworthyError
 from shipworthy.ports.store import Store
@@ -27,7 +28,9 @@ class Runtime:
         self.store = store
         self._active: dict[tuple[str, str], LiveRun] = {}
         self._expected: dict[tuple[str, str], int] = {}
+        self.conversations = Conversations()
         self._opened = False
+        self._leaving: set[int] = set()
         self._holders = 0
         self._doors: PerLoop[Admission] = PerLoop()
         self._tasks: dict[asyncio.Task[None], LiveRun] = {}
@@ -106,6 +109,7 @@ class Runtime:
     def enter(self, run: LiveRun) -> None:
         """From now on the run is found here, before its first step is taken."""
         self._active[run.scope.tenant, run.run_id] = run
+        run.abandoned = run.abandoned or id(run.blueprint) in self._leaving
 
     def leave(self, run: LiveRun, error: BaseException | None = None) -> None:
         """The run is not driven here any more."""
@@ -116,7 +120,9 @@ class Runtime:
         run.watchers.clear()
 
     async def abandon(self, blueprint: Blueprint) -> None:
-        """Leave an agent's runs as a crash would, those that no caller waits for: somebody resumes them."""
+        """Leave an agent's runs as a crash would, those that no caller waits for: somebody resumes them. Runs that are
+        taken over until `forget_leaving` are left as well."""
+        self._leaving.add(id(blueprint))
         for run in self._active.values():
             run.abandoned = run.abandoned or run.blueprint is blueprint
         tasks = [task for task, run in self._tasks.items() if run.blueprint is blueprint]
@@ -124,6 +130,10 @@ class Runtime:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+    def forget_leaving(self, blueprint: Blueprint) -> None:
+        """The agent has left; it may come back."""
+        self._leaving.discard(id(blueprint))
 
     async def cancel(self, task: asyncio.Task[None]) -> None:
         """Cancel a run that was spawned, and wait until that is recorded."""

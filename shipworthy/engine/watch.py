@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from shipworthy.domain.events import AnyEvent
+from shipworthy.domain.events import AnyEvent, Event
 from shipworthy.domain.model import Delta, TextDelta, ThinkingDelta
 
 COALESCE = 256
@@ -15,22 +15,53 @@ COALESCE = 256
 class Watcher:
     """One reader's queue. `put` never waits: a slow reader does not slow the run."""
 
-    __slots__ = ("_closed", "_error", "_waiter", "items")
+    __slots__ = ("_backlog", "_closed", "_error", "_waiter", "items")
 
     def __init__(self) -> None:
         self.items: deque[AnyEvent | Delta] = deque()
+        self._backlog: list[str] = []
         self._waiter: asyncio.Future[None] | None = None
         self._closed = False
         self._error: BaseException | None = None
 
     def put(self, item: AnyEvent | Delta) -> None:
         items = self.items
-        if len(items) >= COALESCE and (joined := _join(items[-1], item)) is not None:
-            items[-1] = joined
+        if (
+            len(items) >= COALESCE
+            and type(item) is type(items[-1])
+            and type(item) in (TextDelta, ThinkingDelta)
+        ):
+            self._backlog.append(item.text)  # type: ignore[union-attr]
         else:
+            if self._backlog:
+                self._join()
             items.append(item)
         if self._waiter is not None:
             self._wake()
+
+    def pop(self) -> AnyEvent | Delta:
+        """The next item; there must be one."""
+        if self._backlog and len(self.items) == 1:
+            self._join()
+        return self.items.popleft()
+
+    def skip(self, seq: int) -> None:
+        """Drop what came before the event *seq*, and that event: the reader has it from the journal."""
+        if any([isinstance(item, Event) and item.seq <= seq for item in self.items]):
+            if self._backlog:
+                self._join()
+            last = max(
+                [i for i, item in enumerate(self.items) if isinstance(item, Event) and item.seq <= seq]
+            )
+            for _ in range(last + 1):
+                self.items.popleft()
+
+    def _join(self) -> None:
+        """The last item and the pieces that came since, as one; a new object, since others read the pieces too."""
+        last = self.items.pop()
+        pieces, self._backlog = self._backlog, []
+        assert isinstance(last, (TextDelta, ThinkingDelta))
+        self.items.append(type(last)("".join([last.text, *pieces])))
 
     def close(self, error: BaseException | None = None) -> None:
         """No more will come; *error* is raised to the reader after what is waiting."""
@@ -54,13 +85,4 @@ class Watcher:
                 raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        return self.items.popleft()
-
-
-def _join(last: AnyEvent | Delta, item: AnyEvent | Delta) -> Delta | None:
-    """Two text deltas as one; a new object, since the others are shared with other readers."""
-    if type(last) is TextDelta and type(item) is TextDelta:
-        return TextDelta(last.text + item.text)
-    if type(last) is ThinkingDelta and type(item) is ThinkingDelta:
-        return ThinkingDelta(last.text + item.text)
-    return None
+        return self.pop()

@@ -39,6 +39,10 @@ class Journal(Protocol):
         """
         ...
 
+    async def release(self, fence: Fence) -> None:
+        """Let go of a run that is not driven any more, so that any worker may claim it; nothing if the fence is old."""
+        ...
+
     async def read(self, scope: Scope, run_id: str, after: int = 0) -> list[AnyEvent]:
         """The run's events with a sequence number above *after*, in order. Raises RunNotFound, UnknownEvent."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from shipworthy.domain.context import RunContext
@@ -48,8 +49,11 @@ class Tool(Protocol):
         """The arguments of a call from their JSON text. Raises InvalidArguments, in words that the model can use."""
         ...
 
-    async def invoke(self, ctx: RunContext[Any], arguments: Any) -> tuple[Text | Image | File, ...]:
-        """Run the body and give its result as parts."""
+    async def invoke(
+        self, ctx: RunContext[Any], arguments: Any, may_start: Callable[[], bool] | None = None
+    ) -> tuple[Text | Image | File, ...]:
+        """Run the body and give its result as parts. *may_start* is asked last, where the body starts: in its thread,
+        if it runs in one; where it says no, NotDone is raised."""
         ...
 
     def parts(self, value: Any) -> tuple[Text | Image | File, ...]:

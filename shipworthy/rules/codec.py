@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -50,6 +50,11 @@ def encode_event(event: AnyEvent) -> bytes:
 def encode_part(part: AnyPart) -> bytes:
     """A part as the body that is stored for it."""
     return _encoder.encode(part)
+
+
+def encode_parts(parts: Sequence[AnyPart]) -> bytes:
+    """A whole result as the body that is stored for it: a JSON array of its parts."""
+    return _encoder.encode(parts)
 
 
 def decode_part(data: bytes) -> AnyPart:

@@ -65,7 +65,7 @@ def decide(run: RunState) -> Step:  # noqa: C901 - the table
         return _FINISHED
     calls = _by_status(run) if run.calls else _NO_CALLS
     if calls.in_doubt:
-        return _PARK if run.stopping else Settle(tuple(calls.in_doubt))
+        return _PARK if run.stopped_here else Settle(tuple(calls.in_doubt))
     if run.stopping is not None:
         return End("cancelled" if run.stopping == "cancelled" else "stopped", run.stopping)
     if run.wrapping_up and run.answer is not None:
@@ -84,7 +84,7 @@ def decide(run: RunState) -> Step:  # noqa: C901 - the table
         return AskModel("wrap_up" if run.wrapping_up else "turn", run.failure.retry_after or 0.0)
     if run.answer is not None:
         return _DELIVER
-    if run.rejections > run.started.output_retries:
+    if run.rejections > run.output_retries:
         return End("failed", "invalid_output", run.rejection)
     if run.turns >= run.max_turns:
         return _WRAP_UP
@@ -124,9 +124,7 @@ def _by_status(run: RunState) -> _Calls:
 
 def _worth_retrying(run: RunState) -> bool:
     failure = run.failure
-    return (
-        failure is not None and failure.retry_after is not None and run.failures <= run.started.model_retries
-    )
+    return failure is not None and failure.retry_after is not None and run.failures <= run.model_retries
 
 
 def _failed(run: RunState) -> Step:

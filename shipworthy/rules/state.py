@@ -67,6 +67,8 @@ class RunState(msgspec.Struct, kw_only=True):
     seq: int = 0
     at: int = 0
     max_turns: int = 50
+    output_retries: int = 2
+    model_retries: int = 2
     messages: list[Message]
     calls: dict[str, Call]
     open_calls: int = 0
@@ -82,6 +84,7 @@ class RunState(msgspec.Struct, kw_only=True):
     parked: bool = False
     waiting_for: str | None = None
     stopping: StopCause | None = None
+    stopped_here: bool = False
     usage: TotalUsage
     ended: RunEnded | None = None
 
@@ -93,6 +96,8 @@ def begin(event: RunStarted) -> RunState:
         seq=event.seq,
         at=event.at,
         max_turns=event.max_turns,
+        output_retries=event.output_retries,
+        model_retries=event.model_retries,
         messages=[Message("user", event.prompt)],
         calls={},
         usage=TotalUsage(),
@@ -132,6 +137,8 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
     match event:
         case ModelRequested():
             run.wrapping_up = event.purpose == "wrap_up"
+            run.usage.requests += 1
+            run.usage.unreported += 1  # until its answer says what it used
         case ModelAnswered():
             _answered(run, event)
         case RunEnded():
@@ -163,7 +170,7 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
         case RunResumed():
             _resumed(run, event)
         case StopRequested():
-            run.stopping = run.stopping or event.cause
+            run.stopping, run.stopped_here = run.stopping or event.cause, True
         case RunStarted():
             raise JournalDamaged(f"Event {event.seq} starts a run that has begun.")
         case _:
@@ -188,9 +195,8 @@ def _answered(run: RunState, event: ModelAnswered) -> None:
 
 
 def _spend(total: TotalUsage, usage: Usage) -> None:
-    total.requests += 1
-    if usage.input_tokens is None and usage.output_tokens is None:
-        total.unreported += 1
+    if usage.input_tokens is not None or usage.output_tokens is not None:
+        total.unreported -= 1
     for field in Usage.__struct_fields__:
         if (more := getattr(usage, field)) is not None:
             setattr(total, field, (getattr(total, field) or 0) + more)
@@ -241,7 +247,10 @@ def _resumed(run: RunState, event: RunResumed) -> None:
     run.parked, run.waiting_for = False, None
     run.failures = 0
     run.failure = None
+    run.stopped_here = False
     run.max_turns = min(run.max_turns, event.max_turns)
+    run.output_retries = min(run.output_retries, event.output_retries)
+    run.model_retries = min(run.model_retries, event.model_retries)
     for call in run.calls.values():
         if call.status == "ready":
             call.status = "unjudged"

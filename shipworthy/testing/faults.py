@@ -99,6 +99,10 @@ class PointedStore(Store):
         with self._points.around("claim"):
             return await self._store.claim(scope, run_id)
 
+    async def release(self, fence: Fence) -> None:
+        with self._points.around("release"):
+            await self._store.release(fence)
+
     async def commit(self, fence: Fence, batch: Batch) -> None:
         with self._points.around("commit"):
             await self._store.commit(fence, batch)

@@ -58,8 +58,7 @@ class InMemoryStore:
         with self._lock:
             if (scope.tenant, run_id) in self._runs:
                 return None
-            if len(self._runs) >= self._max_runs:
-                self._drop_oldest()
+            self._make_room(scope)
             key = self._next_key
             self._next_key += 1
             run = _Run(scope, run_id, key, [], {})
@@ -77,15 +76,18 @@ class InMemoryStore:
         return Claim(Fence(run.scope, run_id, run.token, run.key), "released")
 
     async def commit(self, fence: Fence, batch: Batch) -> None:
-        run = self._by_key.get(fence.key)
-        if (
-            run is None
-            or run.token != fence.token
-            or not run.owned
-            or batch.events[0].seq != len(run.events) + 1
-        ):
-            raise Fenced(f"Run {fence.run_id!r} was taken over, or released.")
-        self._append(run, batch)
+        with self._lock:
+            run = self._by_key.get(fence.key)
+            held = run is not None and run.owned and run.token == fence.token
+            if run is None or not held or batch.events[0].seq != len(run.events) + 1:
+                raise Fenced(f"Run {fence.run_id!r} was taken over, or released.")
+            self._append(run, batch)
+
+    async def release(self, fence: Fence) -> None:
+        with self._lock:
+            run = self._by_key.get(fence.key)
+            if run is not None and run.token == fence.token:
+                run.owned = False
 
     async def read(self, scope: Scope, run_id: str, after: int = 0) -> list[AnyEvent]:
         return self._find(scope, run_id).events[after:]
@@ -104,9 +106,11 @@ class InMemoryStore:
         return _summary(self._find(scope, run_id))
 
     async def list(self, scope: Scope, which: RunFilter) -> Sequence[RunSummary]:
+        with self._lock:
+            runs = list(reversed(self._runs.values()))
         found = [
             _summary(run)
-            for run in reversed(self._runs.values())
+            for run in runs
             if run.scope.tenant == scope.tenant
             and scope.user in (None, run.scope.user)
             and scope.session in (None, run.scope.session)
@@ -117,11 +121,13 @@ class InMemoryStore:
         return found[: which.limit]
 
     async def session(self, scope: Scope, head: int | None = None) -> Sequence[str]:
-        return self._sessions.get(scope, [])[:head]
+        with self._lock:
+            return self._sessions.get(scope, [])[:head]
 
     async def orphans(self, operator: Operator) -> Sequence[RunSummary]:
         _demand(operator)
-        return [_summary(run) for run in self._runs.values() if run.status == "running"]
+        with self._lock:
+            return [_summary(run) for run in self._runs.values() if run.status == "running"]
 
     async def prune(self, operator: Operator, ended_before: int) -> int:
         _demand(operator)
@@ -177,18 +183,22 @@ class InMemoryStore:
             raise RunNotFound(f"There is no run {run_id!r} of tenant {scope.tenant!r}.")
         return run
 
-    def _drop_oldest(self) -> None:
+    def _make_room(self, scope: Scope) -> None:
+        """Drop what ended first, but nothing of the session that is about to go on. Raises StoreFull."""
+        if len(self._runs) < self._max_runs:
+            return
         for key in self._ended:
             run = self._by_key[key]
             if not run.in_session:
-                return self._forget(run)
-            if run.scope not in self._live:
+                self._forget(run)
+                return
+            if run.scope not in self._live and run.scope != scope:
                 for member in self._sessions.pop(run.scope):
                     self._forget(self._runs[run.scope.tenant, member])
-                return None
+                return
         raise StoreFull(
-            f"All {self._max_runs} runs of the in-memory store are still in flight.",
-            fix="Raise InMemoryStore(max_runs=...), lower concurrency, or use SqliteRuntime.",
+            f"All {self._max_runs} runs of the in-memory store are in flight, or of sessions that are.",
+            fix="Raise InMemoryRuntime(max_runs=...), lower concurrency, or use SqliteRuntime.",
         )
 
     def _forget(self, run: _Run) -> None:

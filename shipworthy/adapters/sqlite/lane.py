@@ -171,6 +171,9 @@ def _deliver(jobs: list[Job[Any]]) -> None:
 
 def unexpected(error: Exception) -> StoreError:
     """An error that no rule foresees, in our tree."""
-    wrapped = StoreError(f"The store failed: {type(error).__name__}: {error}.")
+    wrapped = StoreError(
+        f"The store failed: {type(error).__name__}: {error}.",
+        fix="Please report it; resume the run meanwhile.",
+    )
     wrapped.__cause__ = error
     return wrapped

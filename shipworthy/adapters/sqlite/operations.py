@@ -147,6 +147,12 @@ def claim(cursor: apsw.Cursor, worker: Worker, scope: Scope, run_id: str) -> Cla
     return Claim(Fence(Scope(scope.tenant, user, session), run_id, token + 1, key), previous)
 
 
+def release(cursor: apsw.Cursor, worker: Worker, fence: Fence) -> None:
+    """Make a run anybody's, if the fence still holds."""
+    query = "UPDATE runs SET worker = NULL WHERE key = ? AND fence = ? AND worker = ? AND status = 'running'"
+    cursor.execute(query, (fence.key, fence.token, worker.id))
+
+
 def unknown(scope: Scope, run_id: str) -> RunNotFound:
     """The one answer for a run that does not exist and for one of another tenant."""
     return RunNotFound(f"There is no run {run_id!r} of tenant {scope.tenant!r}.")

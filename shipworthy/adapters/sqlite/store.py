@@ -132,6 +132,11 @@ class SqliteStore:
         entry = _entry(batch)
         await writer.submit(lambda cursor: operations.commit(cursor, worker, fence, entry))
 
+    async def release(self, fence: Fence) -> None:
+        """Let go of a run. Whoever claims it next waits for what could still be under way here."""
+        writer, worker = self._ready()
+        await writer.submit(lambda cursor: operations.release(cursor, worker, fence))
+
     async def read(self, scope: Scope, run_id: str, after: int = 0) -> list[AnyEvent]:
         """The run's events above *after*, in order. Raises RunNotFound, UnknownEvent, JournalDamaged."""
         return await self._read(lambda cursor: reader.history(cursor, scope, run_id, after))

@@ -94,8 +94,9 @@ def _create_locked(path: str) -> int | None:
     return None
 
 
-def holder_lives(folder: str, name: str) -> bool:
-    """Whether a process holds this lock. The file of one that is dead is removed.
+def holder_lives(folder: str, name: str) -> bool | None:
+    """Whether a process holds this lock. Only a lock that could be had proves that nobody does: None for a file that is
+    gone, whoever removed it.
 
     The question is a shared lock, so that two who ask at once do not take each other for the holder.
     """
@@ -103,14 +104,12 @@ def holder_lives(folder: str, name: str) -> bool:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return False
+        return None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     else:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
         return False
     finally:
         os.close(fd)
@@ -155,10 +154,13 @@ class Worker:
     def bury(self, cursor: apsw.Cursor, worker: str) -> None:
         """Forget a worker; its runs are seen as those of a dead one."""
         cursor.execute("DELETE FROM workers WHERE id = ?", (worker,))
+        if worker != self.id:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._folder, worker))
 
     def standing(self, cursor: apsw.Cursor, worker: str) -> Standing:
         """What is known of *worker*."""
         found = rows(cursor, "SELECT boot, lease_until FROM workers WHERE id = ?", (worker,))
-        if not found or not holder_lives(self._folder, worker) or found[0][0] != self._boot:
+        if not found or found[0][0] != self._boot or holder_lives(self._folder, worker) is False:
             return "dead"
         return "expired" if now() > found[0][1] + self.skew else "alive"

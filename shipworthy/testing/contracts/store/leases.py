@@ -129,6 +129,18 @@ async def closing_releases(workers: Workers) -> None:
     assert (await two.claim(ALICE, "r")).previous == "expired"
 
 
+async def letting_go_makes_a_run_anybodys(workers: Workers) -> None:
+    """Only whoever holds the fence can; the next owner cannot know what is still under way."""
+    one, two = await workers.new(), await workers.new()
+    fence = await begun(one, ALICE, "r")
+    await two.release(fence)
+    await one.commit(fence, answer(3))
+    await one.release(fence)
+    with refused(Fenced):
+        await one.commit(fence, answer(4))
+    assert (await two.claim(ALICE, "r")).previous == "expired"
+
+
 async def parking_and_ending_release(workers: Workers) -> None:
     """The owner goes on only after a claim of its own; another worker may be first."""
     one, two = await workers.new(), await workers.new()
@@ -180,6 +192,7 @@ SHARED_LEASES: tuple[Law, ...] = (
     a_claim_that_commits_nothing_does_not_hide_a_stopped_worker,
     a_lease_is_renewed,
     closing_releases,
+    letting_go_makes_a_run_anybodys,
     parking_and_ending_release,
     a_newer_releases_events_are_never_skipped,
     two_workers_see_one_session,

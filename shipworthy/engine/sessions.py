@@ -1,0 +1,52 @@
+"""A session's conversation: its ended runs in the order of their ends, read from their journals once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import partial
+
+from shipworthy.domain.messages import Message
+from shipworthy.domain.scope import Scope
+from shipworthy.engine.bodies import Bodies
+from shipworthy.errors import RunNotFound
+from shipworthy.ports.store import Store
+from shipworthy.rules.state import replay
+
+KEPT = 256
+"""Conversations that are kept in memory, those that were used last."""
+
+
+class Conversations:
+    """The latest conversations of a store. What is kept is extended by the runs that ended since; it is dropped when
+    the session no longer begins with the runs that it was made of."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Scope, tuple[list[str], list[Message]]] = OrderedDict()
+
+    async def of(self, store: Store, scope: Scope) -> tuple[int, tuple[Message, ...]]:
+        """How many ended runs the session has, and their conversation."""
+        run_ids = list(await store.session(scope))
+        known, messages = self._kept.get(scope, ([], []))
+        if run_ids[: len(known)] != known:
+            known, messages = [], []
+        new = run_ids[len(known) :]
+        conversation = [*messages, *await read(store, scope, new)] if new else messages
+        self._kept[scope] = run_ids, conversation
+        self._kept.move_to_end(scope)
+        if len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return len(run_ids), tuple(conversation)
+
+
+async def read(store: Store, scope: Scope, run_ids: Sequence[str]) -> list[Message]:
+    """What these runs said, from their journals. One that was pruned meanwhile says nothing any more."""
+    messages: list[Message] = []
+    for run_id in run_ids:
+        try:
+            state = replay(await store.read(scope, run_id))
+        except RunNotFound:
+            continue
+        bodies = Bodies(partial(store.body, scope, run_id), used=True)
+        messages.extend([await bodies.message(message) for message in state.messages])
+    return messages
