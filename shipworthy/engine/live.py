@@ -168,9 +168,13 @@ class LiveRun:
 
     def pack(self, part: Any) -> Any:
         """*part* as an event carries it: itself, or what stands for its body."""
-        text = part.text if type(part) is Text else part.arguments if type(part) is ToolCall else None
-        plain = type(text) is str and len(text) <= INLINE and text.isascii()
-        if plain and (type(part) is Text or part.name.isascii()):
+        if type(part) is Text:
+            plain = len(part.text) <= INLINE and part.text.isascii()
+        elif type(part) is ToolCall and type(part.arguments) is str:
+            plain = len(part.arguments) <= INLINE and part.arguments.isascii() and part.name.isascii()
+        else:
+            plain = False
+        if plain:
             return part
         return self.bodies.pack(part)
 
