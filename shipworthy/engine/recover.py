@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ from shipworthy.engine.live import LiveRun
 from shipworthy.engine.runtime import Runtime, log
 from shipworthy.engine.sessions import read
 from shipworthy.engine.settle import settle_by_person
-from shipworthy.errors import RunBusy, SettlementRefused, StoreError
+from shipworthy.errors import RunBusy, SettlementRefused
 from shipworthy.ports.store import Store
 from shipworthy.rules.codec import decode_messages
 from shipworthy.rules.state import RunState, replay
@@ -72,15 +71,10 @@ async def _claim(store: Store, blueprint: Blueprint, asked: Resume) -> LiveRun:
         return await load(store, blueprint, asked.scope, asked.run_id)
     deps = await asked.make_deps(scope_of(state), asked.deps)
     claim = await store.claim(asked.scope, asked.run_id)
-    try:
-        state = replay(await store.read(asked.scope, asked.run_id))  # nobody else appends any more
-        run = await _revive(store, blueprint, state, claim.fence, deps, asked.limits)
-        if state.ended is None:
-            _take_over(run, claim, asked)
-    except BaseException:
-        with contextlib.suppress(StoreError):
-            await store.release(claim.fence)
-        raise
+    state = replay(await store.read(asked.scope, asked.run_id))  # nobody else appends any more
+    run = await _revive(store, blueprint, state, claim.fence, deps, asked.limits)
+    if state.ended is None:
+        _take_over(run, claim, asked)
     return run
 
 

@@ -102,7 +102,10 @@ class SqliteStore:
             writer.resign()
             self._reader.stop()
             writer.stop()
-            self._worker.lock.release()
+            if writer.resigned:
+                self._worker.lock.release()
+            else:
+                self._worker.lock.drop()  # the lock that nobody holds says to others what the file could not
 
     # journal
 

@@ -134,11 +134,21 @@ class Worker:
             ) from error
 
     def register(self, cursor: apsw.Cursor) -> int:
-        """Write the lease anew; gives its expiry. What dead workers left is swept."""
-        for (other,) in rows(cursor, "SELECT id FROM workers"):
+        """Write the lease anew; gives its expiry. What dead workers left is swept: their rows now, their files when a
+        later worker comes, since this transaction may yet fail."""
+        known = [other for (other,) in rows(cursor, "SELECT id FROM workers")]
+        self._sweep(known)
+        for other in known:
             if other != self.id and self.standing(cursor, other) == "dead":
                 self.bury(cursor, other)
         return self.renew(cursor)
+
+    def _sweep(self, known: list[str]) -> None:
+        """Remove the lock files of workers that are in no row and that nobody holds."""
+        for name in set(os.listdir(self._folder)) - {*known, self.id}:
+            if holder_lives(self._folder, name) is False:
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(self._folder, name))
 
     def renew(self, cursor: apsw.Cursor) -> int:
         """Write the lease anew; gives its expiry."""
@@ -154,9 +164,6 @@ class Worker:
     def bury(self, cursor: apsw.Cursor, worker: str) -> None:
         """Forget a worker; its runs are seen as those of a dead one."""
         cursor.execute("DELETE FROM workers WHERE id = ?", (worker,))
-        if worker != self.id:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(self._folder, worker))
 
     def standing(self, cursor: apsw.Cursor, worker: str) -> Standing:
         """What is known of *worker*."""

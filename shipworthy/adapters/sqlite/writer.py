@@ -48,6 +48,7 @@ class Writer(Lane):
         self._pages = 0
         self._renew_at = now() + worker.ttl // 3
         self._resigned = False
+        self._resignation: Job[None] | None = None
         self._connection: apsw.Connection | None = connection
         self._watch(connection)
         registration: Job[int] = Job(worker.register)
@@ -64,7 +65,13 @@ class Writer(Lane):
     def resign(self) -> None:
         """Queue the release of this worker's runs and of its lease, which is not renewed any more."""
         self._resigned = True
-        self._queue.put([Job(self._worker.resign)])
+        self._resignation = Job(self._worker.resign)
+        self._queue.put([self._resignation])
+
+    @property
+    def resigned(self) -> bool:
+        """Whether the resignation is in the file; asked when the thread has ended."""
+        return self._resignation is not None and self._resignation.error is None
 
     # on the thread
 
