@@ -148,9 +148,16 @@ def test_a_killed_process_loses_its_runs_at_once_and_nothing_that_was_acknowledg
         await store.commit(claim.fence, answer(4))
         await store.close()
 
+    async def come_and_go() -> None:
+        """A later worker sweeps what the dead one left."""
+        store = SqliteStore(tmp_path / "runs.db")
+        await store.open()
+        await store.close()
+
     with children(HOLD, tmp_path / "runs.db", "3600") as (worker,):
         worker.hear()
         asyncio.run(take_over(worker))
+        asyncio.run(come_and_go())
     assert os.listdir(tmp_path / "runs.db-workers") == []
 
 
