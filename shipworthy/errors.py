@@ -11,9 +11,12 @@ ShipworthyError
 │   └── RunFailed, RunStopped, RunPaused
 ├── StoreError              the journal: what was acknowledged is safe
 │   ├── StoreLocked, StoreReadOnly, StoreFull, StoreCorrupt, StoreForeign, StoreTooOld, StoreClosed
+│   ├── StoreUnavailable, StoreRefused
 │   ├── CommitUncertain     the fate of a commit is unknown: resume reads the journal back
 │   ├── Fenced              another worker owns the run now
 │   └── UnknownEvent, JournalDamaged
+├── DriverError             the engine that takes runs from step to step (DBOS, Temporal): their journals are safe
+│   └── DriverUnavailable
 ├── ModelError              one attempt on the wire
 │   └── ModelUnavailable, RateLimited, IncompleteAnswer, RequestRejected
 ├── ToolSignal              raised by tool bodies, spoken to the model
@@ -208,6 +211,16 @@ class StoreLocked(StoreError):
     fix = "Close the other program, or raise busy_timeout=; several Shipworthy workers may share one file."
 
 
+class StoreUnavailable(StoreError):
+    """The database server cannot be reached, or does not take connections now."""
+
+    fix = "Check the address, and that the server runs; runs in flight are resumed when it is back."
+
+
+class StoreRefused(StoreError):
+    """The database server does not allow what the store needs, or allows more than it may."""
+
+
 class StoreReadOnly(StoreError):
     """The database file, or its folder, cannot be written."""
 
@@ -266,6 +279,19 @@ class JournalDamaged(StoreError):
     """The journal of a run has a gap or cannot be decoded."""
 
     fix = "Restore the database from a backup; the run is not continued from a damaged journal."
+
+
+# ------------------------------------------------------------------------------------------------ driver
+
+
+class DriverError(ShipworthyError):
+    """The engine that runs were handed to failed or refused. What is in the journal is safe: resume the run."""
+
+
+class DriverUnavailable(DriverError):
+    """That engine cannot be reached."""
+
+    fix = "Check its address, and that it runs; the run is in the journal, and is resumed when it is back."
 
 
 # ------------------------------------------------------------------------------------------------- model

@@ -218,8 +218,7 @@ class Agent(Generic[Deps, OutputT]):
         run = await service.begin(start)
         if run is None:
             return await service.again(start)
-        await self.runtime.drive(run)
-        return await result_of(run)
+        return await result_of(await self.runtime.drive(run))
 
     def run_sync(
         self,
@@ -333,10 +332,11 @@ class Agent(Generic[Deps, OutputT]):
         return await self._in_use().recover()
 
     async def __aenter__(self) -> Agent[Deps, OutputT]:
+        service = self._in_use()
         await self.runtime.acquire()
         self._entered += 1
         if self._entered == 1:
-            recovering = self._in_use().keep_recovering(self._tuning.recover_every)
+            recovering = service.keep_recovering(self._tuning.recover_every)
             self._recovering = asyncio.create_task(recovering, name="shipworthy-recovery")
         return self
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from shipworthy.adapters.inmemory.store import InMemoryStore
 from shipworthy.app.configuration import LONGEST
+from shipworthy.engine.driver import InProcess
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import ConfigurationError
 
@@ -17,7 +18,7 @@ class InMemoryRuntime(Runtime):
     def __init__(self, *, max_runs: int = 10_000) -> None:
         if isinstance(max_runs, bool) or not isinstance(max_runs, int) or max_runs < 1:
             raise ConfigurationError(f"max_runs={max_runs!r} holds no run.", fix="Pass an int of at least 1.")
-        super().__init__(InMemoryStore(max_runs))
+        super().__init__(InMemoryStore(max_runs), InProcess())
 
 
 class SqliteRuntime(Runtime):
@@ -59,7 +60,8 @@ class SqliteRuntime(Runtime):
                 clock_skew=clock_skew,
                 busy_timeout=busy_timeout,
                 vfs=vfs,
-            )
+            ),
+            InProcess(),
         )
 
 

@@ -24,7 +24,8 @@ from shipworthy.engine.blueprint import Blueprint
 from shipworthy.engine.follow import wait_until_over
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.outcome import result_of
-from shipworthy.engine.recover import Resume, load, resume, take
+from shipworthy.engine.plan import Plan
+from shipworthy.engine.recover import load
 from shipworthy.engine.runtime import Runtime, log
 from shipworthy.errors import (
     ConfigurationError,
@@ -44,7 +45,7 @@ _FIRST_POLL, _SLOWEST_POLL = 0.02, 0.5
 class Service:
     """What an agent is after its first use: a blueprint on a runtime."""
 
-    __slots__ = ("_deps", "_deps_type", "blueprint", "runtime")
+    __slots__ = ("_deps", "_deps_type", "blueprint", "plan", "runtime")
 
     def __init__(
         self,
@@ -57,6 +58,8 @@ class Service:
         self.blueprint = blueprint
         self._deps = deps
         self._deps_type = deps_type
+        self.plan = Plan(blueprint, self._make_deps)
+        runtime.register(self.plan)
 
     async def asked(
         self,
@@ -90,6 +93,11 @@ class Service:
 
     async def _make_deps(self, scope: Scope, given: Any) -> Any:
         deps = given
+        if deps is not None and self.runtime.driver.by_name:
+            raise InvalidDeps(
+                "deps= of one call cannot reach the worker that will drive the run.",
+                fix="Give the Agent a deps= factory, which every worker can call.",
+            )
         if deps is None and self._deps is not None:
             deps = self._deps(scope)
             if inspect.isawaitable(deps):
@@ -131,7 +139,7 @@ class Service:
                 continue
             with contextlib.suppress(RunBusy, Fenced):
                 return await self.resume(start.scope, run_id, {}, start.deps)
-            await asyncio.sleep(pause)
+            await self.runtime.store.news(start.scope, run_id, pause)
             pause = min(pause * 2, _SLOWEST_POLL)
 
     async def find(self, scope: Scope, run_id: str) -> tuple[str, None]:
@@ -149,8 +157,8 @@ class Service:
             return
         if (await self.runtime.store.find(start.scope, run_id)).status == "running":
             with contextlib.suppress(RunBusy, Fenced):
-                run = await take(
-                    self.runtime, self.blueprint, self._resume(start.scope, run_id, {}, start.deps)
+                run = await self.runtime.driver.take(
+                    self.runtime, self.plan.resume(start.scope, run_id, deps=start.deps)
                 )
                 if run.state.ended is None:
                     self.runtime.spawn(run)
@@ -160,23 +168,13 @@ class Service:
     ) -> RunResult[Any]:
         """Go on with a run, from its journal; a sitting that is under way in this process is joined."""
         await self.runtime.open()
-        asked = self._resume(scope, run_id, settlements, deps)
+        asked = self.plan.resume(scope, run_id, settlements, deps)
         while self.runtime.active(scope, run_id) is not None:
             await wait_until_over(self.runtime, scope, run_id)
             await asyncio.sleep(0)
             if not settlements:
                 return await result_of(await self.load(scope, run_id))
-        return await result_of(await resume(self.runtime, self.blueprint, asked))
-
-    def _resume(self, scope: Scope, run_id: str, settlements: Mapping[str, Settlement], deps: Any) -> Resume:
-        return Resume(
-            scope=scope,
-            run_id=run_id,
-            deps=deps,
-            make_deps=self._make_deps,
-            limits=self.blueprint.limits,
-            settlements=settlements,
-        )
+        return await result_of(await self.runtime.resume(asked))
 
     async def recover(self) -> list[RunResult[Any]]:
         """Resume this agent's orphaned runs, some at once. What cannot be resumed is logged and left as it is."""

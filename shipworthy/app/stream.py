@@ -37,7 +37,7 @@ class AgentStream(Generic[OutputT]):
         self._scope = scope
         self._after = after
         self._run: LiveRun | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[LiveRun] | None = None
         self._detached = False
         self._result: RunResult[OutputT] | None = None
         self._items: Follower | None = None
@@ -94,7 +94,7 @@ class AgentStream(Generic[OutputT]):
 
     async def _finish(self) -> None:
         if self._task is not None:
-            await asyncio.shield(self._task)
+            self._run = await asyncio.shield(self._task)
         self._result = await result_of(self._run or await self._service.load(self._scope, self.run_id))
 
     async def __aexit__(
@@ -107,7 +107,10 @@ class AgentStream(Generic[OutputT]):
             return
         if not task.done():
             await self._service.runtime.cancel(task)
-        if kind is None and not task.cancelled() and (failure := task.exception()) is not None:
-            raise failure
+        if not task.cancelled():
+            if (failure := task.exception()) is None:
+                run = task.result()
+            elif kind is None:
+                raise failure
         if self._result is None and status_of(run.state) != "running":
             self._result = await result_of(run)

@@ -1,9 +1,11 @@
-"""The loop: decide, perform, record. One sitting of a run, from where its journal stands to an end or a pause."""
+"""The loop: decide, perform, record. One sitting of a run, from where its journal stands to an end or a pause, or one
+step of it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from typing import assert_never
 
 from shipworthy.domain.events import RunEnded, RunParked, StopCause, StopRequested
@@ -22,29 +24,46 @@ from shipworthy.rules.decide import (
     Judge,
     Park,
     Settle,
+    Step,
     decide,
 )
 from shipworthy.rules.text import described
 
 Leave = Callable[[LiveRun, BaseException | None], None]
+Work = Callable[[LiveRun], Awaitable[None]]
 
 
-async def sit(run: LiveRun, leave: Leave) -> None:
-    """Drive *run* until it ends or parks, within its deadline, and tell *leave* how it went. A cancellation is recorded
-    before it goes on.
+async def drive(run: LiveRun) -> None:
+    """Until nothing is left to do: what is next, do it, and let the state follow from what was recorded."""
+    await run.commit()
+    while type(step := decide(run.state)) is not Finished:
+        await perform(run, step)
+    await run.commit()
+
+
+async def one_step(run: LiveRun) -> None:
+    """What is next, and no more, for a driver that keeps an account of steps; durable when this returns."""
+    await run.commit()
+    await perform(run, decide(run.state))
+    await run.commit()
+
+
+async def sit(run: LiveRun, leave: Leave, work: Work = drive) -> LiveRun:
+    """Do *work* on *run* within its deadline, and tell *leave* how it went. A cancellation is recorded before it goes
+    on: whatever the work was, the run is then driven to its end, or its pause.
 
     An abandoned run is left as a crash would leave it: somebody else resumes it.
     Raises StoreError when the journal cannot be written: the run stops in this process, and resuming reads it back.
     """
-    limit = None if run.timeout is None else asyncio.timeout(run.timeout)
+    limit = None if run.deadline is None else asyncio.timeout(max(run.deadline - time.monotonic(), 0.0))
     task = asyncio.current_task()
     error: BaseException | None = None
     try:
         if limit is None:
-            await drive(run)
+            await work(run)
         else:
             async with limit:
-                await drive(run)
+                await work(run)
     except BaseException as raised:
         if isinstance(raised, asyncio.CancelledError) and task is not None and not task.cancelling():
             raised = RuntimeError("Something in the run cancelled itself.")
@@ -54,6 +73,7 @@ async def sit(run: LiveRun, leave: Leave) -> None:
         leave(run, error)
     if error is not None:
         raise error
+    return run
 
 
 async def _interrupted(run: LiveRun, error: BaseException, *, expired: bool) -> BaseException | None:
@@ -71,30 +91,27 @@ async def _interrupted(run: LiveRun, error: BaseException, *, expired: bool) -> 
     return error
 
 
-async def drive(run: LiveRun) -> None:
-    """Until nothing is left to do: what is next, do it, and let the state follow from what was recorded."""
-    await run.commit()
-    while type(step := decide(run.state)) is not Finished:
-        match step:
-            case AskModel():
-                await ask(run, step)
-            case Judge():
-                await judge(run, step)
-            case Execute():
-                await execute(run, step)
-            case Deliver():
-                await deliver(run)
-            case Settle():
-                await settle(run, step)
-            case Park():
-                run.record(RunParked())
-            case End():
-                run.record(RunEnded(status=step.status, stop_reason=step.stop_reason, error=step.error))
-            case Finished():
-                pass
-            case _:
-                assert_never(step)
-    await run.commit()
+async def perform(run: LiveRun, step: Step) -> None:
+    """Do one step, and record what happened."""
+    match step:
+        case AskModel():
+            await ask(run, step)
+        case Judge():
+            await judge(run, step)
+        case Execute():
+            await execute(run, step)
+        case Deliver():
+            await deliver(run)
+        case Settle():
+            await settle(run, step)
+        case Park():
+            run.record(RunParked())
+        case End():
+            run.record(RunEnded(status=step.status, stop_reason=step.stop_reason, error=step.error))
+        case Finished():
+            pass
+        case _:
+            assert_never(step)
 
 
 async def _stop(run: LiveRun, cause: StopCause) -> None:

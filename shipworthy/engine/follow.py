@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
@@ -104,7 +103,7 @@ class Follower:
         elif watcher is None:
             if self._adopt is not None:
                 await self._adopt()
-            await asyncio.sleep(self._poll)
+            await store.news(self._scope, self._run_id, self._poll)
             self._poll = min(self._poll * 2, _SLOWEST_POLL)
 
     def _note(self, event: AnyEvent) -> AnyEvent:

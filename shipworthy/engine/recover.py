@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-import msgspec
-
-from shipworthy.domain.effects import Settlement
 from shipworthy.domain.events import Fingerprint, RunResumed
 from shipworthy.domain.journal import Claim, Fence
 from shipworthy.domain.messages import Message, Text
@@ -15,6 +11,7 @@ from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import Blueprint, Limits
 from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.live import LiveRun
+from shipworthy.engine.plan import Resume
 from shipworthy.engine.runtime import Runtime, log
 from shipworthy.engine.sessions import read
 from shipworthy.engine.settle import settle_by_person
@@ -24,37 +21,18 @@ from shipworthy.rules.codec import decode_messages
 from shipworthy.rules.state import RunState, replay
 
 
-class Resume(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller brings to a run that goes on."""
-
-    scope: Scope
-    run_id: str
-    deps: Any
-    make_deps: Callable[[Scope, Any], Awaitable[Any]]
-    limits: Limits
-    settlements: Mapping[str, Settlement] = {}
-
-
 async def load(store: Store, blueprint: Blueprint, scope: Scope, run_id: str) -> LiveRun:
     """A run as its journal has it, to be looked at: it cannot be appended to."""
     state = replay(await store.read(scope, run_id))
     return await _revive(store, blueprint, state, _no_fence(scope, run_id), None, blueprint.limits)
 
 
-async def resume(runtime: Runtime, blueprint: Blueprint, asked: Resume) -> LiveRun:
-    """Take the run over and drive it. Raises RunNotFound, RunBusy, SettlementRefused, and what driving raises."""
-    run = await take(runtime, blueprint, asked)
-    if run.state.ended is None:
-        await runtime.drive(run)
-    return run
-
-
-async def take(runtime: Runtime, blueprint: Blueprint, asked: Resume) -> LiveRun:
+async def take(runtime: Runtime, asked: Resume) -> LiveRun:
     """Take the run over; it is to be driven unless it has ended. Raises RunNotFound, RunBusy, SettlementRefused."""
     try:
         if not runtime.expect(asked.scope, asked.run_id):
             raise RunBusy(f"Run {asked.run_id!r} is being driven by this process.")
-        run = await _claim(runtime.store, blueprint, asked)
+        run = await _claim(runtime.store, asked)
         if run.state.ended is None:
             runtime.enter(run)
     finally:
@@ -62,17 +40,17 @@ async def take(runtime: Runtime, blueprint: Blueprint, asked: Resume) -> LiveRun
     return run
 
 
-async def _claim(store: Store, blueprint: Blueprint, asked: Resume) -> LiveRun:
+async def _claim(store: Store, asked: Resume) -> LiveRun:
     """The run, owned by this worker, with its next sitting recorded; as it is, if it has ended."""
     state = replay(await store.read(asked.scope, asked.run_id))
     if state.ended is not None:
         if asked.settlements:
             raise SettlementRefused(f"Run {asked.run_id!r} has ended.", fix="Nothing is left to settle.")
-        return await load(store, blueprint, asked.scope, asked.run_id)
-    deps = await asked.make_deps(scope_of(state), asked.deps)
+        return await load(store, asked.plan.blueprint, asked.scope, asked.run_id)
+    deps = await asked.plan.make_deps(scope_of(state), asked.deps)
     claim = await store.claim(asked.scope, asked.run_id)
     state = replay(await store.read(asked.scope, asked.run_id))  # nobody else appends any more
-    run = await _revive(store, blueprint, state, claim.fence, deps, asked.limits)
+    run = await _revive(store, asked.plan.blueprint, state, claim.fence, deps, asked.limits)
     if state.ended is None:
         _take_over(run, claim, asked)
     return run

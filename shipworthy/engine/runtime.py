@@ -5,27 +5,56 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.admission import Admission
 from shipworthy.engine.blueprint import Blueprint
-from shipworthy.engine.drive import sit
 from shipworthy.engine.live import LiveRun
+from shipworthy.engine.plan import Plan, Resume
 from shipworthy.engine.sessions import Conversations
 from shipworthy.engine.watch import Watcher
-from shipworthy.errors import ShipworthyError
+from shipworthy.errors import ConfigurationError, ShipworthyError
 from shipworthy.ports.store import Store
 from shipworthy.rules.per_loop import PerLoop
 
 log = logging.getLogger("shipworthy")
 
 
-class Runtime:
-    """Drives runs in this process, on the store it is given. Other drivers override `drive`."""
+class Driver(Protocol):
+    """Who takes a run from step to step: this process, or another engine that does it through workers.
 
-    def __init__(self, store: Store) -> None:
+    `by_name`: runs reach their agent by its name, wherever it is, so that a caller's `deps=` cannot go with them.
+    """
+
+    @property
+    def by_name(self) -> bool: ...
+
+    async def open(self, runtime: Runtime) -> None:
+        """Make ready, on an open store. Raises a DriverError that says what is wrong."""
+        ...
+
+    async def close(self) -> None:
+        """Take no more runs, and give up connections."""
+        ...
+
+    async def take(self, runtime: Runtime, asked: Resume) -> LiveRun:
+        """Have a run go on that is left or paused; it is to be driven unless it has ended. Raises RunNotFound, RunBusy,
+        SettlementRefused."""
+        ...
+
+    async def drive(self, runtime: Runtime, run: LiveRun) -> LiveRun:
+        """One sitting of *run*, to an end or a pause; the run as it stands then. Raises StoreError, DriverError."""
+        ...
+
+
+class Runtime:
+    """A store and a driver, and the runs that are driven in this process."""
+
+    def __init__(self, store: Store, driver: Driver) -> None:
         self.store = store
+        self.driver = driver
+        self.agents: dict[str, Plan] = {}
         self._active: dict[tuple[str, str], LiveRun] = {}
         self._expected: dict[tuple[str, str], int] = {}
         self.conversations = Conversations()
@@ -33,12 +62,13 @@ class Runtime:
         self._leaving: set[int] = set()
         self._holders = 0
         self._doors: PerLoop[Admission] = PerLoop()
-        self._tasks: dict[asyncio.Task[None], LiveRun] = {}
+        self._tasks: dict[asyncio.Task[LiveRun], LiveRun] = {}
 
     async def open(self) -> None:
         """Open the store, once. Raises a StoreError that says what is wrong."""
         if not self._opened:
             await self.store.open()
+            await self.driver.open(self)
             self._opened = True
 
     async def admit(self) -> None:
@@ -68,7 +98,19 @@ class Runtime:
     async def close(self) -> None:
         """Give up the store. Runs still in flight stop here and can be resumed elsewhere."""
         self._opened = False
-        await self.store.close()
+        try:
+            await self.driver.close()
+        finally:
+            await self.store.close()
+
+    def register(self, plan: Plan) -> None:
+        """Make an agent known by its name. Raises ConfigurationError if runs could reach another one by that name."""
+        known = self.agents.setdefault(plan.blueprint.name, plan)
+        if known is not plan and self.driver.by_name:
+            raise ConfigurationError(
+                f"Two agents of one runtime are named {plan.blueprint.name!r}, and this runtime finds them by name.",
+                fix="Give each of them a name= of its own.",
+            )
 
     def active(self, scope: Scope, run_id: str) -> LiveRun | None:
         """The run, if this runtime drives it now."""
@@ -135,13 +177,13 @@ class Runtime:
         """The agent has left; it may come back."""
         self._leaving.discard(id(blueprint))
 
-    async def cancel(self, task: asyncio.Task[None]) -> None:
+    async def cancel(self, task: asyncio.Task[LiveRun]) -> None:
         """Cancel a run that was spawned, and wait until that is recorded."""
         # A task that is cancelled before its first step takes none, and could record nothing.
         asyncio.get_running_loop().call_soon(task.cancel)
         await asyncio.wait([task])
 
-    def spawn(self, run: LiveRun) -> asyncio.Task[None]:
+    def spawn(self, run: LiveRun) -> asyncio.Task[LiveRun]:
         """Drive *run* beside the caller; the task is kept until it ends."""
         self.enter(run)
         task = asyncio.create_task(self.drive(run), name=f"shipworthy-run-{run.run_id}")
@@ -149,12 +191,18 @@ class Runtime:
         task.add_done_callback(self._done)
         return task
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[LiveRun]) -> None:
         self.leave(self._tasks.pop(task))
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("%s stopped: %s", task.get_name(), error)
 
-    def drive(self, run: LiveRun) -> Coroutine[Any, Any, None]:
+    def drive(self, run: LiveRun) -> Coroutine[Any, Any, LiveRun]:
         """One sitting of *run*; whoever reads along is told of its end, whatever it was."""
         self.enter(run)
-        return sit(run, self.leave)
+        return self.driver.drive(self, run)
+
+    async def resume(self, asked: Resume) -> LiveRun:
+        """Have a run go on, to an end or a pause. Raises RunNotFound, RunBusy, SettlementRefused, and what driving
+        raises."""
+        run = await self.driver.take(self, asked)
+        return run if run.state.ended is not None else await self.drive(run)

@@ -47,6 +47,11 @@ class Journal(Protocol):
         """The run's events with a sequence number above *after*, in order. Raises RunNotFound, UnknownEvent."""
         ...
 
+    async def news(self, scope: Scope, run_id: str, within: float) -> None:
+        """Wait for news of a run that another worker may drive, at most *within* seconds; it may return early, and may
+        miss some. Raises nothing for a run that is not there."""
+        ...
+
     async def body(self, scope: Scope, run_id: str, digest: str) -> bytes:
         """A body of the run. Raises RunNotFound, JournalDamaged."""
         ...

@@ -117,6 +117,9 @@ class PointedStore(Store):
     async def read(self, scope: Scope, run_id: str, after: int = 0) -> list[AnyEvent]:
         return await self._store.read(scope, run_id, after)
 
+    async def news(self, scope: Scope, run_id: str, within: float) -> None:
+        await self._store.news(scope, run_id, within)
+
     async def body(self, scope: Scope, run_id: str, digest: str) -> bytes:
         return await self._store.body(scope, run_id, digest)
 

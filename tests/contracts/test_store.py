@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from shipworthy.adapters.inmemory.store import InMemoryStore
+from shipworthy.adapters.shared.lane import Lane
 from shipworthy.adapters.sqlite import SqliteStore
-from shipworthy.adapters.sqlite.lane import Lane
 from shipworthy.ports.store import Store
 from shipworthy.testing.contracts.store import LAWS, SHARED_LAWS, Law, Workers, check, name
 

@@ -37,6 +37,7 @@ from shipworthy import (
 )
 from shipworthy.adapters.inmemory.store import InMemoryStore
 from shipworthy.domain.events import AnyEvent, RunEnded
+from shipworthy.engine.driver import InProcess
 from shipworthy.engine.runtime import Runtime
 from shipworthy.rules import state as rules
 from tests.contracts.test_store import Sqlite
@@ -137,7 +138,7 @@ class Runs(RuleBasedStateMachine):
     def sitting(self, run_id: str, crash: tuple[int, bool] | None, **how: Any) -> Any:
         """One process's life: begin or resume a run, and perhaps die."""
         turns: list[Any] = [[ToolCall(name) for name in names] for names in self.scripts[run_id]]
-        runtime = Runtime(Crashing(self.store, crash))
+        runtime = Runtime(Crashing(self.store, crash), InProcess())
         agent: Agent[Any, Any] = Agent(
             model=ScriptedModel([*turns, "Done."]), tools=self.world.tools(), runtime=runtime, tenant_id="t"
         )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shipworthy.adapters.sqlite import SqliteStore, lane, operations, reader, workers
+from shipworthy.adapters.shared import lane
+from shipworthy.adapters.sqlite import SqliteStore, operations, reader, workers
 from shipworthy.testing.contracts.store import Law, Workers, check, name
 from shipworthy.testing.contracts.store.directory import (
     a_foreign_run_is_an_unknown_run,

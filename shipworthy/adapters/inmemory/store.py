@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Sequence
 
 import msgspec
 
+from shipworthy.adapters.shared.entries import demand, no_such_run
 from shipworthy.domain.events import AnyEvent, RunStatus
 from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
 from shipworthy.domain.scope import Operator, Scope
-from shipworthy.errors import ConfigurationError, Fenced, JournalDamaged, RunNotFound, StoreFull
+from shipworthy.errors import Fenced, JournalDamaged, StoreFull
 
 _START_WITHIN = 3_600_000
 
@@ -92,6 +94,9 @@ class InMemoryStore:
     async def read(self, scope: Scope, run_id: str, after: int = 0) -> list[AnyEvent]:
         return self._find(scope, run_id).events[after:]
 
+    async def news(self, scope: Scope, run_id: str, within: float) -> None:
+        await asyncio.sleep(within)
+
     async def body(self, scope: Scope, run_id: str, digest: str) -> bytes:
         try:
             return self._find(scope, run_id).bodies[digest]
@@ -125,12 +130,12 @@ class InMemoryStore:
             return self._sessions.get(scope, [])[:head]
 
     async def orphans(self, operator: Operator) -> Sequence[RunSummary]:
-        _demand(operator)
+        demand(operator)
         with self._lock:
             return [_summary(run) for run in self._runs.values() if run.status == "running"]
 
     async def prune(self, operator: Operator, ended_before: int) -> int:
-        _demand(operator)
+        demand(operator)
 
         def old(run: _Run) -> bool:
             return run.status not in ("running", "paused") and run.events[-1].at < ended_before
@@ -180,7 +185,7 @@ class InMemoryStore:
     def _find(self, scope: Scope, run_id: str) -> _Run:
         run = self._runs.get((scope.tenant, run_id))
         if run is None:
-            raise RunNotFound(f"There is no run {run_id!r} of tenant {scope.tenant!r}.")
+            raise no_such_run(scope, run_id)
         return run
 
     def _make_room(self, scope: Scope) -> None:
@@ -204,13 +209,6 @@ class InMemoryStore:
     def _forget(self, run: _Run) -> None:
         del self._runs[run.scope.tenant, run.run_id], self._by_key[run.key]
         self._ended.pop(run.key, None)
-
-
-def _demand(operator: Operator) -> None:
-    if not isinstance(operator, Operator):
-        raise ConfigurationError(
-            "This looks at the runs of every tenant.", fix='Pass Operator(reason="...") where that is meant.'
-        )
 
 
 def _summary(run: _Run) -> RunSummary:

@@ -8,14 +8,14 @@ without it.
 from __future__ import annotations
 
 import apsw
-import msgspec
 
+from shipworthy.adapters.shared.entries import Entry, no_such_run
 from shipworthy.adapters.sqlite.connection import rows
 from shipworthy.adapters.sqlite.workers import Worker
-from shipworthy.domain.events import Previous, RunStatus
+from shipworthy.domain.events import Previous
 from shipworthy.domain.journal import Claim, Fence
 from shipworthy.domain.scope import Scope
-from shipworthy.errors import Fenced, RunBusy, RunNotFound
+from shipworthy.errors import Fenced, RunBusy
 
 PRUNED_AT_ONCE = 16
 
@@ -42,19 +42,6 @@ _KEEP = "INSERT INTO bodies (run, digest, data) VALUES (?, ?, ?) ON CONFLICT (ru
 _JOIN = """UPDATE runs SET position = (
   SELECT coalesce(max(position), 0) + 1 FROM runs WHERE tenant = ?1 AND user IS ?2 AND session = ?3
 ) WHERE key = ?4 AND position IS NULL"""
-
-
-class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A batch, encoded by whoever commits it, so that the writer's thread has little left to do."""
-
-    first: int
-    last: int
-    started: int
-    at: int
-    events: bytes
-    bodies: dict[str, bytes]
-    status: RunStatus
-    joins: bool
 
 
 def begin(cursor: apsw.Cursor, worker: Worker, scope: Scope, run_id: str, entry: Entry) -> Fence | None:
@@ -128,7 +115,7 @@ def claim(cursor: apsw.Cursor, worker: Worker, scope: Scope, run_id: str) -> Cla
         (scope.tenant, run_id),
     )
     if not found:
-        raise unknown(scope, run_id)
+        raise no_such_run(scope, run_id)
     key, token, owner, status, user, session, expired = found[0]
     previous: Previous = "released"
     if owner not in (None, worker.id) and status == "running":
@@ -151,11 +138,6 @@ def release(cursor: apsw.Cursor, worker: Worker, fence: Fence) -> None:
     """Make a run anybody's, if the fence still holds."""
     query = "UPDATE runs SET worker = NULL WHERE key = ? AND fence = ? AND worker = ? AND status = 'running'"
     cursor.execute(query, (fence.key, fence.token, worker.id))
-
-
-def unknown(scope: Scope, run_id: str) -> RunNotFound:
-    """The one answer for a run that does not exist and for one of another tenant."""
-    return RunNotFound(f"There is no run {run_id!r} of tenant {scope.tenant!r}.")
 
 
 # pruning: the reader finds what is old, the writer looks again and forgets it, a little in each transaction

@@ -7,9 +7,10 @@ from typing import Any
 
 import apsw
 
+from shipworthy.adapters.shared.entries import no_such_run
+from shipworthy.adapters.shared.lane import Job, Lane, unexpected
 from shipworthy.adapters.sqlite.connection import Database, connect, rows, translate
-from shipworthy.adapters.sqlite.lane import Job, Lane, unexpected
-from shipworthy.adapters.sqlite.operations import CHAIN, unknown
+from shipworthy.adapters.sqlite.operations import CHAIN
 from shipworthy.adapters.sqlite.workers import Worker
 from shipworthy.domain.events import AnyEvent
 from shipworthy.domain.journal import RunFilter, RunSummary
@@ -73,7 +74,7 @@ def body(cursor: apsw.Cursor, scope: Scope, run_id: str, digest: str) -> bytes:
         (scope.tenant, run_id, digest),
     )
     if not found:
-        raise unknown(scope, run_id)
+        raise no_such_run(scope, run_id)
     if found[0][0] is None:
         raise JournalDamaged(f"Run {run_id!r} refers to a body {digest[:12]} that is not stored.")
     data: bytes = found[0][0]
@@ -84,7 +85,7 @@ def find(cursor: apsw.Cursor, scope: Scope, run_id: str) -> RunSummary:
     """One run of the tenant."""
     found = rows(cursor, f"{_SUMMARY} WHERE tenant = ? AND run_id = ?", (scope.tenant, run_id))
     if not found:
-        raise unknown(scope, run_id)
+        raise no_such_run(scope, run_id)
     return _summary(found[0])
 
 

@@ -13,16 +13,17 @@ import apsw
 
 import shipworthy.adapters.sqlite.operations as operations
 import shipworthy.adapters.sqlite.reader as reader
+from shipworthy.adapters.shared.entries import demand, entry_of
+from shipworthy.adapters.shared.lane import outlived
 from shipworthy.adapters.sqlite.connection import Database, Durability, prepare
-from shipworthy.adapters.sqlite.operations import PRUNED_AT_ONCE, Entry
+from shipworthy.adapters.sqlite.operations import PRUNED_AT_ONCE
 from shipworthy.adapters.sqlite.reader import Reader
 from shipworthy.adapters.sqlite.workers import Worker, now
 from shipworthy.adapters.sqlite.writer import Writer
 from shipworthy.domain.events import AnyEvent
 from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
 from shipworthy.domain.scope import Operator, Scope
-from shipworthy.errors import ConfigurationError, Fenced, StoreClosed
-from shipworthy.rules.codec import encode_events
+from shipworthy.errors import ConfigurationError, StoreClosed
 
 T = TypeVar("T")
 
@@ -112,17 +113,10 @@ class SqliteStore:
     async def begin(self, scope: Scope, run_id: str, batch: Batch) -> Fence | None:
         """Create a run with its first batch, owned by this worker. None if there is one of this id."""
         writer, worker = self._ready()
-        entry = _entry(batch)
-        future = writer.submit(lambda cursor: operations.begin(cursor, worker, scope, run_id, entry))
-        try:
-            return await future
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or not future.done():
-                raise
-            task.uncancel()
-            task.cancel()
-            return future.result()
+        entry = entry_of(batch)
+        return await outlived(
+            writer.submit(lambda cursor: operations.begin(cursor, worker, scope, run_id, entry))
+        )
 
     async def claim(self, scope: Scope, run_id: str) -> Claim:
         """Take a run that nobody drives. Raises RunNotFound, RunBusy."""
@@ -132,7 +126,7 @@ class SqliteStore:
     async def commit(self, fence: Fence, batch: Batch) -> None:
         """Append *batch*, durably, whole or not at all. Raises Fenced, StoreFull, CommitUncertain."""
         writer, worker = self._ready()
-        entry = _entry(batch)
+        entry = entry_of(batch)
         await writer.submit(lambda cursor: operations.commit(cursor, worker, fence, entry))
 
     async def release(self, fence: Fence) -> None:
@@ -143,6 +137,10 @@ class SqliteStore:
     async def read(self, scope: Scope, run_id: str, after: int = 0) -> list[AnyEvent]:
         """The run's events above *after*, in order. Raises RunNotFound, UnknownEvent, JournalDamaged."""
         return await self._read(lambda cursor: reader.history(cursor, scope, run_id, after))
+
+    async def news(self, scope: Scope, run_id: str, within: float) -> None:
+        """Nobody tells one process of another's commits, so the whole time is waited."""
+        await asyncio.sleep(within)
 
     async def body(self, scope: Scope, run_id: str, digest: str) -> bytes:
         """A body of the run. Raises RunNotFound, JournalDamaged."""
@@ -164,13 +162,13 @@ class SqliteStore:
 
     async def orphans(self, operator: Operator) -> Sequence[RunSummary]:
         """Runs of every tenant that are running and that no other live worker owns."""
-        _demand(operator)
+        demand(operator)
         _, worker = self._ready()
         return await self._read(lambda cursor: reader.orphans(cursor, worker))
 
     async def prune(self, operator: Operator, ended_before: int) -> int:
         """Forget old runs, a few in each transaction, and old sessions, one in each."""
-        _demand(operator)
+        demand(operator)
         keys = await self._read(partial(operations.old_singles, ended_before=ended_before))
         sessions = await self._read(partial(operations.old_sessions, ended_before=ended_before))
         steps = [
@@ -217,30 +215,3 @@ class SqliteStore:
             await writer.submit(lambda _: None)  # what is read must be what is on the disk
         assert self._reader is not None
         return await self._reader.submit(work)
-
-
-def _entry(batch: Batch) -> Entry:
-    """The batch as it is written. Raises Fenced for one whose events do not follow one another."""
-    events = batch.events
-    if not events:
-        raise ValueError("A batch has at least one event.")
-    first, last = events[0], events[-1]
-    if [event.seq for event in events] != list(range(first.seq, first.seq + len(events))):
-        raise Fenced(f"The events {first.seq} to {last.seq} of a batch have a gap; nothing was written.")
-    return Entry(
-        first.seq,
-        last.seq,
-        first.at,
-        last.at,
-        encode_events(events),
-        batch.bodies,
-        batch.status,
-        batch.joins_session,
-    )
-
-
-def _demand(operator: Operator) -> None:
-    if not isinstance(operator, Operator):
-        raise ConfigurationError(
-            "This looks at the runs of every tenant.", fix='Pass Operator(reason="...") where that is meant.'
-        )

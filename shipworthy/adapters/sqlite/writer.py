@@ -12,8 +12,8 @@ from typing import Any
 
 import apsw
 
+from shipworthy.adapters.shared.lane import Job, Lane, unexpected
 from shipworthy.adapters.sqlite.connection import CHECKPOINT_PAGES, Database, recover, translate
-from shipworthy.adapters.sqlite.lane import Job, Lane, unexpected
 from shipworthy.adapters.sqlite.workers import Worker, now
 from shipworthy.errors import CommitUncertain, ShipworthyError, StoreError, StoreFull
 

@@ -1,6 +1,7 @@
 """A thread that does the work of many event loops in groups, and tells each loop once a group.
 
-Knows nothing of databases: the writer and the reader are the two lanes of a store.
+Knows nothing of databases: the writers and readers of the durable stores are lanes. What a job is given to work with,
+a cursor or nothing, is the lane's own affair.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar
 
-import apsw
 import msgspec
 
 from shipworthy.errors import StoreClosed, StoreError
@@ -42,10 +42,23 @@ class Fate(asyncio.Future[T]):
         return False
 
 
+async def outlived(future: asyncio.Future[T]) -> T:
+    """What *future* gives, though the task that waits was cancelled meanwhile: it is cancelled where it waits next."""
+    try:
+        return await future
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or not future.done():
+            raise
+        task.uncancel()
+        task.cancel()
+        return future.result()
+
+
 class Job(msgspec.Struct, Generic[T]):
     """One piece of work, whoever waits for it, and what came of it."""
 
-    work: Callable[[apsw.Cursor], T]
+    work: Callable[[Any], T]
     future: asyncio.Future[T] | None = None
     loop: asyncio.AbstractEventLoop | None = None
     value: T | None = None
@@ -66,7 +79,7 @@ class Lane:
         """Begin to take work."""
         self._thread.start()
 
-    def submit(self, work: Callable[[apsw.Cursor], T]) -> asyncio.Future[T]:
+    def submit(self, work: Callable[[Any], T]) -> asyncio.Future[T]:
         """Have *work* done; the future is of the running loop. Cancellation takes effect when it is done."""
         loop = asyncio.get_running_loop()
         future: Fate[T] = Fate(loop=loop)

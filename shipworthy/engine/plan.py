@@ -1,0 +1,43 @@
+"""What a driver needs of an agent, and of whoever wants a run to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from shipworthy.domain.effects import Settlement
+from shipworthy.domain.scope import Scope
+from shipworthy.engine.blueprint import Blueprint, Limits
+
+MakeDeps = Callable[[Scope, Any], Awaitable[Any]]
+NOTHING: Mapping[str, Settlement] = {}
+
+
+class Plan(msgspec.Struct, frozen=True, gc=False):
+    """An agent as a runtime knows it: its blueprint, and how a run's dependencies are made from its scope."""
+
+    blueprint: Blueprint
+    make_deps: MakeDeps
+
+    def resume(
+        self, scope: Scope, run_id: str, settlements: Mapping[str, Settlement] = NOTHING, deps: Any = None
+    ) -> Resume:
+        """That one of the agent's runs is to go on."""
+        return Resume(plan=self, scope=scope, run_id=run_id, deps=deps, settlements=settlements)
+
+
+class Resume(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller brings to a run that goes on."""
+
+    plan: Plan
+    scope: Scope
+    run_id: str
+    deps: Any = None
+    settlements: Mapping[str, Settlement] = NOTHING
+
+    @property
+    def limits(self) -> Limits:
+        """Those of the code that is live; a run keeps the narrower ones."""
+        return self.plan.blueprint.limits
