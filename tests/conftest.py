@@ -1,0 +1,49 @@
+"""Real servers for whichever test asks for one: started at the first use, one of each for all processes of pytest.
+
+They fail, and do not skip, where they cannot be started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.servers import session
+
+if TYPE_CHECKING:
+    from tests.servers.postgres import Postgres
+
+
+def pytest_configure() -> None:
+    session.open_session()
+
+
+def pytest_unconfigure() -> None:
+    session.close_session()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Postgres:
+    """The session's server."""
+    from tests.servers.postgres import postgres_server
+
+    return postgres_server()
+
+
+@pytest.fixture
+def database() -> Iterator[str]:
+    """The superuser's dsn of a database of this test alone, removed afterwards."""
+    from tests.servers.postgres import a_database
+
+    with a_database() as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def temporal() -> str:
+    """The address of the session's Temporal server."""
+    from tests.servers.temporal import temporal_address
+
+    return temporal_address()
