@@ -14,15 +14,19 @@ SMOKE = Path(__file__).with_name("import_adapter.py")
 NOT_AT_IMPORT = {
     "anthropic",
     "apsw",
+    "dbos",
     "httpcore",
     "httpcore2",
     "httpx",
     "httpx2",
     "openai",
+    "psycopg",
     "pydantic",
     "pydantic_core",
     "rich",
+    "sqlalchemy",
     "sqlite3",
+    "temporalio",
     "typer",
 }
 
