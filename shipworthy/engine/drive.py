@@ -48,14 +48,17 @@ async def one_step(run: LiveRun) -> None:
     await run.commit()
 
 
-async def sit(run: LiveRun, leave: Leave, work: Work = drive) -> LiveRun:
-    """Do *work* on *run* within its deadline, and tell *leave* how it went. A cancellation is recorded before it goes
-    on: whatever the work was, the run is then driven to its end, or its pause.
+async def sit(run: LiveRun, leave: Leave, work: Work = drive, finish: Work = drive) -> LiveRun:
+    """Do *work* on *run* within its deadline, and tell *leave* how it went. A cancellation, or that the deadline is
+    past, is recorded before *finish* goes on: whatever the work was, the run is driven to its end or its pause, unless
+    its driver takes those steps one by one as well.
 
     An abandoned run is left as a crash would leave it: somebody else resumes it.
     Raises StoreError when the journal cannot be written: the run stops in this process, and resuming reads it back.
     """
-    limit = None if run.deadline is None else asyncio.timeout(max(run.deadline - time.monotonic(), 0.0))
+    limit = None
+    if run.deadline is not None and run.state.stopping is None:
+        limit = asyncio.timeout(max(run.deadline - time.monotonic(), 0.0))
     task = asyncio.current_task()
     error: BaseException | None = None
     try:
@@ -67,7 +70,7 @@ async def sit(run: LiveRun, leave: Leave, work: Work = drive) -> LiveRun:
     except BaseException as raised:
         if isinstance(raised, asyncio.CancelledError) and task is not None and not task.cancelling():
             raised = RuntimeError("Something in the run cancelled itself.")
-        error = await _interrupted(run, raised, expired=limit is not None and limit.expired())
+        error = await _interrupted(run, raised, finish, expired=limit is not None and limit.expired())
     finally:
         error = error or run.raises
         leave(run, error)
@@ -76,13 +79,15 @@ async def sit(run: LiveRun, leave: Leave, work: Work = drive) -> LiveRun:
     return run
 
 
-async def _interrupted(run: LiveRun, error: BaseException, *, expired: bool) -> BaseException | None:
+async def _interrupted(
+    run: LiveRun, error: BaseException, finish: Work, *, expired: bool
+) -> BaseException | None:
     """Bring the journal in order after *error*; what is returned is raised to the caller."""
     try:
         if isinstance(error, asyncio.CancelledError):
-            await (run.let_go() if run.abandoned else _stop(run, "cancelled"))
+            await (run.let_go() if run.abandoned else _stop(run, "cancelled", finish))
         elif expired and isinstance(error, TimeoutError):
-            await _stop(run, "timeout")
+            await _stop(run, "timeout", finish)
             return None
         elif isinstance(error, Exception) and not isinstance(error, StoreError):
             await _park(run, error)
@@ -114,14 +119,15 @@ async def perform(run: LiveRun, step: Step) -> None:
             assert_never(step)
 
 
-async def _stop(run: LiveRun, cause: StopCause) -> None:
-    """Bring the run to its end, or park it, without starting anything new; further cancellations wait until then."""
+async def _stop(run: LiveRun, cause: StopCause, finish: Work) -> None:
+    """Bring the run to its end, or park it, without starting anything new, as far as *finish* goes; further
+    cancellations wait until then."""
     cancelled = False
     while True:
         try:
             if run.state.stopping is None and type(decide(run.state)) is not Finished:
                 run.record(StopRequested(cause=cause))
-            await drive(run)
+            await finish(run)
             break
         except asyncio.CancelledError:
             cancelled = True

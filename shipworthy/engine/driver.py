@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from shipworthy.domain.effects import Settlement
 from shipworthy.domain.scope import Scope
-from shipworthy.engine.drive import one_step, sit
+from shipworthy.engine.drive import Work, drive, one_step, sit
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.plan import NOTHING, Plan, Resume
 from shipworthy.engine.recover import take
@@ -51,13 +52,15 @@ def is_over(run: LiveRun) -> bool:
     return type(decide(run.state)) is Finished
 
 
-async def step(runtime: Runtime, run: LiveRun) -> bool:
+async def step(runtime: Runtime, run: LiveRun, work: Work = one_step, finish: Work = drive) -> bool:
     """Take one step of a run that is seated here, within its deadline; False when that was the last one. The run
-    leaves this process with its last step, and when it fails. Raises what `sit` raises."""
+    leaves this process with its last step, and when it fails; stopped with steps left to take, it stays. Raises what
+    `sit` raises."""
 
     def leave(run: LiveRun, error: BaseException | None) -> None:
-        if error is not None or is_over(run):
+        stopped = isinstance(error, asyncio.CancelledError) and not run.abandoned
+        if is_over(run) or (error is not None and not stopped):
             runtime.leave(run, error)
 
-    await sit(run, leave, one_step)
+    await sit(run, leave, work, finish)
     return not is_over(run)
