@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from shipworthy.adapters.inmemory.store import InMemoryStore as InMemoryStore
     from shipworthy.app.agent import Agent as Agent
     from shipworthy.app.configuration import Tuning as Tuning
+    from shipworthy.app.runtimes import DBOSRuntime as DBOSRuntime
     from shipworthy.app.runtimes import InMemoryRuntime as InMemoryRuntime
+    from shipworthy.app.runtimes import PostgresRuntime as PostgresRuntime
     from shipworthy.app.runtimes import SqliteRuntime as SqliteRuntime
     from shipworthy.app.stream import AgentStream as AgentStream
     from shipworthy.app.tools import tool as tool
@@ -54,7 +56,7 @@ _HOMES = {
     "adapters.inmemory.store": ("InMemoryStore",),
     "app.agent": ("Agent",),
     "app.configuration": ("Tuning",),
-    "app.runtimes": ("InMemoryRuntime", "SqliteRuntime"),
+    "app.runtimes": ("DBOSRuntime", "InMemoryRuntime", "PostgresRuntime", "SqliteRuntime"),
     "app.stream": ("AgentStream",),
     "app.tools": ("tool",),
     "domain.context": ("RunContext",),
@@ -74,6 +76,7 @@ __all__ = [
     "Agent",
     "AgentStream",
     "Checkpoint",
+    "DBOSRuntime",
     "DidNotHappen",
     "EchoModel",
     "File",
@@ -89,6 +92,7 @@ __all__ = [
     "ModelSettings",
     "NotDone",
     "Operator",
+    "PostgresRuntime",
     "RunContext",
     "RunFilter",
     "RunResult",

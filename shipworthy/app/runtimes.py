@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+import socket
+from typing import TYPE_CHECKING, Literal
 
 from shipworthy.adapters.inmemory.store import InMemoryStore
 from shipworthy.app.configuration import LONGEST
 from shipworthy.engine.driver import InProcess
 from shipworthy.engine.runtime import Runtime
-from shipworthy.errors import ConfigurationError
+from shipworthy.errors import ConfigurationError, MissingExtra
+from shipworthy.ports.store import Store
+
+if TYPE_CHECKING:
+    from shipworthy.adapters.postgres.store import PostgresStore
 
 
 class InMemoryRuntime(Runtime):
@@ -45,13 +50,7 @@ class SqliteRuntime(Runtime):
             raise ConfigurationError(
                 f"{path!r} is not the path of a file.", fix='Pass a path such as "bot.db".'
             )
-        for name, value in (
-            ("lease_ttl", lease_ttl),
-            ("clock_skew", clock_skew),
-            ("busy_timeout", busy_timeout),
-        ):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LONGEST:
-                raise ConfigurationError(f"{name}={value!r} is not a time.", fix="Pass seconds.")
+        _times(lease_ttl=lease_ttl, clock_skew=clock_skew, busy_timeout=busy_timeout)
         super().__init__(
             SqliteStore(
                 path,
@@ -65,15 +64,107 @@ class SqliteRuntime(Runtime):
         )
 
 
+class DBOSRuntime(Runtime):
+    """Runs as DBOS workflows; one for a process. Their journal is in the same place, and an effect is checked by it.
+
+    *url*: "sqlite:<path>" (DBOS's own tables in `<path>.dbos`), or a "postgresql://..." for both. *store*: a journal
+    elsewhere. *executor_id*: what this process is called each time it is started, so that DBOS recovers what it left;
+    no two live processes share one. *queue*: the DBOS queue in which runs wait for any process of the same *name*.
+
+    Agents are found by name, so each has its own, and makes its own deps.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        store: Store | None = None,
+        name: str = "shipworthy",
+        executor_id: str | None = None,
+        queue: str | None = None,
+    ) -> None:
+        from shipworthy.app.dbos import DBOSDriver
+
+        kind, _, path = url.partition(":") if isinstance(url, str) else ("", "", "")
+        if kind not in ("sqlite", "postgres", "postgresql") or not path.strip("/"):
+            raise ConfigurationError(
+                f"{kind or type(url).__name__!r} is not a place that DBOS can use.",
+                fix='Pass "sqlite:bot.db" or "postgres://user@host/database".',
+            )
+        if kind == "sqlite":
+            store = store or SqliteRuntime(path).store
+            database = f"sqlite:///{os.path.realpath(path)}.dbos"
+        else:
+            store = store or PostgresRuntime(url).store
+            database = f"postgresql:{path}"
+        executor = executor_id or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+        super().__init__(store, DBOSDriver(database, name=name, executor_id=executor, queue=queue))
+
+
+class PostgresRuntime(Runtime):
+    """Runs in a PostgreSQL database, which instances on many machines share: any of them goes on with any run.
+
+    `dsn`: postgres://user@host/database. Its role makes the schema at the first use; the work is done as the role
+    `shipworthy_app`, which sees one tenant at a time. `durability="process"` does without the server's sync, so that a
+    crash of the server may cost the last commits. `lease_ttl`: seconds after which a *stopped* worker loses its runs.
+    `clock_skew` in seconds; more than a round trip to the server takes. `patience`: seconds for which a server that
+    restarts or fails over is waited for. `readers`: sessions for reading, beside one that writes and one that listens.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        durability: Literal["power", "process"] = "power",
+        lease_ttl: float = 10.0,
+        clock_skew: float = 0.5,
+        patience: float = 5.0,
+        readers: int = 2,
+    ) -> None:
+        _times(lease_ttl=lease_ttl, clock_skew=clock_skew, patience=patience)
+        store = _postgres_store()(
+            dsn,
+            durability=durability,
+            lease_ttl=lease_ttl,
+            clock_skew=clock_skew,
+            patience=patience,
+            readers=readers,
+        )
+        super().__init__(store, InProcess())
+
+
+def _postgres_store() -> type[PostgresStore]:
+    try:
+        from shipworthy.adapters.postgres.store import PostgresStore
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"PostgresRuntime needs the package {error.name}.", fix='pip install "shipworthy[postgres]"'
+        ) from error
+    return PostgresStore
+
+
+def _times(**given: float) -> None:
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LONGEST:
+            raise ConfigurationError(f"{name}={value!r} is not a time.", fix="Pass seconds.")
+
+
 def runtime_for(runtime: Runtime | str | None) -> Runtime:
-    """A runtime from what `Agent(runtime=)` takes: a runtime, "inmemory", or "sqlite:<path>"."""
+    """A runtime from what `Agent(runtime=)` takes: a runtime, "inmemory", "sqlite:<path>", or "postgres://..."."""
     if runtime is None or runtime == "inmemory":
         return InMemoryRuntime()
     if isinstance(runtime, Runtime):
         return runtime
     if isinstance(runtime, str) and runtime.startswith("sqlite:") and len(runtime) > len("sqlite:"):
         return SqliteRuntime(runtime.removeprefix("sqlite:"))
+    if isinstance(runtime, str) and runtime.startswith(("postgres://", "postgresql://")):
+        return PostgresRuntime(runtime)
+    said = (
+        f"{runtime.partition('://')[0]}://..."
+        if isinstance(runtime, str) and "://" in runtime
+        else repr(runtime)
+    )
     raise ConfigurationError(
-        f"{runtime!r} is not a runtime.",
-        fix='Pass InMemoryRuntime(), SqliteRuntime("bot.db") or "sqlite:./bot.db".',
+        f"{said} is not a runtime.",
+        fix='Pass InMemoryRuntime(), "sqlite:./bot.db", "postgres://user@host/database", or a runtime.',
     )

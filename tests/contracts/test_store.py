@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from shipworthy.adapters.inmemory.store import InMemoryStore
+from shipworthy.adapters.postgres import PostgresStore
 from shipworthy.adapters.shared.lane import Lane
 from shipworthy.adapters.sqlite import SqliteStore
 from shipworthy.ports.store import Store
 from shipworthy.testing.contracts.store import LAWS, SHARED_LAWS, Law, Workers, check, name
+from tests.servers.postgres import Postgres
 
 A_LONG_TIME = 10**9
 
@@ -45,6 +47,26 @@ class Sqlite(Workers):
         store._writer._renew_at += A_LONG_TIME
 
 
+class OnPostgres(Workers):
+    def __init__(self, dsn: str) -> None:
+        super().__init__()
+        self.dsn = dsn
+
+    def make(self, *, lease_ttl: float, clock_skew: float) -> PostgresStore:
+        return PostgresStore(self.dsn, lease_ttl=lease_ttl, clock_skew=clock_skew)
+
+    async def kill(self, store: Store) -> None:
+        assert isinstance(store, PostgresStore)
+        sessions, store._sessions, store._closed = store._sessions, None, True
+        assert sessions is not None
+        sessions.stop()
+
+    async def freeze(self, store: Store) -> None:
+        assert isinstance(store, PostgresStore)
+        assert store._sessions is not None
+        store._sessions.writer._renew_at += A_LONG_TIME
+
+
 @pytest.mark.parametrize("law", LAWS, ids=name)
 def test_the_store_in_memory(law: Law) -> None:
     check(law, InMemory())
@@ -53,3 +75,8 @@ def test_the_store_in_memory(law: Law) -> None:
 @pytest.mark.parametrize("law", LAWS + SHARED_LAWS, ids=name)
 def test_the_sqlite_store(law: Law, tmp_path: Path) -> None:
     check(law, Sqlite(tmp_path / "runs.db"))
+
+
+@pytest.mark.parametrize("law", LAWS + SHARED_LAWS, ids=name)
+def test_the_postgres_store(law: Law, postgres: Postgres) -> None:
+    check(law, OnPostgres(postgres.fresh_database()))

@@ -1,0 +1,152 @@
+-- Format 1. Times are milliseconds since the Unix epoch on the server's clock, as far as leases go.
+-- Run by whoever may create schemas, in one transaction under an advisory lock. The store works as the role
+-- shipworthy_app, which owns nothing and sees the rows of one tenant: the one that its transaction names.
+
+CREATE SCHEMA shipworthy;
+SET LOCAL search_path = shipworthy;
+
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'shipworthy_app') THEN
+    BEGIN CREATE ROLE shipworthy_app NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END;
+  END IF;
+  IF NOT pg_has_role('shipworthy_app', 'MEMBER') THEN GRANT shipworthy_app TO CURRENT_USER; END IF;
+END $$;
+
+-- `oldest`: the oldest release's format that can still work with this schema.
+CREATE TABLE meta (version integer NOT NULL, oldest integer NOT NULL);
+
+CREATE TABLE runs (
+  key          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant       text NOT NULL CHECK (tenant <> ''),
+  user_id      text,
+  session_id   text,
+  run_id       text NOT NULL,
+  status       text NOT NULL,
+  fence        bigint NOT NULL,               -- grows with every change of owner
+  worker       text,                          -- NULL: released
+  head         integer NOT NULL,              -- the last event's sequence number
+  started_at   bigint NOT NULL,
+  updated_at   bigint NOT NULL,
+  position     integer,                       -- among the ended runs of its session, from 1
+  expired      boolean NOT NULL DEFAULT false, -- claimed from a worker that may live, and nothing was committed since
+  watched      bigint NOT NULL DEFAULT 0,     -- until then, somebody elsewhere reads along
+  UNIQUE (tenant, run_id)
+) WITH (fillfactor = 70);
+CREATE INDEX runs_newest  ON runs (tenant, started_at, key);
+CREATE INDEX runs_session ON runs (tenant, session_id, user_id, position) WHERE session_id IS NOT NULL;
+CREATE INDEX runs_running ON runs (worker) WHERE status = 'running';
+
+CREATE TABLE journal (
+  run bigint, tenant text NOT NULL, first integer, last integer NOT NULL,
+  events bytea NOT NULL,                      -- JSON, UTF-8
+  PRIMARY KEY (run, first)
+);
+CREATE TABLE bodies (
+  run bigint, tenant text NOT NULL, digest text, data bytea NOT NULL, PRIMARY KEY (run, digest)
+);
+CREATE TABLE workers (
+  id text PRIMARY KEY, lock bigint NOT NULL, lease_until bigint NOT NULL,
+  locked_at timestamptz                       -- when its session took the advisory lock `lock`
+);
+
+GRANT USAGE ON SCHEMA shipworthy TO shipworthy_app;
+GRANT SELECT ON meta TO shipworthy_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON runs, journal, bodies, workers TO shipworthy_app;
+DO $$ DECLARE t text; BEGIN
+  FOREACH t IN ARRAY ARRAY['runs', 'journal', 'bodies'] LOOP
+    EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', t);
+    EXECUTE format('CREATE POLICY tenant ON %I USING (tenant = current_setting(''shipworthy.tenant'', true)
+      OR current_setting(''shipworthy.operator'', true) = ''on'')', t);
+  END LOOP;
+END $$;
+
+CREATE FUNCTION now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
+$$ SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint $$;
+
+-- A group of batches in one transaction, a savepoint each: one that fails or is refused aborts no other. No key:
+-- a new run. `again`: the group was sent before and its fate is not known, so what is there already has landed.
+CREATE FUNCTION append(me text, again boolean, tenants text[], users text[], sessions text[], run_ids text[],
+  keys bigint[], tokens bigint[], firsts integer[], lasts integer[], starts bigint[], ats bigint[], statuses text[],
+  joins boolean[], batches bytea[], owners integer[], digests text[], datas bytea[])
+RETURNS TABLE (fate text, handle bigint, why text) LANGUAGE plpgsql SET search_path = shipworthy AS $$
+DECLARE b record; watched_until bigint;
+BEGIN
+  FOR b IN SELECT * FROM unnest(tenants, users, sessions, run_ids, keys, tokens, firsts, lasts, starts, ats, statuses,
+    joins, batches) WITH ORDINALITY AS u (tenant, user_id, session_id, run_id, key, token, first, last, started, at,
+    status, joins, events, n)
+  LOOP
+    fate := 'landed'; handle := NULL; why := NULL; watched_until := 0;
+    BEGIN
+      PERFORM set_config('shipworthy.tenant', b.tenant, true);
+      IF b.key IS NULL THEN
+        INSERT INTO runs (tenant, user_id, session_id, run_id, status, fence, worker, head, started_at, updated_at)
+        VALUES (b.tenant, b.user_id, b.session_id, b.run_id, b.status, 1,
+          CASE b.status WHEN 'running' THEN me END, b.last, b.started, b.at)
+        ON CONFLICT (tenant, run_id) DO NOTHING RETURNING key INTO handle;
+      ELSE
+        UPDATE runs AS r SET head = b.last, updated_at = b.at, status = b.status, expired = false,
+          worker = CASE b.status WHEN 'running' THEN me END
+        WHERE r.key = b.key AND r.tenant = b.tenant AND r.fence = b.token AND r.head = b.first - 1 AND r.worker = me
+        RETURNING r.key, r.watched INTO handle, watched_until;
+      END IF;
+      IF handle IS NOT NULL THEN
+        INSERT INTO journal VALUES (handle, b.tenant, b.first, b.last, b.events);
+        IF owners <> '{}' THEN
+          INSERT INTO bodies SELECT handle, b.tenant, digest, data
+          FROM unnest(owners, digests, datas) AS u (owner, digest, data) WHERE owner = b.n ON CONFLICT DO NOTHING;
+        END IF;
+        IF b.joins AND b.session_id IS NOT NULL THEN
+          PERFORM pg_advisory_xact_lock(hashtextextended(jsonb_build_array(b.tenant, b.user_id, b.session_id)::text, 0));
+          UPDATE runs AS r SET position = (SELECT coalesce(max(s.position), 0) + 1 FROM runs AS s WHERE
+            s.tenant = b.tenant AND s.session_id = b.session_id AND s.user_id IS NOT DISTINCT FROM b.user_id)
+          WHERE r.key = handle AND r.position IS NULL;
+        END IF;
+        IF watched_until > now_ms() THEN PERFORM pg_notify('shipworthy', handle::text); END IF;
+      ELSIF again THEN
+        SELECT r.key INTO handle FROM runs AS r JOIN journal AS j ON j.run = r.key AND j.first = b.first
+        WHERE r.tenant = b.tenant AND r.run_id = b.run_id AND r.fence = coalesce(b.token, 1)
+          AND (r.key = b.key OR b.key IS NULL AND coalesce(r.worker, me) = me) AND j.events = b.events;
+      END IF;
+      IF handle IS NULL THEN fate := 'refused'; END IF;
+    EXCEPTION WHEN OTHERS THEN
+      fate := SQLSTATE; why := SQLERRM;
+    END;
+    RETURN NEXT;
+  END LOOP;
+END $$;
+
+-- The lease of a worker, written anew; with `fresh`, its session's lock is taken as well, if no older session has it.
+CREATE FUNCTION beat(me text, its_lock bigint, ttl bigint, fresh boolean, OUT at bigint, OUT until bigint, OUT locked boolean)
+LANGUAGE plpgsql SET search_path = shipworthy AS $$
+BEGIN
+  at := now_ms(); until := at + ttl; locked := fresh AND pg_try_advisory_lock(its_lock);
+  INSERT INTO workers AS w VALUES (me, its_lock, until, CASE WHEN locked THEN clock_timestamp() END)
+  ON CONFLICT (id) DO UPDATE SET lease_until = until, locked_at = coalesce(excluded.locked_at, w.locked_at);
+END $$;
+
+-- Whether a worker's runs may be taken over: its lease is over, or its session. A server that was started anew ended
+-- every session, so that there only the lease counts until the worker is back.
+CREATE FUNCTION gone(who text, skew bigint) RETURNS boolean LANGUAGE sql VOLATILE SET search_path = shipworthy AS $$
+  SELECT NOT EXISTS (SELECT FROM workers AS w WHERE w.id = who AND w.lease_until + skew >= now_ms()
+    AND (w.locked_at < pg_postmaster_start_time() OR NOT pg_try_advisory_xact_lock_shared(w.lock)))
+$$;
+
+-- No handle: there is no such run. No token: `owner` drives it.
+CREATE FUNCTION claim(me text, skew bigint, whose text, which text, OUT handle bigint, OUT token bigint,
+  OUT user_name text, OUT session_name text, OUT previous text, OUT owner text)
+LANGUAGE plpgsql SET search_path = shipworthy AS $$
+DECLARE r runs%ROWTYPE;
+BEGIN
+  SELECT * INTO r FROM runs WHERE tenant = whose AND run_id = which FOR UPDATE;
+  handle := r.key; user_name := r.user_id; session_name := r.session_id; previous := 'released';
+  IF handle IS NULL THEN RETURN; END IF;
+  IF r.status = 'running' AND r.worker IS DISTINCT FROM me THEN
+    IF r.worker IS NOT NULL AND NOT gone(r.worker, skew) THEN owner := r.worker; RETURN; END IF;
+    previous := 'expired';
+  END IF;
+  IF r.expired THEN previous := 'expired'; END IF;
+  UPDATE runs SET fence = fence + 1, worker = me, expired = (previous = 'expired') WHERE key = handle
+  RETURNING fence INTO token;
+END $$;
+
+INSERT INTO meta VALUES (1, 1);

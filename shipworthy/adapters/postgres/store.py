@@ -1,0 +1,194 @@
+"""The store on PostgreSQL: the port, put together from a writer, some readers, a listener and a worker's lease."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
+
+from shipworthy.adapters.postgres import operations
+from shipworthy.adapters.postgres.connection import Connection, Server, checked, prepare
+from shipworthy.adapters.postgres.lanes import Listener, Reader
+from shipworthy.adapters.postgres.writer import Append, Lease, Writer
+from shipworthy.adapters.shared.entries import demand, entry_of
+from shipworthy.adapters.shared.lane import outlived
+from shipworthy.domain.events import AnyEvent
+from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
+from shipworthy.domain.scope import Operator, Scope
+from shipworthy.errors import ConfigurationError, Fenced, StoreClosed
+
+T = TypeVar("T")
+
+
+class _Sessions:
+    """What an open store has: threads, each with a session, and this process's part in them."""
+
+    def __init__(self, server: Server, ttl: int, skew: int, readers: int) -> None:
+        self.pid = os.getpid()
+        self.lease = Lease(ttl, skew)
+        self.writer = Writer(server, self.lease)
+        self.readers = [Reader(server) for _ in range(readers)]
+        self.turn = itertools.cycle(self.readers)
+        self.listener = Listener(server)
+        self.threads: list[Writer | Reader | Listener] = [self.writer, *self.readers, self.listener]
+        for thread in self.threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Finish what is queued, and end the sessions."""
+        for thread in self.threads:
+            thread.stop()
+
+
+class PostgresStore:
+    """A durable store that many processes on many machines share.
+
+    durability: "power" (the default) asks the server to sync every commit; "process" leaves that to the server's
+    own time, so that its crash may cost the last commits. lease_ttl, clock_skew, patience: seconds. A worker that
+    was stopped for longer than `lease_ttl` loses its runs; one whose session ended, by its death or the network's,
+    loses them at once, but as one that may still be inside a body. `patience`: for how long a server that restarts
+    or fails over is waited for. readers: sessions for reading, beside one that writes and one that listens.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        durability: Literal["power", "process"] = "power",
+        lease_ttl: float = 10.0,
+        clock_skew: float = 0.5,
+        patience: float = 5.0,
+        readers: int = 2,
+    ) -> None:
+        if durability not in ("power", "process"):
+            raise ConfigurationError(
+                f"durability={durability!r} is unknown.", fix='Use "power" or "process".'
+            )
+        if lease_ttl <= 0 or clock_skew < 0 or patience < 0 or readers < 1:
+            raise ConfigurationError(
+                "lease_ttl and readers must be above 0, clock_skew and patience not below it."
+            )
+        self._server = Server(checked(dsn), durability == "power", patience)
+        self._ttl, self._skew, self._readers = max(int(lease_ttl * 1000), 1), int(clock_skew * 1000), readers
+        self._opening = threading.Lock()
+        self._closed = False
+        self._sessions: _Sessions | None = None
+        self._watched: dict[tuple[str, str], tuple[int, float]] = {}
+
+    async def open(self) -> None:
+        """Make or check the schema, and register a worker. Raises a StoreError that says what is wrong."""
+        if self._sessions is None:
+            await asyncio.to_thread(self._open)
+
+    def _open(self) -> None:
+        with self._opening:
+            if self._sessions is None:
+                prepare(self._server)
+                self._sessions, self._closed = (
+                    _Sessions(self._server, self._ttl, self._skew, self._readers),
+                    False,
+                )
+
+    async def close(self) -> None:
+        """Finish what is queued, release this worker's runs, and end the sessions."""
+        sessions, self._sessions, self._closed = self._sessions, None, True
+        if sessions is not None and sessions.pid == os.getpid():
+            sessions.listener.stopped.set()
+            try:
+                await next(sessions.turn).submit(lambda c: operations.resign(c, sessions.lease))
+            finally:
+                await asyncio.shield(asyncio.to_thread(sessions.stop))
+
+    # journal
+
+    async def begin(self, scope: Scope, run_id: str, batch: Batch) -> Fence | None:
+        entry = entry_of(batch)
+        if entry.first != 1:
+            raise Fenced(
+                f"The first batch of run {run_id!r} starts at event {entry.first}; nothing was written."
+            )
+        return await outlived(self._ready().writer.submit(Append(scope, run_id, None, entry)))
+
+    async def claim(self, scope: Scope, run_id: str) -> Claim:
+        lease = self._ready().lease
+        return await self._do(lambda c: operations.claim(c, lease, scope, run_id))
+
+    async def commit(self, fence: Fence, batch: Batch) -> None:
+        await self._ready().writer.submit(Append(fence.scope, fence.run_id, fence, entry_of(batch)))
+
+    async def release(self, fence: Fence) -> None:
+        lease = self._ready().lease
+        await self._do(lambda c: operations.release(c, lease, fence))
+
+    async def read(self, scope: Scope, run_id: str, after: int = 0) -> list[AnyEvent]:
+        return await self._do(lambda c: operations.history(c, scope, run_id, after))
+
+    async def news(self, scope: Scope, run_id: str, within: float) -> None:
+        """Returns at a commit of any instance, once the run was asked after for the first time."""
+        now = time.monotonic()
+        key, until = self._watched.get((scope.tenant, run_id), (0, 0.0))
+        if now > until:
+            self._watched = {run: mark for run, mark in self._watched.items() if mark[1] > now}
+            key = await self._do(lambda c: operations.watch(c, scope, run_id))
+            self._watched[scope.tenant, run_id] = key, now + operations.WATCHED / 2000
+        await self._ready().listener.wait(key, within)
+
+    async def body(self, scope: Scope, run_id: str, digest: str) -> bytes:
+        return await self._do(lambda c: operations.body(c, scope, run_id, digest))
+
+    # directory
+
+    async def find(self, scope: Scope, run_id: str) -> RunSummary:
+        return await self._do(lambda c: operations.find(c, scope, run_id))
+
+    async def list(self, scope: Scope, which: RunFilter) -> Sequence[RunSummary]:
+        return await self._do(lambda c: operations.listing(c, scope, which))
+
+    async def session(self, scope: Scope, head: int | None = None) -> Sequence[str]:
+        return await self._do(lambda c: operations.session(c, scope, head))
+
+    async def orphans(self, operator: Operator) -> Sequence[RunSummary]:
+        demand(operator)
+        lease = self._ready().lease
+        return await self._do(lambda c: operations.orphans(c, lease))
+
+    async def prune(self, operator: Operator, ended_before: int) -> int:
+        demand(operator)
+        total = 0
+        while gone := await self._do(lambda c: operations.prune(c, ended_before)):
+            total += gone
+        return total
+
+    # lease
+
+    def clock(self) -> int:
+        """Milliseconds on the server's clock, as far as it is known here."""
+        return self._ready().lease.clock()
+
+    def start_by(self) -> int:
+        """The expiry of this worker's lease that the server acknowledged last."""
+        return self._ready().lease.start_by
+
+    @property
+    def skew(self) -> int:
+        return self._skew
+
+    # parts
+
+    def _ready(self) -> _Sessions:
+        if self._sessions is None:
+            fix = None if self._closed else "Call `await store.open()` first."
+            raise StoreClosed(f"The store on {self._server.name} is not open.", fix=fix)
+        if self._sessions.pid != os.getpid():
+            raise StoreClosed(
+                f"The store on {self._server.name} was opened before this process was forked.",
+                fix="Open a store of its own in each process.",
+            )
+        return self._sessions
+
+    async def _do(self, work: Callable[[Connection], T]) -> T:
+        return await next(self._ready().turn).submit(work)
