@@ -13,7 +13,7 @@ import msgspec
 from shipworthy.app.configuration import UNNAMED, seconds, settings_of
 from shipworthy.app.inputs import Prompt, history_of, prompt_of, run_id_of
 from shipworthy.domain.effects import Settlement
-from shipworthy.domain.events import RunStarted
+from shipworthy.domain.events import Event, RunStarted
 from shipworthy.domain.journal import RunSummary
 from shipworthy.domain.messages import Message
 from shipworthy.domain.model import ModelSettings
@@ -118,7 +118,7 @@ class Service:
         first = (await self.runtime.store.read(start.scope, start.run_id))[0]
         if not isinstance(first, RunStarted) or first.digest != start.digest():
             raise RunConflict(f"Run {start.run_id!r} exists, with another user or another input.")
-        if not self._is_mine(first):
+        if not is_mine(self.blueprint, first):
             raise RunConflict(
                 f"Run {start.run_id!r} exists, begun by another agent.",
                 fix="Choose another run_id; give each Agent a name= of its own, so that it knows its runs.",
@@ -192,7 +192,7 @@ class Service:
         async with slots:
             try:
                 first = (await self.runtime.store.read(scope, run_id))[0]
-                if not isinstance(first, RunStarted) or not self._is_mine(first):
+                if not is_mine(self.blueprint, first):
                     return None
                 result = await self.resume(Scope(scope.tenant), run_id, {}, None)
                 if result.status == "paused":
@@ -206,13 +206,6 @@ class Service:
             except Exception as error:
                 log.warning("Run %r could not be recovered: %s", run_id, error)
                 return None
-
-    def _is_mine(self, first: RunStarted) -> bool:
-        """An agent's name says whose a run is; one without a name recovers only what was begun with the very same
-        configuration, since others on the store have no name either."""
-        if first.agent != self.blueprint.name:
-            return False
-        return first.agent != UNNAMED or first.fingerprint == self.blueprint.fingerprint
 
     async def keep_recovering(self, every: float) -> None:
         """Look for orphaned runs again and again; one that takes long keeps nobody waiting but itself."""
@@ -239,3 +232,11 @@ class Service:
         await self.runtime.open()
         orphans = await self.runtime.store.orphans(_RECOVERY)
         return [o for o in orphans if self.runtime.active(o.scope, o.run_id) is None]
+
+
+def is_mine(blueprint: Blueprint, first: Event) -> bool:
+    """An agent's name says whose a run is; one without a name recovers only what was begun with the very same
+    configuration, since others on the store have no name either."""
+    if not isinstance(first, RunStarted) or first.agent != blueprint.name:
+        return False
+    return first.agent != UNNAMED or first.fingerprint == blueprint.fingerprint

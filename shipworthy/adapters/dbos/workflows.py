@@ -1,0 +1,177 @@
+"""DBOS, on an event loop of its own: a sitting of a run is a workflow, and each of its steps is carried to *take_step*.
+
+Knows nothing of what a step does. One that DBOS executes again is taken again: whoever takes it knows what was done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, Literal, TypeVar
+
+from shipworthy.errors import ConfigurationError, DriverError, DriverUnavailable, MissingExtra
+
+try:
+    import dbos._dbos
+    from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
+    from dbos._error import DBOSWorkflowCancelledError, DBOSWorkflowConflictIDError
+    from sqlalchemy.exc import DBAPIError
+except ImportError as error:
+    raise MissingExtra(
+        f"DBOSRuntime needs the package dbos: {error}.", fix="pip install 'shipworthy[dbos]'"
+    ) from None
+
+T = TypeVar("T")
+
+VERSION = "shipworthy-1"
+"""DBOS recovers a workflow only in executors of its application version, because changed code might not replay it. The
+one workflow here is a loop over one step; that runs outlive a change of the agent's code is the journal's doing."""
+
+Order = Literal["step", "cancelled", "lost"]
+TakeStep = Callable[[Order, str, str, str, str], Awaitable[bool]]
+"""(order, workflow, agent, tenant, run) -> whether the sitting goes on. "cancelled": somebody cancelled the workflow in
+DBOS; "lost": DBOS gave it to another executor. Raising leaves the workflow as a crash would, to be recovered."""
+
+_LAST_ENTRIES = 1.0
+_live: Workflows | None = None
+
+
+@DBOS.workflow(name="shipworthy.sitting")
+async def sitting(agent: str, tenant: str, run_id: str) -> None:
+    """One sitting. What DBOS records of it is how many steps it had."""
+    workflow = str(DBOS.workflow_id)
+
+    async def carry(order: Order) -> bool:
+        try:
+            return _live is not None and await _live.take_step(order, workflow, agent, tenant, run_id)
+        except Exception:
+            raise asyncio.CancelledError from None  # DBOS records nothing of it
+
+    try:
+        while await DBOS.run_step_async({"name": "step"}, carry, "step"):
+            pass
+    except (DBOSWorkflowCancelledError, DBOSWorkflowConflictIDError) as error:
+        await carry("cancelled" if isinstance(error, DBOSWorkflowCancelledError) else "lost")
+        raise asyncio.CancelledError from None  # else DBOS waits here for what the other executor makes of it
+
+
+class Workflows:
+    """One DBOS executor; a process has one. When it is launched, DBOS recovers what the last one called *executor_id*
+    left. *queue*: where workflows wait for any process of the same *name*; without it they start here at once."""
+
+    def __init__(
+        self, url: str, take_step: TakeStep, *, name: str, executor_id: str, queue: str | None
+    ) -> None:
+        self.take_step = take_step
+        self._queue = queue
+        self._config = DBOSConfig(
+            name=name,
+            system_database_url=url,
+            application_version=VERSION,
+            executor_id=executor_id,
+            serializer=DBOSPortableJSONSerializer(),  # the default is pickle, which executes what it reads
+            log_level="WARNING",
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="shipworthy-dbos", daemon=True)
+        self._opened: Future[None] = Future()
+
+    async def open(self) -> None:
+        """Launch DBOS. Raises DriverError, and ConfigurationError where DBOS runs in this process already."""
+        global _live
+        if getattr(dbos._dbos, "_dbos_global_instance", None) is not None:
+            raise ConfigurationError(
+                "DBOS runs in this process already.", fix="Share one DBOSRuntime among a process's agents."
+            )
+        _live = self
+        self._thread.start()
+        try:
+            await asyncio.wrap_future(self._opened)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def start(self, workflow: str, agent: str, tenant: str, run_id: str) -> None:
+        """Have the workflow executed: here, or by whoever takes it from the queue. Raises DriverError."""
+        await self._call(self._start(workflow, agent, tenant, run_id))
+
+    async def cancel(self, prefix: str) -> None:
+        """Cancel what is not over of the workflows whose ids begin so. Raises DriverError."""
+        if ids := await self._call(self._found(prefix)):
+            await self._call(DBOS.cancel_workflows_async(ids))
+
+    async def waits(self, prefix: str) -> bool:
+        """Whether one of them waits in the queue. Raises DriverError."""
+        return bool(await self._call(self._found(prefix, "ENQUEUED", queue=self._queue)))
+
+    async def close(self) -> None:
+        """Stop executing; what is under way stays pending."""
+        global _live
+        if not self._loop.is_closed():
+            await self._call(self._drop())
+            await asyncio.to_thread(DBOS.destroy)  # its threads may wait for the loop, which is still running
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            await asyncio.to_thread(self._thread.join)
+        _live = None
+
+    # on DBOS's loop: it makes a loop's to_thread its own, so that no other loop should know it
+
+    def _serve(self) -> None:
+        try:
+            self._loop.run_until_complete(self._launch())
+            self._opened.set_result(None)
+        except Exception as error:
+            self._opened.set_exception(_translated(error))
+        self._loop.run_forever()
+        self._loop.close()
+
+    async def _launch(self) -> None:
+        DBOS(config=self._config)
+        DBOS.launch()  # blocks this loop, which waits for nothing else, and which DBOS keeps to from now on
+        if self._queue is not None:
+            await DBOS.register_queue_async(self._queue, on_conflict="never_update")
+
+    async def _start(self, workflow: str, agent: str, tenant: str, run_id: str) -> None:
+        with SetWorkflowID(workflow):
+            if self._queue is not None:
+                await DBOS.enqueue_workflow_async(self._queue, sitting, agent, tenant, run_id)
+            else:
+                await DBOS.start_workflow_async(sitting, agent, tenant, run_id)
+
+    async def _found(self, prefix: str, *status: str, queue: str | None = None) -> list[str]:
+        found = await DBOS.list_workflows_async(
+            workflow_id_prefix=prefix,
+            status=list(status) or ["PENDING", "ENQUEUED"],
+            queue_name=queue,
+            load_input=False,
+            load_output=False,
+        )
+        # SQLite compares prefixes without regard to case.
+        return [each.workflow_id for each in found if each.workflow_id.startswith(prefix)]
+
+    async def _drop(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        if tasks:  # most have their last entry to make
+            _, tasks = await asyncio.wait(tasks, timeout=_LAST_ENTRIES)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await asyncio.shield(
+                asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+            )
+        except Exception as error:
+            raise _translated(error) from error
+
+
+def _translated(error: Exception) -> DriverError:
+    if isinstance(error, DBAPIError):
+        return DriverUnavailable(f"DBOS cannot use its database: {str(error.orig).splitlines()[0]}.")
+    return DriverError(
+        f"DBOS failed: {type(error).__name__}: {error}", fix="Mend that; the run can be resumed."
+    )

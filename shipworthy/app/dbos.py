@@ -1,0 +1,253 @@
+"""Runs as DBOS workflows: DBOS says when a step is taken, and the journal says which.
+
+A workflow that DBOS executes again, here or elsewhere, finds the run where its journal stands. Whoever holds the run is
+asked for its next step by one workflow; any other stands by until the run is over, or is to be had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+from collections.abc import Awaitable
+from functools import partial
+
+from shipworthy.adapters.dbos import Workflows
+from shipworthy.adapters.dbos.workflows import Order
+from shipworthy.app.service import is_mine
+from shipworthy.domain.scope import Scope
+from shipworthy.engine.driver import is_over, seat, step
+from shipworthy.engine.follow import wait_until_over
+from shipworthy.engine.live import LiveRun
+from shipworthy.engine.plan import Resume
+from shipworthy.engine.recover import load, take
+from shipworthy.engine.runtime import Runtime
+from shipworthy.errors import ConfigurationError, Fenced, RunBusy, StoreClosed
+
+_STANDBY = 0.25
+"""Seconds between two looks at a run that another worker holds."""
+
+
+class Sitting:
+    """A run that is seated in this process, and the workflow that has its steps taken, one at a time."""
+
+    def __init__(self, runtime: Runtime, run: LiveRun, workflow: str) -> None:
+        self.run = run
+        self.workflow = workflow
+        self.context = contextvars.copy_context()
+        self.done: asyncio.Future[LiveRun] = run.loop.create_future()
+        self.done.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # somebody may wait for it
+        self._runtime = runtime
+        self._task: asyncio.Task[object] | None = None
+        self._reason: BaseException | None = None
+
+    async def step(self) -> bool:
+        """Take one step; False when the sitting is over. Raises what has the run left as a crash would leave it."""
+        if self._task is None:
+            self._task = asyncio.current_task()
+            await self._do(step(self._runtime, self.run))
+        else:  # it is being stopped
+            await asyncio.wait([self.done])
+        if self.done.done() and not is_over(self.run):
+            raise self._reason or RuntimeError("The run was left.")
+        return not self.done.done()
+
+    def stop(self, reason: BaseException | None = None) -> None:
+        """Cancel the run; with a *reason*, which whoever waits is told, leave it to be resumed elsewhere."""
+        if reason is not None:
+            self._reason, self.run.abandoned = reason, True
+        if self._task is not None:
+            self._task.cancel()
+        elif not self.done.done():  # between two steps, and nobody knows when DBOS wants the next one
+            self._task = self.run.loop.create_task(self._do(step(self._runtime, self.run, _cancelled)))
+
+    async def _do(self, work: Awaitable[object]) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            if self._reason is None:
+                self.done.cancel()
+            else:
+                self.done.set_exception(self._reason)
+        except BaseException as error:
+            self._reason = error
+            self.done.set_exception(error)
+        else:
+            if is_over(self.run):
+                self.done.set_result(self.run)
+        self._task = None
+
+
+async def _cancelled(run: LiveRun) -> None:
+    """The work of a run that is only to be stopped."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+class DBOSDriver:
+    """Drives runs by DBOS workflows: in this process, or through *queue* by any process that has the agent.
+
+    A run that a dead worker left goes on under a workflow of its own, and the one that it had is cancelled, unless
+    DBOS recovers that one first.
+    """
+
+    by_name = True
+
+    def __init__(self, url: str, *, name: str, executor_id: str, queue: str | None) -> None:
+        self._queue = queue
+        self._make = partial(Workflows, url, self._carry, name=name, executor_id=executor_id, queue=queue)
+        self._sittings: dict[tuple[str, str], Sitting] = {}
+        self._workflows: Workflows
+        self._runtime: Runtime
+        self._home: asyncio.AbstractEventLoop
+
+    async def open(self, runtime: Runtime) -> None:
+        """Launch DBOS, which recovers what this executor left. Raises DriverError."""
+        self._runtime, self._home = runtime, asyncio.get_running_loop()
+        self._workflows = self._make()
+        await self._workflows.open()
+
+    async def close(self) -> None:
+        """Leave every run to be resumed elsewhere, and stop DBOS."""
+        for sitting in list(self._sittings.values()):
+            sitting.run.loop.call_soon_threadsafe(sitting.stop, StoreClosed("The runtime was closed."))
+        here = [s.done for s in self._sittings.values() if s.run.loop is asyncio.get_running_loop()]
+        if here:
+            await asyncio.wait(here)
+        await self._workflows.close()
+
+    async def take(self, runtime: Runtime, asked: Resume) -> LiveRun:
+        """Take the run over. Raises RunBusy, also for one that waits in the queue, RunNotFound, SettlementRefused."""
+        if self._queue is not None and await self._workflows.waits(_prefix(asked.scope, asked.run_id)):
+            raise RunBusy(f"Run {asked.run_id!r} waits in the queue {self._queue!r}.")
+        return await take(runtime, asked)
+
+    async def drive(self, runtime: Runtime, run: LiveRun) -> LiveRun:
+        """One sitting. Raises DriverError: the run is left to be resumed."""
+        if self._queue is not None:
+            return await self._hand_over(runtime, run)
+        sitting = self._sittings.get(_key(run))
+        if sitting is None:
+            sitting = self._seated(run, _prefix(run.scope, run.run_id) + os.urandom(6).hex())
+            try:
+                await self._start(run, sitting.workflow)
+            except BaseException as error:
+                sitting.stop(error if isinstance(error, Exception) else None)
+        return await self._wait(sitting)
+
+    def _seated(self, run: LiveRun, workflow: str) -> Sitting:
+        key, sitting = _key(run), Sitting(self._runtime, run, workflow)
+        self._sittings[key] = sitting
+        sitting.done.add_done_callback(lambda _: self._sittings.pop(key))
+        return sitting
+
+    async def _start(self, run: LiveRun, workflow: str) -> None:
+        if run.state.seq > 1:
+            await self._workflows.cancel(_prefix(run.scope, run.run_id))  # whose worker is gone
+        await self._workflows.start(workflow, run.blueprint.name, run.scope.tenant, run.run_id)
+
+    async def _wait(self, sitting: Sitting) -> LiveRun:
+        cancelled: asyncio.CancelledError | None = None
+        while not sitting.done.done():
+            try:
+                await asyncio.wait([sitting.done])
+            except asyncio.CancelledError as error:
+                cancelled = error
+                sitting.stop()
+        run = sitting.done.result()
+        if cancelled is not None:
+            raise cancelled
+        return run
+
+    async def _hand_over(self, runtime: Runtime, run: LiveRun) -> LiveRun:
+        """Let whoever takes it from the queue drive the run, and follow its journal."""
+        workflow = _prefix(run.scope, run.run_id) + os.urandom(6).hex()
+        try:
+            await run.let_go()
+        finally:
+            runtime.leave(run)
+        try:
+            await self._start(run, workflow)
+            await wait_until_over(runtime, run.scope, run.run_id, run.state.seq)
+        except asyncio.CancelledError:
+            await self._cancel(runtime, run, workflow)
+            raise
+        return await load(runtime.store, run.blueprint, run.scope, run.run_id)
+
+    async def _cancel(self, runtime: Runtime, run: LiveRun, workflow: str) -> None:
+        """Whoever drives the run is told by DBOS at its next step; if nobody does, it is cancelled here."""
+        await self._workflows.cancel(workflow)
+        while (await runtime.store.find(run.scope, run.run_id)).status == "running":
+            try:
+                taken = await take(runtime, runtime.agents[run.blueprint.name].resume(run.scope, run.run_id))
+            except RunBusy:
+                await runtime.store.news(run.scope, run.run_id, _STANDBY)
+                continue
+            if taken.state.ended is None:
+                sitting = self._seated(taken, workflow)
+                sitting.stop()
+                await asyncio.wait([sitting.done])
+
+    # what the workflows ask for
+
+    async def _carry(self, order: Order, workflow: str, agent: str, tenant: str, run_id: str) -> bool:
+        """On DBOS's loop: have it done on the loop of the run, in the context of whoever waits for it."""
+        run, sitting = self._runtime.active(Scope(tenant), run_id), self._sittings.get((tenant, run_id))
+        loop = self._home if run is None else run.loop
+        if loop.is_closed():
+            raise StoreClosed("The event loop of the run was closed.")
+        context = contextvars.Context() if sitting is None else sitting.context.copy()
+        work = self._obey(order, workflow, agent, Scope(tenant), run_id)
+        return await asyncio.wrap_future(context.run(asyncio.run_coroutine_threadsafe, work, loop))
+
+    async def _obey(self, order: Order, workflow: str, agent: str, scope: Scope, run_id: str) -> bool:
+        sitting = self._sittings.get((scope.tenant, run_id))
+        if order == "step":
+            sitting = await self._sitting(workflow, agent, scope, run_id)
+        elif sitting is not None and sitting.workflow == workflow:
+            lost = Fenced(f"DBOS gave run {run_id!r} to another executor.")
+            sitting.stop(lost if order == "lost" else None)
+        return sitting is not None and await sitting.step()
+
+    async def _sitting(self, workflow: str, agent: str, scope: Scope, run_id: str) -> Sitting | None:
+        """The run, seated here and this workflow's to drive; None when it is over."""
+        runtime, key = self._runtime, (scope.tenant, run_id)
+        while True:
+            sitting = self._sittings.get(key)
+            if sitting is not None and sitting.workflow == workflow:
+                return sitting
+            if sitting is not None:
+                await asyncio.wait([sitting.done])
+            elif (await runtime.store.find(scope, run_id)).status != "running":
+                return None
+            elif (run := await self._seat(agent, scope, run_id)) is None:
+                await runtime.store.news(scope, run_id, _STANDBY)
+            elif not is_over(run) and key not in self._sittings:
+                sitting = self._seated(run, workflow)
+                runtime.spawn(run)  # as any run that no caller waits for
+                return sitting
+
+    async def _seat(self, agent: str, scope: Scope, run_id: str) -> LiveRun | None:
+        """The run, or None while another worker has it. Raises ConfigurationError if its agent is not here."""
+        plan = self._runtime.agents.get(agent)
+        if plan is None or not is_mine(plan.blueprint, (await self._runtime.store.read(scope, run_id))[0]):
+            raise ConfigurationError(
+                f"No agent named {agent!r}, as it began run {run_id!r}, is in this process."
+            )
+        try:
+            return await seat(self._runtime, plan, scope, run_id)
+        except RunBusy:
+            return None
+
+
+def _key(run: LiveRun) -> tuple[str, str]:
+    return run.scope.tenant, run.run_id
+
+
+def _prefix(scope: Scope, run_id: str) -> str:
+    """How the ids of a run's workflows begin, and those of no other run."""
+    return f"{len(scope.tenant)}:{scope.tenant}:{len(run_id)}:{run_id}:"
