@@ -90,7 +90,8 @@ class OwnPostgres(Postgres):
         self._server.stop()
 
     def kill(self) -> None:
-        """SIGKILL it with all its processes. Gives control back when the last of them is gone."""
+        """SIGKILL it with all its processes. Gives control back when the last of them is gone. (A signal to `pid` alone
+        leaves its children at work for a while; a server that still has some does not start again.)"""
         self._server.kill()
 
 
@@ -150,7 +151,13 @@ class _Server:
         if self._user:
             self._folder.chmod(0o711)
             shutil.chown(self._data, self._user)
-        command = [self._programs / "initdb", "-D", self._data, "--username=postgres", "--auth=trust"]
+        command = [
+            str(self._programs / "initdb"),
+            "-D",
+            str(self._data),
+            "--username=postgres",
+            "--auth=trust",
+        ]
         # Not synced: what the tests kill is the server, and not the machine. What it commits itself is synced.
         options = ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8", "--no-sync"]
         done = subprocess.run(
