@@ -11,13 +11,16 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import apsw
 import msgspec
 
+from shipworthy.adapters.shared import queries
 from shipworthy.adapters.sqlite import reader
+from shipworthy.adapters.sqlite.connection import rows
 from shipworthy.domain.events import ToolAttempted
 from shipworthy.domain.scope import Scope
 from shipworthy.errors import StoreError
@@ -230,7 +233,7 @@ def _read(path: Path) -> dict[checks.RunKey, checks.Run]:
         found = {}
         for key, tenant, run_id in cursor.execute("SELECT key, tenant, run_id FROM runs").fetchall():
             bodies = cursor.execute("SELECT digest FROM bodies WHERE run = ?", (key,)).fetchall()
-            events = reader.history(cursor, Scope(tenant), run_id, 0)
+            events = queries.history(partial(rows, cursor), reader.HISTORY, Scope(tenant), run_id, 0)
             found[tenant, run_id] = checks.Run(events, {digest for (digest,) in bodies})
         return found
     finally:

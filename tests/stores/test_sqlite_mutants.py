@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shipworthy.adapters.shared import lane
+from shipworthy.adapters.shared import lane, queries
 from shipworthy.adapters.sqlite import SqliteStore, operations, reader, workers
 from shipworthy.testing.contracts.store import Law, Workers, check, name
 from shipworthy.testing.contracts.store.directory import (
@@ -56,12 +56,12 @@ def nobody_lives(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def any_tenants_journal(monkeypatch: pytest.MonkeyPatch) -> None:
-    query = reader._HISTORY.replace("r.tenant = ?2", "coalesce(?2, 1) IS NOT NULL")
-    monkeypatch.setattr(reader, "_HISTORY", query)
+    query = reader.HISTORY.replace("r.tenant = ?2", "coalesce(?2, 1) IS NOT NULL")
+    monkeypatch.setattr(SqliteStore, "_history", query)
 
 
 def any_runs_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "_BODY", reader._BODY.replace("b.run = r.key AND ", ""))
+    monkeypatch.setattr(queries, "_BODY", queries._BODY.replace("b.run = r.key AND ", ""))
 
 
 def order_of_beginnings(monkeypatch: pytest.MonkeyPatch) -> None:

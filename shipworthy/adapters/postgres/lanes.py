@@ -1,4 +1,4 @@
-"""The sessions that do not append: some that read, and one that listens for news."""
+"""Threads that each have a session: some that read, and one that listens for news."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import psycopg
 
@@ -14,42 +15,47 @@ from shipworthy.adapters.postgres.connection import Connection, Server, connect,
 from shipworthy.adapters.shared.lane import Job, Lane, unexpected
 from shipworthy.errors import ShipworthyError
 
+T = TypeVar("T")
 _RETRY = 0.05
 _LOOK = 1.0
 
 
-class Reader(Lane):
-    """Does each job in a transaction of its own; again in a new session, for a while, where the server went away."""
+class Session(Lane):
+    """Does each job in a session that is made again when it was lost."""
 
-    def __init__(self, server: Server) -> None:
-        super().__init__("reader", server.name)
+    def __init__(self, name: str, server: Server) -> None:
+        super().__init__(name, server.name)
         self._server = server
         self._connection: Connection | None = None
 
-    def _perform(self, group: list[Job[Any]]) -> None:
-        for job in group:
-            deadline = time.monotonic() + self._server.patience
-            while not self._done(job, time.monotonic() > deadline):
+    def _persist(self, work: Callable[[Connection], T]) -> T:
+        """Do *work*; again for a while, in a new session, where the server went away. Raises StoreError."""
+        deadline = time.monotonic() + self._server.patience
+        while True:
+            try:
+                if self._connection is None:
+                    self._connection = self._connect()
+                return work(self._connection)
+            except psycopg.Error as error:
+                lost = is_lost(error, self._connection)
+                if lost:
+                    self._end()
+                if not lost or time.monotonic() > deadline:
+                    raise translate(error, self._server) from error
                 time.sleep(_RETRY)
 
-    def _done(self, job: Job[Any], last: bool) -> bool:
-        try:
-            if self._connection is None:
-                self._connection = connect(self._server)
-            job.value = job.work(self._connection)
-        except ShipworthyError as refusal:
-            job.error = refusal
-        except psycopg.Error as error:
-            lost = self._connection is None or is_lost(error, self._connection)
-            if lost:
+    def _connect(self) -> Connection:
+        return connect(self._server)
+
+    def _perform(self, group: list[Job[Any]]) -> None:
+        for job in group:
+            try:
+                job.value = self._persist(job.work)
+            except ShipworthyError as refusal:
+                job.error = refusal
+            except Exception as error:
                 self._end()
-                if not last:
-                    return False
-            job.error = translate(error, self._server)
-        except Exception as error:
-            self._end()
-            job.error = unexpected(error)
-        return True
+                job.error = unexpected(error)
 
     def _end(self) -> None:
         connection, self._connection = self._connection, None
@@ -67,10 +73,7 @@ class Listener:
         self._lock = threading.Lock()
         self.stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shipworthy-listener", daemon=True)
-
-    def start(self) -> None:
-        """Begin to listen."""
-        self._thread.start()
+        self.start = self._thread.start
 
     def stop(self) -> None:
         """Listen no more. Blocks until that is so: a second, less if somebody notifies once `stopped` is set."""
@@ -86,10 +89,9 @@ class Listener:
             await asyncio.wait([future], timeout=within)
         finally:
             with self._lock:
-                waiting = self._waiting.get(key, set())
-                waiting.discard(future)
-                if not waiting:
-                    self._waiting.pop(key, None)
+                self._waiting[key].discard(future)
+                if not self._waiting[key]:
+                    del self._waiting[key]
 
     # on the thread
 
@@ -98,10 +100,8 @@ class Listener:
             with contextlib.suppress(psycopg.Error), connect(self._server) as connection:
                 connection.execute("LISTEN shipworthy")
                 while not self.stopped.is_set():
-                    for note in connection.notifies(timeout=_LOOK):
+                    for note in connection.notifies(timeout=_LOOK, stop_after=1):
                         self._wake(int(note.payload))
-                        if self.stopped.is_set():
-                            return
             self.stopped.wait(_LOOK)
 
     def _wake(self, key: int) -> None:
@@ -109,9 +109,9 @@ class Listener:
             waiting = list(self._waiting.get(key, ()))
         for future in waiting:
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits there any more
-                future.get_loop().call_soon_threadsafe(_done, future)
+                future.get_loop().call_soon_threadsafe(_wake, future)
 
 
-def _done(future: asyncio.Future[None]) -> None:
+def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)

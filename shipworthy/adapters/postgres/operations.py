@@ -1,38 +1,34 @@
-"""Everything but appending: each operation is one transaction that names its tenant, and may be made again."""
+"""Everything but appending and reading: each operation is one transaction, and may be made again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+import psycopg
 
 from shipworthy.adapters.postgres.connection import Connection
 from shipworthy.adapters.postgres.writer import Lease
 from shipworthy.adapters.shared.entries import no_such_run
-from shipworthy.domain.events import AnyEvent
-from shipworthy.domain.journal import Claim, Fence, RunFilter, RunSummary
+from shipworthy.adapters.shared.queries import SUMMARY, summary
+from shipworthy.domain.journal import Claim, Fence, RunSummary
 from shipworthy.domain.scope import Scope
-from shipworthy.errors import JournalDamaged, RunBusy
-from shipworthy.rules.codec import decode_events
+from shipworthy.errors import RunBusy
 
-WATCHED = 60_000
-"""Milliseconds for which a run's commits are told after somebody asked."""
+WATCHED = 60
+"""Seconds for which a run's commits are told after somebody asked."""
 PRUNED_AT_ONCE = 64
-_SUMMARY = (
-    "SELECT tenant, user_id, session_id, run_id, status, started_at, updated_at, head FROM shipworthy.runs"
-)
-_HISTORY = """SELECT r.head, j.first, j.events FROM shipworthy.runs AS r
-LEFT JOIN shipworthy.journal AS j ON j.run = r.key AND j.last > %s
-WHERE r.tenant = %s AND r.run_id = %s ORDER BY j.first"""
-_BODY = """SELECT b.data FROM shipworthy.runs AS r LEFT JOIN shipworthy.bodies AS b ON b.run = r.key AND b.digest = %s
-WHERE r.tenant = %s AND r.run_id = %s"""
-_SESSION = """SELECT run_id FROM shipworthy.runs WHERE tenant = %s AND session_id = %s
-AND user_id IS NOT DISTINCT FROM %s AND position <= %s ORDER BY position"""
-_RELEASE = """UPDATE shipworthy.runs SET worker = NULL
-WHERE key = %s AND fence = %s AND worker = %s AND status = 'running'"""
-_WATCH = """UPDATE shipworthy.runs SET watched = shipworthy.now_ms() + %s
-WHERE tenant = %s AND run_id = %s RETURNING key"""
+HISTORY = """SELECT r.head, j.first, j.events FROM runs AS r LEFT JOIN journal AS j ON j.run = r.key AND j.last > ?
+WHERE r.tenant = ? AND r.run_id = ? ORDER BY j.first"""
 _ENDED = "status NOT IN ('running', 'paused')"
+_ORPHANS = f"""WITH owners AS MATERIALIZED (
+  SELECT worker FROM (SELECT DISTINCT worker FROM runs WHERE status = 'running') AS running
+  WHERE worker = ? OR gone(worker, ?))
+{SUMMARY} WHERE status = 'running' AND (worker IS NULL OR worker IN (SELECT worker FROM owners)) ORDER BY key"""
+_OLD_SINGLES = f"SELECT key FROM runs WHERE {_ENDED} AND updated_at < ? AND position IS NULL LIMIT ?"
+_OLD_SESSION = f"""SELECT array_agg(key) FROM runs WHERE session IS NOT NULL GROUP BY tenant, "user", session
+HAVING bool_and({_ENDED} AND updated_at < ?) LIMIT 1"""
 
 
 @contextmanager
@@ -43,48 +39,31 @@ def of(connection: Connection, name: str, value: str) -> Iterator[None]:
         yield
 
 
-def rows(connection: Connection, scope: Scope, query: str, *values: Any) -> list[Any]:
-    """What one statement finds, of this tenant."""
-    with of(connection, "tenant", scope.tenant):
-        return connection.execute(query, values).fetchall()
+def do(connection: Connection, statement: str, values: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
+    """Have a statement executed; in a pipeline, when its rows are asked for or the transaction ends."""
+    return connection.execute(statement.replace("?", "%s").encode(), values)
 
 
-def history(connection: Connection, scope: Scope, run_id: str, after: int) -> list[AnyEvent]:
-    """The run's events above *after*, without a gap up to its head. Raises JournalDamaged, UnknownEvent."""
-    found = rows(connection, scope, _HISTORY, after, scope.tenant, run_id)
-    if not found:
-        raise no_such_run(scope, run_id)
-    batches = [data for _, first, data in found if first is not None]
-    events = [event for data in batches for event in decode_events(data) if event.seq > after]
-    if [event.seq for event in events] != list(range(max(after, 0) + 1, found[0][0] + 1)):
-        raise JournalDamaged(f"The journal of run {run_id!r} has a gap: its events are not all there.")
-    return events
-
-
-def body(connection: Connection, scope: Scope, run_id: str, digest: str) -> bytes:
-    """A body of the run. Raises JournalDamaged."""
-    found = rows(connection, scope, _BODY, digest, scope.tenant, run_id)
-    if not found:
-        raise no_such_run(scope, run_id)
-    if found[0][0] is None:
-        raise JournalDamaged(f"Run {run_id!r} refers to a body {digest[:12]} that is not stored.")
-    return bytes(found[0][0])
+def ask(connection: Connection, query: str, values: Sequence[Any] = ()) -> list[Any]:
+    """The rows that a query gives."""
+    return do(connection, query, values).fetchall()
 
 
 def watch(connection: Connection, scope: Scope, run_id: str) -> int:
     """Have the run's commits told for a while; its key. A mark that is lost is made again: it is not synced."""
     with of(connection, "tenant", scope.tenant):
-        connection.execute("SET LOCAL synchronous_commit = off")
-        found = connection.execute(_WATCH, (WATCHED, scope.tenant, run_id)).fetchall()
+        do(connection, "SET LOCAL synchronous_commit = off")
+        query = "UPDATE runs SET watched = now_ms() + ? WHERE tenant = ? AND run_id = ? RETURNING key"
+        found = ask(connection, query, (WATCHED * 1000, scope.tenant, run_id))
     return int(found[0][0]) if found else 0
 
 
 def claim(connection: Connection, lease: Lease, scope: Scope, run_id: str) -> Claim:
     """Make this worker the owner of a run that nobody drives. Raises RunNotFound, RunBusy."""
-    query = "SELECT * FROM shipworthy.claim(%s, %s, %s, %s)"
-    [(key, token, user, session, previous, owner)] = rows(
-        connection, scope, query, lease.id, lease.skew, scope.tenant, run_id
-    )
+    with of(connection, "tenant", scope.tenant):
+        [(key, token, user, session, previous, owner)] = ask(
+            connection, "SELECT * FROM claim(?, ?, ?, ?)", (lease.id, lease.skew, scope.tenant, run_id)
+        )
     if key is None:
         raise no_such_run(scope, run_id)
     if token is None:
@@ -94,89 +73,34 @@ def claim(connection: Connection, lease: Lease, scope: Scope, run_id: str) -> Cl
 
 def release(connection: Connection, lease: Lease, fence: Fence) -> None:
     """Make a run anybody's, if the fence still holds."""
+    query = "UPDATE runs SET worker = NULL WHERE key = ? AND fence = ? AND worker = ? AND status = 'running'"
     with of(connection, "tenant", fence.scope.tenant):
-        connection.execute(_RELEASE, (fence.key, fence.token, lease.id))
+        do(connection, query, (fence.key, fence.token, lease.id))
 
 
-# the directory
-
-
-def find(connection: Connection, scope: Scope, run_id: str) -> RunSummary:
-    """One run of the tenant."""
-    found = rows(connection, scope, f"{_SUMMARY} WHERE tenant = %s AND run_id = %s", scope.tenant, run_id)
-    if not found:
-        raise no_such_run(scope, run_id)
-    return _summary(found[0])
-
-
-def listing(connection: Connection, scope: Scope, which: RunFilter) -> list[RunSummary]:
-    """Runs of the scope, newest first."""
-    wanted = {
-        "tenant = %s": scope.tenant,
-        "user_id = %s": scope.user,
-        "session_id = %s": scope.session,
-        "status = %s": which.status,
-        "started_at < %s": which.before,
-    }
-    given = {condition: value for condition, value in wanted.items() if value is not None}
-    query = f"{_SUMMARY} WHERE {' AND '.join(given)} ORDER BY started_at DESC, key DESC LIMIT %s"
-    return [_summary(row) for row in rows(connection, scope, query, *given.values(), which.limit)]
-
-
-def session(connection: Connection, scope: Scope, head: int | None) -> list[str]:
-    """A session's ended runs in the order of their ends."""
-    last = head if head is not None else 2**31 - 1
-    found = rows(connection, scope, _SESSION, scope.tenant, scope.session, scope.user, last)
-    return [run_id for (run_id,) in found]
+# of every tenant
 
 
 def orphans(connection: Connection, lease: Lease) -> list[RunSummary]:
-    """Runs of every tenant that are running, with no owner, one that is gone, or this worker."""
+    """Runs that are running, with no owner, one that is gone, or this worker."""
     with of(connection, "operator", "on"):
-        found = connection.execute(
-            f"""WITH owners AS MATERIALIZED (
-              SELECT worker, worker = %s OR shipworthy.gone(worker, %s) AS gone
-              FROM (SELECT DISTINCT worker FROM shipworthy.runs WHERE status = 'running' AND worker IS NOT NULL) AS o)
-            {_SUMMARY} WHERE status = 'running' AND (worker IS NULL OR worker IN (SELECT worker FROM owners WHERE gone))
-            ORDER BY key""",
-            (lease.id, lease.skew),
-        ).fetchall()
-    return [_summary(row) for row in found]
+        return [summary(row) for row in ask(connection, _ORPHANS, (lease.id, lease.skew))]
 
 
 def resign(connection: Connection, lease: Lease) -> None:
     """Release the runs that this worker drives, and its lease; forget workers that are long gone. Listeners wake up."""
     with of(connection, "operator", "on"):
-        connection.execute(
-            "UPDATE shipworthy.runs SET worker = NULL WHERE worker = %s AND status = 'running'", (lease.id,)
-        )
-        connection.execute(
-            "DELETE FROM shipworthy.workers WHERE id = %s OR lease_until < shipworthy.now_ms() - 86400000",
-            (lease.id,),
-        )
-        connection.execute("SELECT pg_notify('shipworthy', '0')")
+        do(connection, "UPDATE runs SET worker = NULL WHERE worker = ? AND status = 'running'", (lease.id,))
+        do(connection, "DELETE FROM workers WHERE id = ? OR lease_until < now_ms() - 86400000", (lease.id,))
+        do(connection, "SELECT pg_notify('shipworthy', '0')")
 
 
 def prune(connection: Connection, ended_before: int) -> int:
     """Forget some of the runs that ended before this time and are in no session, or one session whose every run did."""
-    singles = (
-        f"SELECT key FROM shipworthy.runs WHERE {_ENDED} AND updated_at < %s AND position IS NULL LIMIT %s"
-    )
-    sessions = f"""SELECT tenant, user_id, session_id FROM shipworthy.runs WHERE session_id IS NOT NULL
-    GROUP BY 1, 2, 3 HAVING bool_and({_ENDED} AND updated_at < %s) AND bool_or(position IS NOT NULL) LIMIT 1"""
     with of(connection, "operator", "on"):
-        keys = connection.execute(singles, (ended_before, PRUNED_AT_ONCE)).fetchall()
-        if not keys and (old := connection.execute(sessions, (ended_before,)).fetchall()):
-            mine = "tenant = %s AND user_id IS NOT DISTINCT FROM %s AND session_id = %s"
-            keys = connection.execute(
-                f"SELECT key FROM shipworthy.runs WHERE {mine} FOR UPDATE", old[0]
-            ).fetchall()
-        gone = [key for (key,) in keys]
+        gone = [key for (key,) in ask(connection, _OLD_SINGLES, (ended_before, PRUNED_AT_ONCE))]
+        if not gone and (session := ask(connection, _OLD_SESSION, (ended_before,))):
+            gone = session[0][0]
         for table, column in (("journal", "run"), ("bodies", "run"), ("runs", "key")):
-            connection.execute(f"DELETE FROM shipworthy.{table} WHERE {column} = ANY(%s)", (gone,))
+            do(connection, f"DELETE FROM {table} WHERE {column} = ANY(?)", (gone,))
     return len(gone)
-
-
-def _summary(row: tuple[Any, ...]) -> RunSummary:
-    tenant, user, session_id, run_id, status, started_at, updated_at, head = row
-    return RunSummary(Scope(tenant, user, session_id), run_id, status, started_at, updated_at, head)

@@ -18,8 +18,8 @@ CREATE TABLE meta (version integer NOT NULL, oldest integer NOT NULL);
 CREATE TABLE runs (
   key          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   tenant       text NOT NULL CHECK (tenant <> ''),
-  user_id      text,
-  session_id   text,
+  "user"       text,
+  session      text,
   run_id       text NOT NULL,
   status       text NOT NULL,
   fence        bigint NOT NULL,               -- grows with every change of owner
@@ -33,7 +33,7 @@ CREATE TABLE runs (
   UNIQUE (tenant, run_id)
 ) WITH (fillfactor = 70);
 CREATE INDEX runs_newest  ON runs (tenant, started_at, key);
-CREATE INDEX runs_session ON runs (tenant, session_id, user_id, position) WHERE session_id IS NOT NULL;
+CREATE INDEX runs_session ON runs (tenant, session, "user", position) WHERE session IS NOT NULL;
 CREATE INDEX runs_running ON runs (worker) WHERE status = 'running';
 
 CREATE TABLE journal (
@@ -79,7 +79,7 @@ BEGIN
     BEGIN
       PERFORM set_config('shipworthy.tenant', b.tenant, true);
       IF b.key IS NULL THEN
-        INSERT INTO runs (tenant, user_id, session_id, run_id, status, fence, worker, head, started_at, updated_at)
+        INSERT INTO runs (tenant, "user", session, run_id, status, fence, worker, head, started_at, updated_at)
         VALUES (b.tenant, b.user_id, b.session_id, b.run_id, b.status, 1,
           CASE b.status WHEN 'running' THEN me END, b.last, b.started, b.at)
         ON CONFLICT (tenant, run_id) DO NOTHING RETURNING key INTO handle;
@@ -98,7 +98,7 @@ BEGIN
         IF b.joins AND b.session_id IS NOT NULL THEN
           PERFORM pg_advisory_xact_lock(hashtextextended(jsonb_build_array(b.tenant, b.user_id, b.session_id)::text, 0));
           UPDATE runs AS r SET position = (SELECT coalesce(max(s.position), 0) + 1 FROM runs AS s WHERE
-            s.tenant = b.tenant AND s.session_id = b.session_id AND s.user_id IS NOT DISTINCT FROM b.user_id)
+            s.tenant = b.tenant AND s.session = b.session_id AND s."user" IS NOT DISTINCT FROM b.user_id)
           WHERE r.key = handle AND r.position IS NULL;
         END IF;
         IF watched_until > now_ms() THEN PERFORM pg_notify('shipworthy', handle::text); END IF;
@@ -138,7 +138,7 @@ LANGUAGE plpgsql SET search_path = shipworthy AS $$
 DECLARE r runs%ROWTYPE;
 BEGIN
   SELECT * INTO r FROM runs WHERE tenant = whose AND run_id = which FOR UPDATE;
-  handle := r.key; user_name := r.user_id; session_name := r.session_id; previous := 'released';
+  handle := r.key; user_name := r."user"; session_name := r.session; previous := 'released';
   IF handle IS NULL THEN RETURN; END IF;
   IF r.status = 'running' AND r.worker IS DISTINCT FROM me THEN
     IF r.worker IS NOT NULL AND NOT gone(r.worker, skew) THEN owner := r.worker; RETURN; END IF;

@@ -8,16 +8,17 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, TypeVar
 
 from shipworthy.adapters.postgres import operations
 from shipworthy.adapters.postgres.connection import Connection, Server, checked, prepare
-from shipworthy.adapters.postgres.lanes import Listener, Reader
+from shipworthy.adapters.postgres.lanes import Listener, Session
 from shipworthy.adapters.postgres.writer import Append, Lease, Writer
 from shipworthy.adapters.shared.entries import demand, entry_of
 from shipworthy.adapters.shared.lane import outlived
-from shipworthy.domain.events import AnyEvent
-from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
+from shipworthy.adapters.shared.queries import Ask, Reads
+from shipworthy.domain.journal import Batch, Claim, Fence, RunSummary
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import ConfigurationError, Fenced, StoreClosed
 
@@ -31,10 +32,10 @@ class _Sessions:
         self.pid = os.getpid()
         self.lease = Lease(ttl, skew)
         self.writer = Writer(server, self.lease)
-        self.readers = [Reader(server) for _ in range(readers)]
+        self.readers = [Session("reader", server) for _ in range(readers)]
         self.turn = itertools.cycle(self.readers)
         self.listener = Listener(server)
-        self.threads: list[Writer | Reader | Listener] = [self.writer, *self.readers, self.listener]
+        self.threads: list[Session | Listener] = [self.writer, *self.readers, self.listener]
         for thread in self.threads:
             thread.start()
 
@@ -44,7 +45,7 @@ class _Sessions:
             thread.stop()
 
 
-class PostgresStore:
+class PostgresStore(Reads):
     """A durable store that many processes on many machines share.
 
     durability: "power" (the default) asks the server to sync every commit; "process" leaves that to the server's
@@ -53,6 +54,8 @@ class PostgresStore:
     loses them at once, but as one that may still be inside a body. `patience`: for how long a server that restarts
     or fails over is waited for. readers: sessions for reading, beside one that writes and one that listens.
     """
+
+    _history = operations.HISTORY
 
     def __init__(
         self,
@@ -124,9 +127,6 @@ class PostgresStore:
         lease = self._ready().lease
         await self._do(lambda c: operations.release(c, lease, fence))
 
-    async def read(self, scope: Scope, run_id: str, after: int = 0) -> list[AnyEvent]:
-        return await self._do(lambda c: operations.history(c, scope, run_id, after))
-
     async def news(self, scope: Scope, run_id: str, within: float) -> None:
         """Returns at a commit of any instance, once the run was asked after for the first time."""
         now = time.monotonic()
@@ -134,22 +134,10 @@ class PostgresStore:
         if now > until:
             self._watched = {run: mark for run, mark in self._watched.items() if mark[1] > now}
             key = await self._do(lambda c: operations.watch(c, scope, run_id))
-            self._watched[scope.tenant, run_id] = key, now + operations.WATCHED / 2000
+            self._watched[scope.tenant, run_id] = key, now + operations.WATCHED / 2
         await self._ready().listener.wait(key, within)
 
-    async def body(self, scope: Scope, run_id: str, digest: str) -> bytes:
-        return await self._do(lambda c: operations.body(c, scope, run_id, digest))
-
     # directory
-
-    async def find(self, scope: Scope, run_id: str) -> RunSummary:
-        return await self._do(lambda c: operations.find(c, scope, run_id))
-
-    async def list(self, scope: Scope, which: RunFilter) -> Sequence[RunSummary]:
-        return await self._do(lambda c: operations.listing(c, scope, which))
-
-    async def session(self, scope: Scope, head: int | None = None) -> Sequence[str]:
-        return await self._do(lambda c: operations.session(c, scope, head))
 
     async def orphans(self, operator: Operator) -> Sequence[RunSummary]:
         demand(operator)
@@ -189,6 +177,13 @@ class PostgresStore:
                 fix="Open a store of its own in each process.",
             )
         return self._sessions
+
+    async def _asked(self, scope: Scope, work: Callable[[Ask], T]) -> T:
+        def read(connection: Connection) -> T:
+            with operations.of(connection, "tenant", scope.tenant):
+                return work(partial(operations.ask, connection))
+
+        return await self._do(read)
 
     async def _do(self, work: Callable[[Connection], T]) -> T:
         return await next(self._ready().turn).submit(work)

@@ -13,20 +13,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import psycopg
 
-from shipworthy.adapters.postgres.connection import Connection, Server, connect, is_lost, translate
+from shipworthy.adapters.postgres.connection import Connection, Server
+from shipworthy.adapters.postgres.lanes import Session
 from shipworthy.adapters.shared.entries import Entry
-from shipworthy.adapters.shared.lane import Job, Lane
+from shipworthy.adapters.shared.lane import Job
 from shipworthy.domain.journal import Fence
 from shipworthy.domain.scope import Scope
 from shipworthy.errors import CommitUncertain, Fenced, StoreError, StoreFull, StoreUnavailable
 
 AT_ONCE = 64
-"""Batches of one transaction; more subtransactions than these would slow every snapshot of the server."""
-_APPEND = f"SELECT fate, handle, why FROM shipworthy.append({', '.join(['%b'] * 18)})"
-_BEAT = "SELECT at, until, locked FROM shipworthy.beat(%s, %s, %s, %s)"
-_RETRY = 0.05
+"""Batches of one transaction: more subtransactions than these would slow every snapshot of the server."""
+_APPEND = f"SELECT fate, handle, why FROM append({', '.join(['%b'] * 18)})"
 
 
 def boot_ms() -> int:
@@ -50,9 +48,8 @@ class Append(msgspec.Struct, frozen=True, gc=False):
         if fate == "53100":
             raise StoreFull(f"No room is left for run {self.run_id!r} ({why}).")
         if fate != "refused":
-            raise StoreError(
-                f"A batch of run {self.run_id!r} failed ({fate}: {why}).", fix="Look at the server's log."
-            )
+            what = f"A batch of run {self.run_id!r} failed ({fate}: {why})."
+            raise StoreError(what, fix="Look at the server's log.")
         if self.fence is None:
             return None
         raise Fenced(f"Run {self.run_id!r} was taken over, released, or does not go on from there.")
@@ -62,8 +59,7 @@ class Lease:
     """This worker among the owners of runs. Milliseconds, on the server's clock."""
 
     def __init__(self, ttl: int, skew: int) -> None:
-        self.id = secrets.token_hex(8)
-        self.lock = secrets.randbits(63)
+        self.id, self.lock = secrets.token_hex(8), secrets.randbits(63)
         self.ttl, self.skew = ttl, skew
         self.start_by = 0
         self._ahead: int | None = None
@@ -77,99 +73,71 @@ class Lease:
     def beat(self, connection: Connection, *, fresh: bool) -> bool:
         """Write the lease anew; whether the session's lock was taken. A reading that took long sets no clock."""
         before = boot_ms()
-        [(at, until, locked)] = connection.execute(_BEAT, (self.id, self.lock, self.ttl, fresh)).fetchall()
+        query = "SELECT at, until, locked FROM beat(%s, %s, %s, %s)"
+        [(at, until, locked)] = connection.execute(query, (self.id, self.lock, self.ttl, fresh)).fetchall()
         if self._ahead is None or boot_ms() - before <= max(self.skew // 2, 1):
             self._ahead = at - before
         self.start_by = until
         return bool(locked)
 
 
-class Writer(Lane):
+class Writer(Session):
     """Commits what is queued in one transaction, with a savepoint for each batch."""
 
     def __init__(self, server: Server, lease: Lease) -> None:
-        super().__init__("writer", server.name)
-        self._server, self._lease = server, lease
-        self._connection: Connection | None = None
+        super().__init__("writer", server)
+        self._lease = lease
         self._locked = False
         self._renew_at = 0
-        with self._translated():
-            self._renew(self._session())
-
-    @contextlib.contextmanager
-    def _translated(self) -> Any:
-        try:
-            yield
-        except psycopg.Error as error:
-            self._end()
-            raise translate(error, self._server) from error
+        self._persist(self._renew)
 
     # on the thread
+
+    def _connect(self) -> Connection:
+        self._locked, self._renew_at = False, 0
+        return super()._connect()
 
     def _patience(self) -> float:
         return max(self._renew_at - boot_ms(), 0) / 1000
 
-    def _perform(self, group: list[Job[Any]]) -> None:
+    def _renew(self, connection: Connection) -> None:
+        """Write the lease, when it is due."""
         if boot_ms() >= self._renew_at:
-            try:
-                self._renew(self._session())
-            except (psycopg.Error, StoreError):
-                self._end()  # the lease runs out unless a later try succeeds; bodies stop starting before that
-        # Locks are taken in one order, whoever commits beside us.
-        group.sort(key=_order)
+            self._renew_at = boot_ms() + max(self._lease.ttl // 10, 1)
+            self._locked = self._lease.beat(connection, fresh=not self._locked) or self._locked
+            self._renew_at = boot_ms() + max(self._lease.ttl // 3, 1)
+
+    def _perform(self, group: list[Job[Any]]) -> None:
+        group.sort(key=_order)  # locks are taken in one order, whoever commits beside us
         for start in range(0, len(group), AT_ONCE):
             self._append(group[start : start + AT_ONCE])
-
-    def _session(self) -> Connection:
-        if self._connection is None:
-            self._connection, self._locked = connect(self._server), False
-            self._renew_at = 0
-        return self._connection
-
-    def _renew(self, connection: Connection) -> None:
-        self._renew_at = boot_ms() + max(self._lease.ttl // 10, 1)
-        self._locked = self._lease.beat(connection, fresh=not self._locked) or self._locked
-        self._renew_at = boot_ms() + max(self._lease.ttl // 3, 1)
+        with contextlib.suppress(StoreError):  # bodies stop starting before the lease runs out
+            self._persist(self._renew)
 
     def _append(self, group: list[Job[Any]]) -> None:
-        sent, deadline = False, time.monotonic() + self._server.patience
-        while True:
-            connection: Connection | None = None
-            try:
-                connection = self._session()
-                if not self._locked:
-                    self._renew(connection)
-                values = _values(self._lease.id, sent, [job.work for job in group])  # type: ignore[misc]
-                sent = True
-                rows = connection.execute(_APPEND, values, prepare=True).fetchall()
-                break
-            except psycopg.Error as error:
-                if connection is not None and not is_lost(error, connection):
-                    return self._fail(group, translate(error, self._server))
-                self._end()
-                if time.monotonic() > deadline:
-                    return self._fail(group, self._gave_up(error, sent))
-                time.sleep(_RETRY)
+        batches: list[Any] = [job.work for job in group]
+        sent = False
+
+        def append(connection: Connection) -> list[Any]:
+            nonlocal sent
+            self._renew(connection)
+            values, sent = _values(self._lease.id, sent, batches), True
+            return connection.execute(_APPEND, values, prepare=True).fetchall()
+
+        try:
+            rows = self._persist(append)
+        except StoreError as error:
+            uncertain = sent and isinstance(error, StoreUnavailable)
+            for job in group:
+                job.error = (
+                    CommitUncertain(error.what) if uncertain else type(error)(error.what, fix=error.fix)
+                )
+            return
         for job, row in zip(group, rows, strict=True):
             try:
                 job.value = job.work(row)
             except StoreError as refusal:
                 job.error = refusal
-
-    def _gave_up(self, error: psycopg.Error, sent: bool) -> StoreError:
-        meaning = translate(error, self._server)
-        if sent and isinstance(meaning, StoreUnavailable):
-            return CommitUncertain(f"{meaning.what} It did not answer a commit.")
-        return meaning
-
-    def _fail(self, group: list[Job[Any]], error: StoreError) -> None:
-        for job in group:
-            job.error = type(error)(error.what, fix=error.fix)
-
-    def _end(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
 
 
 def _order(job: Job[Any]) -> tuple[str, str]:
@@ -177,26 +145,18 @@ def _order(job: Job[Any]) -> tuple[str, str]:
     return batch.scope.tenant, batch.run_id
 
 
-def _values(me: str, again: bool, entries: Sequence[Append]) -> list[Any]:
-    """The group as the arrays that `append` takes (schema.sql)."""
-    bodies = [(n, d, x) for n, a in enumerate(entries, 1) for d, x in a.entry.bodies.items()]
-    return [
-        me,
-        again,
-        [a.scope.tenant for a in entries],
-        [a.scope.user for a in entries],
-        [a.scope.session for a in entries],
-        [a.run_id for a in entries],
-        [a.fence.key if a.fence else None for a in entries],
-        [a.fence.token if a.fence else None for a in entries],
-        [a.entry.first for a in entries],
-        [a.entry.last for a in entries],
-        [a.entry.started for a in entries],
-        [a.entry.at for a in entries],
-        [a.entry.status for a in entries],
-        [a.entry.joins for a in entries],
-        [a.entry.events for a in entries],
-        [n for n, _, _ in bodies],
-        [d for _, d, _ in bodies],
-        [x for _, _, x in bodies],
-    ]
+def _values(me: str, again: bool, batches: Sequence[Append]) -> list[Any]:
+    """The group as the arrays that `append` takes (schema.sql): a column of the batches each, then their bodies'."""
+    rows = [_row(batch.scope, batch.run_id, batch.fence, batch.entry) for batch in batches]
+    bodies = [(n, *body) for n, batch in enumerate(batches, 1) for body in batch.entry.bodies.items()]
+    return [me, again, *_columns(rows, 13), *_columns(bodies, 3)]
+
+
+def _row(scope: Scope, run_id: str, fence: Fence | None, e: Entry) -> tuple[Any, ...]:
+    key, token = (None, None) if fence is None else (fence.key, fence.token)
+    who = (scope.tenant, scope.user, scope.session, run_id, key, token)
+    return (*who, e.first, e.last, e.started, e.at, e.status, e.joins, e.events)
+
+
+def _columns(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
+    return [[row[i] for row in rows] for i in range(width)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -15,20 +15,20 @@ import shipworthy.adapters.sqlite.operations as operations
 import shipworthy.adapters.sqlite.reader as reader
 from shipworthy.adapters.shared.entries import demand, entry_of
 from shipworthy.adapters.shared.lane import outlived
-from shipworthy.adapters.sqlite.connection import Database, Durability, prepare
+from shipworthy.adapters.shared.queries import Ask, Reads
+from shipworthy.adapters.sqlite.connection import Database, Durability, prepare, rows
 from shipworthy.adapters.sqlite.operations import PRUNED_AT_ONCE
 from shipworthy.adapters.sqlite.reader import Reader
 from shipworthy.adapters.sqlite.workers import Worker, now
 from shipworthy.adapters.sqlite.writer import Writer
-from shipworthy.domain.events import AnyEvent
-from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
+from shipworthy.domain.journal import Batch, Claim, Fence, RunSummary
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import ConfigurationError, StoreClosed
 
 T = TypeVar("T")
 
 
-class SqliteStore:
+class SqliteStore(Reads):
     """A durable store in one file, which several processes of one machine may share.
 
     durability: "power" (the default) syncs every commit, so that what was acknowledged survives the loss of
@@ -38,6 +38,8 @@ class SqliteStore:
 
     Several event loops may use one store at once; a process that was forked needs a store of its own.
     """
+
+    _history = reader.HISTORY
 
     def __init__(
         self,
@@ -134,31 +136,11 @@ class SqliteStore:
         writer, worker = self._ready()
         await writer.submit(lambda cursor: operations.release(cursor, worker, fence))
 
-    async def read(self, scope: Scope, run_id: str, after: int = 0) -> list[AnyEvent]:
-        """The run's events above *after*, in order. Raises RunNotFound, UnknownEvent, JournalDamaged."""
-        return await self._read(lambda cursor: reader.history(cursor, scope, run_id, after))
-
     async def news(self, scope: Scope, run_id: str, within: float) -> None:
         """Nobody tells one process of another's commits, so the whole time is waited."""
         await asyncio.sleep(within)
 
-    async def body(self, scope: Scope, run_id: str, digest: str) -> bytes:
-        """A body of the run. Raises RunNotFound, JournalDamaged."""
-        return await self._read(lambda cursor: reader.body(cursor, scope, run_id, digest))
-
     # directory
-
-    async def find(self, scope: Scope, run_id: str) -> RunSummary:
-        """One run of the tenant. Raises RunNotFound."""
-        return await self._read(lambda cursor: reader.find(cursor, scope, run_id))
-
-    async def list(self, scope: Scope, which: RunFilter) -> Sequence[RunSummary]:
-        """Runs of the scope, newest first."""
-        return await self._read(lambda cursor: reader.listing(cursor, scope, which))
-
-    async def session(self, scope: Scope, head: int | None = None) -> Sequence[str]:
-        """A session's ended runs in the order of their ends, the first *head* of them (None: all)."""
-        return await self._read(lambda cursor: reader.session(cursor, scope, head))
 
     async def orphans(self, operator: Operator) -> Sequence[RunSummary]:
         """Runs of every tenant that are running and that no other live worker owns."""
@@ -208,6 +190,9 @@ class SqliteStore:
                 fix="Open a store of its own in each process.",
             )
         return self._writer, self._worker
+
+    def _asked(self, scope: Scope, work: Callable[[Ask], T]) -> Awaitable[T]:
+        return self._read(lambda cursor: work(partial(rows, cursor)))
 
     async def _read(self, work: Callable[[apsw.Cursor], T]) -> T:
         writer, _ = self._ready()

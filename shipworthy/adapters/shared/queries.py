@@ -1,0 +1,107 @@
+"""Reading, in the SQL that the databases have in common: whatever the store, a question is a statement and its values.
+
+`ask` gives one statement's rows, of one snapshot; placeholders are question marks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ClassVar, TypeVar
+
+from shipworthy.adapters.shared.entries import no_such_run
+from shipworthy.domain.events import AnyEvent
+from shipworthy.domain.journal import RunFilter, RunSummary
+from shipworthy.domain.scope import Scope
+from shipworthy.errors import JournalDamaged
+from shipworthy.rules.codec import decode_events
+
+T = TypeVar("T")
+Ask = Callable[[str, Sequence[Any]], list[Any]]
+
+SUMMARY = 'SELECT tenant, "user", session, run_id, status, started_at, updated_at, head FROM runs'
+_FIND = f"{SUMMARY} WHERE tenant = ? AND run_id = ?"
+_BODY = """SELECT b.data FROM runs AS r LEFT JOIN bodies AS b ON b.run = r.key AND b.digest = ?
+WHERE r.tenant = ? AND r.run_id = ?"""
+_SESSION = """SELECT run_id FROM runs WHERE tenant = ? AND "user" IS NOT DISTINCT FROM ? AND session = ?
+AND position <= ? ORDER BY position"""
+
+
+class Reads:
+    """The half of a store that only reads. `_history` asks for head, first and events of the batches that reach beyond
+    an event (`after`, tenant, run id); of a run that is there it gives at least one row."""
+
+    _history: ClassVar[str]
+
+    def _asked(self, scope: Scope, work: Callable[[Ask], T]) -> Awaitable[T]:
+        """Do *work* on a thread that may read what is the tenant's."""
+        raise NotImplementedError
+
+    async def read(self, scope: Scope, run_id: str, after: int = 0) -> list[AnyEvent]:
+        """The run's events above *after*, in order. Raises RunNotFound, UnknownEvent, JournalDamaged."""
+        return await self._asked(scope, lambda ask: history(ask, self._history, scope, run_id, after))
+
+    async def body(self, scope: Scope, run_id: str, digest: str) -> bytes:
+        """A body of the run. Raises RunNotFound, JournalDamaged."""
+        return await self._asked(scope, lambda ask: _body(ask, scope, run_id, digest))
+
+    async def find(self, scope: Scope, run_id: str) -> RunSummary:
+        """One run of the tenant. Raises RunNotFound."""
+        return await self._asked(scope, lambda ask: _find(ask, scope, run_id))
+
+    async def list(self, scope: Scope, which: RunFilter) -> Sequence[RunSummary]:
+        """Runs of the scope, newest first."""
+        return await self._asked(scope, lambda ask: _listing(ask, scope, which))
+
+    async def session(self, scope: Scope, head: int | None = None) -> Sequence[str]:
+        """A session's ended runs in the order of their ends, the first *head* of them (None: all)."""
+        last = head if head is not None else 2**31 - 1
+        values = (scope.tenant, scope.user, scope.session, last)
+        return await self._asked(scope, lambda ask: [run_id for (run_id,) in ask(_SESSION, values)])
+
+
+def history(ask: Ask, query: str, scope: Scope, run_id: str, after: int) -> list[AnyEvent]:
+    """The run's events above *after*, without a gap up to its head. Raises JournalDamaged, UnknownEvent."""
+    found = ask(query, (after, scope.tenant, run_id))
+    if not found:
+        raise no_such_run(scope, run_id)
+    head = found[0][0]
+    batches = [data for _, first, data in found if first is not None]
+    events = [event for data in batches for event in decode_events(data) if event.seq > after]
+    if [event.seq for event in events] != list(range(max(after, 0) + 1, head + 1)):
+        raise JournalDamaged(f"The journal of run {run_id!r} has a gap: its {head} events are not all there.")
+    return events
+
+
+def _body(ask: Ask, scope: Scope, run_id: str, digest: str) -> bytes:
+    found = ask(_BODY, (digest, scope.tenant, run_id))
+    if not found:
+        raise no_such_run(scope, run_id)
+    if found[0][0] is None:
+        raise JournalDamaged(f"Run {run_id!r} refers to a body {digest[:12]} that is not stored.")
+    return bytes(found[0][0])
+
+
+def _find(ask: Ask, scope: Scope, run_id: str) -> RunSummary:
+    found = ask(_FIND, (scope.tenant, run_id))
+    if not found:
+        raise no_such_run(scope, run_id)
+    return summary(found[0])
+
+
+def _listing(ask: Ask, scope: Scope, which: RunFilter) -> list[RunSummary]:
+    wanted = {
+        "tenant = ?": scope.tenant,
+        '"user" = ?': scope.user,
+        "session = ?": scope.session,
+        "status = ?": which.status,
+        "started_at < ?": which.before,
+    }
+    given = {condition: value for condition, value in wanted.items() if value is not None}
+    query = f"{SUMMARY} WHERE {' AND '.join(given)} ORDER BY started_at DESC, key DESC LIMIT ?"
+    return [summary(row) for row in ask(query, (*given.values(), which.limit))]
+
+
+def summary(row: Sequence[Any]) -> RunSummary:
+    """A row of SUMMARY."""
+    tenant, user, session, run_id, status, started_at, updated_at, head = row
+    return RunSummary(Scope(tenant, user, session), run_id, status, started_at, updated_at, head)
