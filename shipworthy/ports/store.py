@@ -77,6 +77,11 @@ class Directory(Protocol):
         its engine knows which of them it drives."""
         ...
 
+    async def everything(self, operator: Operator, after: int = 0) -> Sequence[tuple[int, RunSummary]]:
+        """Some of the runs of every tenant in the order in which they were begun, each with its place; only those whose
+        place is above *after*. None: that was all."""
+        ...
+
     async def prune(self, operator: Operator, ended_before: int) -> int:
         """Forget runs that ended before this time (milliseconds since the epoch), and whole sessions whose every run
         did; what a session still reaches is kept. Returns how many runs were forgotten."""

@@ -135,6 +135,9 @@ class PointedStore(Store):
     async def orphans(self, operator: Operator) -> Sequence[RunSummary]:
         return await self._store.orphans(operator)
 
+    async def everything(self, operator: Operator, after: int = 0) -> Sequence[tuple[int, RunSummary]]:
+        return await self._store.everything(operator, after)
+
     async def prune(self, operator: Operator, ended_before: int) -> int:
         return await self._store.prune(operator, ended_before)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Sequence
 
 import msgspec
 
-from shipworthy.adapters.shared.entries import demand, no_such_run
+from shipworthy.adapters.shared.entries import PAGE, demand, no_such_run
 from shipworthy.domain.events import AnyEvent, RunStatus
 from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
 from shipworthy.domain.scope import Operator, Scope
@@ -133,6 +134,12 @@ class InMemoryStore:
         demand(operator)
         with self._lock:
             return [_summary(run) for run in self._runs.values() if run.status == "running"]
+
+    async def everything(self, operator: Operator, after: int = 0) -> Sequence[tuple[int, RunSummary]]:
+        demand(operator)
+        with self._lock:
+            later = (run for key, run in self._by_key.items() if key > after)
+            return [(run.key, _summary(run)) for run in itertools.islice(later, PAGE)]
 
     async def prune(self, operator: Operator, ended_before: int) -> int:
         demand(operator)

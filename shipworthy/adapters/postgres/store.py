@@ -178,9 +178,11 @@ class PostgresStore(Reads):
             )
         return self._sessions
 
-    async def _asked(self, scope: Scope, work: Callable[[Ask], T]) -> T:
+    async def _asked(self, whose: Scope | Operator, work: Callable[[Ask], T]) -> T:
+        seen = ("operator", "on") if isinstance(whose, Operator) else ("tenant", whose.tenant)
+
         def read(connection: Connection) -> T:
-            with operations.of(connection, "tenant", scope.tenant):
+            with operations.of(connection, *seen):
                 return work(partial(operations.ask, connection))
 
         return await self._do(read)

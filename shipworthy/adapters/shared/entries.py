@@ -10,6 +10,9 @@ from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import ConfigurationError, Fenced, RunNotFound
 from shipworthy.rules.codec import encode_events
 
+PAGE = 500
+"""Runs that `everything` gives at once."""
+
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """A batch, encoded by whoever commits it, so that the writer's thread has little left to do."""

@@ -8,18 +8,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from shipworthy.adapters.shared.entries import no_such_run
+from shipworthy.adapters.shared.entries import PAGE, demand, no_such_run
 from shipworthy.domain.events import AnyEvent
 from shipworthy.domain.journal import RunFilter, RunSummary
-from shipworthy.domain.scope import Scope
+from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import JournalDamaged
 from shipworthy.rules.codec import decode_events
 
 T = TypeVar("T")
 Ask = Callable[[str, Sequence[Any]], list[Any]]
 
-SUMMARY = 'SELECT tenant, "user", session, run_id, status, started_at, updated_at, head FROM runs'
+SUMMARY = 'SELECT tenant, "user", session, run_id, status, started_at, updated_at, head, key FROM runs'
 _FIND = f"{SUMMARY} WHERE tenant = ? AND run_id = ?"
+_EVERYTHING = f"{SUMMARY} WHERE key > ? ORDER BY key LIMIT ?"
 _BODY = """SELECT b.data FROM runs AS r LEFT JOIN bodies AS b ON b.run = r.key AND b.digest = ?
 WHERE r.tenant = ? AND r.run_id = ?"""
 _SESSION = """SELECT run_id FROM runs WHERE tenant = ? AND "user" IS NOT DISTINCT FROM ? AND session = ?
@@ -32,8 +33,8 @@ class Reads:
 
     _history: ClassVar[str]
 
-    def _asked(self, scope: Scope, work: Callable[[Ask], T]) -> Awaitable[T]:
-        """Do *work* on a thread that may read what is the tenant's."""
+    def _asked(self, whose: Scope | Operator, work: Callable[[Ask], T]) -> Awaitable[T]:
+        """Do *work* on a thread that may read what is the tenant's; of every tenant, for an operator."""
         raise NotImplementedError
 
     async def read(self, scope: Scope, run_id: str, after: int = 0) -> list[AnyEvent]:
@@ -57,6 +58,12 @@ class Reads:
         last = head if head is not None else 2**31 - 1
         values = (scope.tenant, scope.user, scope.session, last)
         return await self._asked(scope, lambda ask: [run_id for (run_id,) in ask(_SESSION, values)])
+
+    async def everything(self, operator: Operator, after: int = 0) -> Sequence[tuple[int, RunSummary]]:
+        """A page of the runs of every tenant, in the order in which they were begun, each with its place."""
+        demand(operator)
+        found = await self._asked(operator, lambda ask: ask(_EVERYTHING, (after, PAGE)))
+        return [(row[-1], summary(row)) for row in found]
 
 
 def history(ask: Ask, query: str, scope: Scope, run_id: str, after: int) -> list[AnyEvent]:
@@ -103,5 +110,5 @@ def _listing(ask: Ask, scope: Scope, which: RunFilter) -> list[RunSummary]:
 
 def summary(row: Sequence[Any]) -> RunSummary:
     """A row of SUMMARY."""
-    tenant, user, session, run_id, status, started_at, updated_at, head = row
+    tenant, user, session, run_id, status, started_at, updated_at, head, _ = row
     return RunSummary(Scope(tenant, user, session), run_id, status, started_at, updated_at, head)

@@ -191,7 +191,7 @@ class SqliteStore(Reads):
             )
         return self._writer, self._worker
 
-    def _asked(self, scope: Scope, work: Callable[[Ask], T]) -> Awaitable[T]:
+    def _asked(self, whose: Scope | Operator, work: Callable[[Ask], T]) -> Awaitable[T]:
         return self._read(lambda cursor: work(partial(rows, cursor)))
 
     async def _read(self, work: Callable[[apsw.Cursor], T]) -> T:

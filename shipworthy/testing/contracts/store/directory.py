@@ -124,6 +124,31 @@ async def pruning_keeps_what_is_alive_or_reached(workers: Workers) -> None:
     assert await seqs(store, alone, "old") == [1, 2, 3]
 
 
+async def everything_is_every_run_in_the_order_of_their_beginnings(workers: Workers) -> None:
+    """Of every tenant, whatever became of it, once; what is begun later comes later, and a place is a place to go on
+    from."""
+    store = await workers.new()
+    for i, scope in enumerate((ALICE, STRANGER, Scope("acme"), BOB, ALICE)):
+        await begun(store, scope, f"r{i}", at=1000 - i)
+    await store.commit((await store.claim(ALICE, "r0")).fence, ending(3))
+    await store.commit((await store.claim(BOB, "r3")).fence, parking(3))
+
+    async def rest(after: int) -> list[tuple[int, str]]:
+        found: list[tuple[int, str]] = []
+        while page := await store.everything(OPERATOR, after):
+            after = page[-1][0]
+            for place, run in page:
+                assert run == await store.find(run.scope, run.run_id)
+                found.append((place, run.run_id))
+        return found
+
+    everything = await rest(0)
+    assert [run_id for _, run_id in everything] == ["r0", "r1", "r2", "r3", "r4"]
+    assert await rest(everything[2][0]) == everything[3:]
+    await ended(store, Scope("initech"), "r5")
+    assert [run_id for _, run_id in await rest(everything[4][0])] == ["r5"]
+
+
 async def only_an_operator_sees_every_tenant(workers: Workers) -> None:
     """A scope, and nothing at all, is no Operator."""
     store = await workers.new()
@@ -131,6 +156,8 @@ async def only_an_operator_sees_every_tenant(workers: Workers) -> None:
     for pretender in (ALICE, None, "operator"):
         with refused(ShipworthyError):
             await store.orphans(pretender)  # type: ignore[arg-type]
+        with refused(ShipworthyError):
+            await store.everything(pretender)  # type: ignore[arg-type]
         with refused(ShipworthyError):
             await store.prune(pretender, 10**15)  # type: ignore[arg-type]
     assert await seqs(store, ALICE, "r") == [1, 2]
@@ -142,6 +169,7 @@ DIRECTORY: tuple[Law, ...] = (
     a_listing_is_of_its_scope_newest_first,
     a_session_is_its_ended_runs_in_the_order_of_their_ends,
     pruning_keeps_what_is_alive_or_reached,
+    everything_is_every_run_in_the_order_of_their_beginnings,
     only_an_operator_sees_every_tenant,
 )
 """Finding and forgetting."""
