@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shipworthy.app.runtimes import PostgresRuntime as PostgresRuntime
     from shipworthy.app.runtimes import SqliteRuntime as SqliteRuntime
     from shipworthy.app.stream import AgentStream as AgentStream
+    from shipworthy.app.temporal import TemporalRuntime as TemporalRuntime
     from shipworthy.app.tools import tool as tool
     from shipworthy.domain.context import RunContext as RunContext
     from shipworthy.domain.effects import DidNotHappen as DidNotHappen
@@ -58,6 +59,7 @@ _HOMES = {
     "app.configuration": ("Tuning",),
     "app.runtimes": ("DBOSRuntime", "InMemoryRuntime", "PostgresRuntime", "SqliteRuntime"),
     "app.stream": ("AgentStream",),
+    "app.temporal": ("TemporalRuntime",),
     "app.tools": ("tool",),
     "domain.context": ("RunContext",),
     "domain.effects": ("DidNotHappen", "Happened", "Unknown"),
@@ -102,6 +104,7 @@ __all__ = [
     "ScriptedTurn",
     "ShipworthyError",
     "SqliteRuntime",
+    "TemporalRuntime",
     "Text",
     "TextDelta",
     "Thinking",

@@ -1,0 +1,1 @@
+"""Temporal: a run as a workflow whose activities are its steps."""

@@ -1,0 +1,121 @@
+"""The activities: what a worker does for a run, each reported to Temporal as long as it lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from typing import Any, Protocol
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+from temporalio.workflow import NondeterminismError
+
+from shipworthy.adapters.temporal.payloads import (
+    INTERRUPT,
+    STEPS,
+    STOP,
+    TAKE,
+    At,
+    Sitting,
+    Taken,
+    thin,
+    thin_state,
+)
+from shipworthy.adapters.temporal.workflow import PASSED_THROUGH, RunWorkflow
+from shipworthy.domain.events import AnyEvent
+from shipworthy.errors import RunNotFound, SettlementRefused, ShipworthyError
+
+
+class Hands(Protocol):
+    """What this process does for the runs that it holds."""
+
+    leaving: bool
+
+    async def take(self, at: At, attempt: int) -> tuple[list[AnyEvent], float | None]:
+        """Hold a run: its journal, and the seconds that are left for this sitting. Raises ShipworthyError."""
+        ...
+
+    async def step(self, at: At, name: str) -> list[AnyEvent]:
+        """Take a step of a run that is held, and give what was recorded. Cancelled, it lets go of the run."""
+        ...
+
+    def interrupt(self, at: At) -> None:
+        """Cancel the step that is being taken, if there is one: the run is to be stopped."""
+        ...
+
+
+def activities(hands: Hands, queue: str) -> tuple[Callable[..., Any], list[Callable[..., Any]]]:
+    """`take`, for any worker; and the steps, for the one that holds the run and polls *queue*."""
+
+    @activity.defn(name=TAKE)
+    async def take(at: At) -> Sitting:
+        async with _reported():
+            events, left = await hands.take(at, activity.info().attempt)
+        return Sitting(state=thin_state(events), queue=queue, left=left)
+
+    @activity.defn(name=INTERRUPT)
+    async def interrupt(at: At) -> None:
+        hands.interrupt(at)
+
+    def step(name: str) -> Callable[..., Any]:
+        @activity.defn(name=name)
+        async def step(at: At) -> Taken:
+            async with _reported():
+                events = await hands.step(at, name)
+            return Taken([thin(event) for event in events], leaves=hands.leaving)
+
+        return step
+
+    return take, [interrupt, *[step(name) for name in (STOP, *STEPS.values())]]
+
+
+@contextlib.asynccontextmanager
+async def _reported() -> AsyncIterator[None]:
+    """Heartbeats as long as this lasts; errors by their names, and final only where no other worker could do better."""
+
+    async def beat(every: float) -> None:
+        while True:
+            activity.heartbeat()
+            await asyncio.sleep(every)
+
+    patience = activity.info().heartbeat_timeout or timedelta(seconds=10)
+    beating = asyncio.create_task(beat(patience.total_seconds() / 4))
+    try:
+        yield
+    except ShipworthyError as error:
+        raise ApplicationError(
+            error.what,
+            error.fix,
+            type=type(error).__name__,
+            non_retryable=isinstance(error, (SettlementRefused, RunNotFound)),
+            category=ApplicationErrorCategory.BENIGN,
+        ) from None
+    finally:
+        beating.cancel()
+
+
+def workers(client: Client, hands: Hands, *, queue: str, own: str, patience: float) -> list[Worker]:
+    """Those that poll the shared *queue* and this process's *own*. A shutdown gives steps *patience* seconds to end."""
+    take, steps = activities(hands, own)
+    restrictions = SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
+    common: dict[str, Any] = {
+        "max_concurrent_activities": 1_000,
+        "graceful_shutdown_timeout": timedelta(seconds=patience),
+    }
+    shared = Worker(
+        client,
+        task_queue=queue,
+        workflows=[RunWorkflow],
+        activities=[take],
+        workflow_runner=SandboxedWorkflowRunner(restrictions=restrictions),
+        # A history that another release's rules wrote ends its workflow; the journal starts the next one.
+        workflow_failure_exception_types=[NondeterminismError],
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=patience),
+        **common,
+    )
+    return [shared, Worker(client, task_queue=own, activities=steps, **common)]

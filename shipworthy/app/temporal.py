@@ -1,0 +1,407 @@
+"""Runs under Temporal: callers hand a run over and read along; workers hold it, and take a step when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from shipworthy.adapters.inmemory.store import InMemoryStore
+from shipworthy.adapters.temporal.payloads import STEPS, STOP, At, Given
+from shipworthy.app.configuration import seconds
+from shipworthy.app.runtimes import runtime_for
+from shipworthy.domain.effects import Settlement
+from shipworthy.domain.events import (
+    AnyEvent,
+    RunEnded,
+    RunParked,
+    RunResumed,
+    RunStarted,
+    StopRequested,
+    ToolSettled,
+)
+from shipworthy.domain.scope import Scope
+from shipworthy.engine.drive import perform
+from shipworthy.engine.driver import InProcess, is_over, seat, step
+from shipworthy.engine.live import LiveRun
+from shipworthy.engine.plan import Resume
+from shipworthy.engine.recover import load
+from shipworthy.engine.runtime import Runtime, log
+from shipworthy.errors import (
+    ConfigurationError,
+    DriverError,
+    MissingExtra,
+    RunBusy,
+    RunNotFound,
+    SettlementRefused,
+    ShipworthyError,
+    StoreError,
+)
+from shipworthy.ports.store import Store
+from shipworthy.rules.decide import AskModel, decide
+from shipworthy.rules.state import fold
+
+if TYPE_CHECKING:
+    from shipworthy.adapters.temporal.client import Workflows
+
+_FIRST_POLL, _SLOWEST_POLL = 0.02, 0.5
+_LARGEST_SETTLEMENT = 256 * 1024
+
+
+class TemporalRuntime(Runtime):
+    """Runs as Temporal workflows: `agent.run` hands them over, and workers take their steps (`shipworthy worker`, or
+    `serving`). What is said in them stays in *store*, which callers and workers share: "sqlite:<path>",
+    "postgres://...", or a Store.
+
+    `patience`: seconds after which a worker that gives no sign of life is given up. `options`: further arguments of
+    `temporalio.client.Client.connect`, such as tls= and api_key=.
+    """
+
+    def __init__(
+        self,
+        address: str = "localhost:7233",
+        *,
+        store: Store | str,
+        namespace: str = "default",
+        task_queue: str = "shipworthy",
+        patience: float = 10.0,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if importlib.util.find_spec("temporalio") is None:
+            raise MissingExtra(
+                "TemporalRuntime needs the package temporalio.", fix='pip install "shipworthy[temporal]"'
+            )
+        for name, text in (("address", address), ("namespace", namespace), ("task_queue", task_queue)):
+            if not isinstance(text, str) or not text.strip():
+                raise ConfigurationError(
+                    f"{name}={text!r} names nothing.", fix="Pass a text such as 'localhost:7233'."
+                )
+        if isinstance(store, str):
+            store = runtime_for(store).store
+        if isinstance(store, InMemoryStore) or not hasattr(store, "commit"):
+            raise ConfigurationError(
+                f"{store!r} is no store that callers and workers can share.",
+                fix='Pass store="postgres://..." or store="sqlite:./bot.db".',
+            )
+        driver = TemporalDriver(
+            address,
+            namespace=namespace,
+            queue=task_queue,
+            patience=seconds("patience", patience),
+            options=options or {},
+        )
+        super().__init__(store, driver)
+        self._temporal = driver
+
+    def serving(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Be a worker for this runtime's agents: `async with agent, agent.runtime.serving(): ...`. At the end, steps
+        that are under way get *patience* to end, and the runs are left to other workers."""
+        return self._temporal.serving(self)
+
+
+class TemporalDriver:
+    """Hands runs to the workers of a Temporal task queue, each under a workflow of its own."""
+
+    by_name = True
+
+    def __init__(
+        self, address: str, *, namespace: str, queue: str, patience: float, options: Mapping[str, Any]
+    ) -> None:
+        self.address, self.namespace, self.queue, self.patience = address, namespace, queue, patience
+        self._options = options
+        self._workflows: Workflows
+
+    async def open(self, runtime: Runtime) -> None:
+        """Connect. Raises DriverUnavailable; DriverError for an unknown namespace."""
+        from shipworthy.adapters.temporal.client import Workflows
+
+        self._workflows = await Workflows.connect(
+            self.address, namespace=self.namespace, queue=self.queue, options=self._options
+        )
+
+    async def close(self) -> None:
+        """Nothing to give up: runs go on under their workflows."""
+
+    async def take(self, runtime: Runtime, asked: Resume) -> LiveRun:
+        """Have the run's workflow go on, with what a person found out. Raises SettlementRefused, RunNotFound."""
+        settlements = _sent(asked.settlements)
+        while True:
+            run = await load(runtime.store, asked.plan.blueprint, asked.scope, asked.run_id)
+            if run.state.ended is not None:
+                if settlements:
+                    raise SettlementRefused(
+                        f"Run {asked.run_id!r} has ended.", fix="Nothing is left to settle."
+                    )
+                return run
+            if run.state.parked:
+                with contextlib.suppress(RunBusy):  # its workflow is about to learn that it is paused
+                    async with self._warning(run.run_id):
+                        await self._workflows.resume(self._given(run, rests=True), settlements)
+                    return run
+                await asyncio.sleep(_FIRST_POLL)
+            elif settlements:
+                await self.drive(runtime, run)
+            else:
+                return run
+
+    async def drive(self, runtime: Runtime, run: LiveRun) -> LiveRun:
+        """Hand the run over, and read along until it has ended or is paused. A cancellation stops the run."""
+        handed = asyncio.create_task(self._hand_over(run))
+        error: BaseException | None = None
+        try:
+            await asyncio.shield(handed)
+            await self._follow(runtime, run)
+        except asyncio.CancelledError:
+            if not run.abandoned:
+                await _outlasting(self._stop(runtime, run, handed))
+            raise
+        except ShipworthyError as raised:
+            error = raised
+            raise
+        finally:
+            runtime.leave(run, error)
+        return run
+
+    async def _hand_over(self, run: LiveRun) -> None:
+        await run.let_go()
+        run.bodies.used = True
+        await self._workflows.start(self._given(run, rests=False))
+
+    def _given(self, run: LiveRun, *, rests: bool) -> Given:
+        return Given(tenant=run.scope.tenant, run_id=run.run_id, rests=rests, patience=self.patience)
+
+    async def _follow(self, runtime: Runtime, run: LiveRun) -> None:
+        reading = asyncio.create_task(_read_along(runtime, run))
+        ending = asyncio.create_task(self._workflows.end(run.scope.tenant, run.run_id))
+        try:
+            async with self._warning(run.run_id):
+                await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done():
+                    ending.result()
+                await reading
+        except RunNotFound:
+            raise DriverError(
+                f"The workers of the task queue {self.queue!r} have no run {run.run_id!r} in their store.",
+                fix="Give callers and workers the same store=, or the callers another task_queue=.",
+            ) from None
+        finally:
+            reading.cancel()
+            ending.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _warning(self, run_id: str) -> AsyncIterator[None]:
+        """Say so if this takes long because no worker is there."""
+
+        async def warn() -> None:
+            await asyncio.sleep(self.patience / 2)
+            with contextlib.suppress(DriverError):
+                if not await self._workflows.is_served():
+                    log.warning(
+                        "Run %r waits: no worker listens to the task queue %r of %s. Start one: shipworthy worker "
+                        "module:agent --temporal %s --namespace %s --task-queue %s",
+                        *(run_id, self.queue, self.address, self.address, self.namespace, self.queue),
+                    )
+
+        warning = asyncio.create_task(warn())
+        try:
+            yield
+        finally:
+            warning.cancel()
+
+    async def _stop(self, runtime: Runtime, run: LiveRun, handed: asyncio.Task[None]) -> None:
+        """Have the run stopped, and wait until that is recorded, if a worker is there to do it."""
+        try:
+            await handed
+            await self._workflows.cancel(run.scope.tenant, run.run_id)
+            async with asyncio.timeout(self.patience):
+                await self._follow(runtime, run)
+        except (ShipworthyError, TimeoutError) as error:
+            log.warning("Run %r was cancelled, and has not stopped yet: %s", run.run_id, error)
+
+    @contextlib.asynccontextmanager
+    async def serving(self, runtime: Runtime) -> AsyncIterator[None]:
+        """Take steps of runs of the runtime's agents as long as this lasts; then leave them to other workers."""
+        from shipworthy.adapters.temporal.worker import workers
+
+        await runtime.open()
+        holder = Holder(runtime, self.patience)
+        own = f"{self.queue}@{os.urandom(8).hex()}"
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(holder.close)
+            for worker in workers(
+                self._workflows.client, holder, queue=self.queue, own=own, patience=self.patience
+            ):
+                await stack.enter_async_context(worker)
+            try:
+                yield
+            finally:
+                holder.leaving = True
+
+
+def _sent(settlements: Mapping[str, Settlement]) -> dict[str, Any]:
+    """What a person found out, as it travels. Raises SettlementRefused."""
+    try:
+        data = msgspec.json.encode(settlements)
+    except (TypeError, ValueError, NotImplementedError) as problem:
+        raise SettlementRefused(
+            f"The result cannot be recorded: {problem}", fix="Pass plain data."
+        ) from problem
+    if len(data) > _LARGEST_SETTLEMENT:
+        raise SettlementRefused(
+            f"The settlements take {len(data)} bytes, and Temporal carries {_LARGEST_SETTLEMENT}.",
+            fix="Put the result where the tools find it, and settle with a reference to it.",
+        )
+    return msgspec.json.decode(data, type=dict[str, Any])
+
+
+async def _read_along(runtime: Runtime, run: LiveRun) -> None:
+    """Take in what is recorded, until the run has ended or is paused, and show it to whoever reads along."""
+    pause = _FIRST_POLL
+    while True:
+        events = await runtime.store.read(run.scope, run.run_id, run.state.seq)
+        for event in events:
+            fold(run.state, event)
+            if isinstance(event, RunResumed):
+                run.changed = event.changed
+            for watcher in run.watchers:
+                watcher.put(event)
+        if events and isinstance(events[-1], (RunEnded, RunParked)):
+            return
+        pause = _FIRST_POLL if events else min(pause * 2, _SLOWEST_POLL)
+        if not events:
+            await runtime.store.news(run.scope, run.run_id, pause)
+
+
+async def _outlasting(work: Coroutine[Any, Any, None]) -> None:
+    """Do *work* to its end, whoever cancels meanwhile."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+
+
+class Holder:
+    """The runs that this worker holds between two steps. One that nobody asks for is let go of after a while."""
+
+    def __init__(self, runtime: Runtime, patience: float) -> None:
+        self.leaving = False
+        self._agents = runtime.agents
+        self._seats = Runtime(runtime.store, InProcess())
+        self._patience = patience
+        self._steps: dict[tuple[str, str], asyncio.Task[bool]] = {}
+        self._idle: dict[LiveRun, asyncio.TimerHandle] = {}
+
+    async def take(self, at: At, attempt: int) -> tuple[list[AnyEvent], float | None]:
+        """Hold a run that nobody drives. Raises RunBusy, SettlementRefused, RunNotFound, StoreError, DriverError."""
+        scope, store = Scope(at.tenant), self._seats.store
+        events = await store.read(scope, at.run_id)
+        name = events[0].agent if isinstance(events[0], RunStarted) else ""
+        if (plan := self._agents.get(name)) is None:
+            log.warning("Run %r is left to another worker: this one has no agent %r.", at.run_id, name)
+            raise DriverError(f"This worker has no agent {name!r}.", fix=f"Start a worker for {name!r}.")
+        if self.leaving or (at.tenant, at.run_id) in self._steps:
+            raise RunBusy(
+                f"Run {at.run_id!r} cannot be taken here: a step of it, or the worker, is about to end."
+            )
+        settlements = msgspec.convert(at.settlements, dict[str, Settlement])
+        if attempt > 1:  # an earlier one may have recorded them, and died before it could say so
+            known = {e.call_id for e in events if isinstance(e, ToolSettled) and e.by == "person"}
+            settlements = {call_id: s for call_id, s in settlements.items() if call_id not in known}
+        run = await seat(self._seats, plan, scope, at.run_id, settlements)
+        if run.state.ended is None:
+            try:
+                await run.commit()
+            except BaseException:
+                self._seats.leave(run)
+                raise
+            self._rest(run)
+        left = None if run.deadline is None else run.deadline - time.monotonic()
+        return await store.read(scope, at.run_id), left
+
+    async def step(self, at: At, name: str) -> list[AnyEvent]:
+        """Take the step *name* of a run that is held and stands at this event. Raises DriverError, StoreError."""
+        key = at.tenant, at.run_id
+        run = self._seats.active(Scope(at.tenant), at.run_id)
+        if run is None or key in self._steps or not _stands(run, at, name):
+            if run is not None and key not in self._steps:
+                await self._let_go(run)
+            raise DriverError(f"Run {at.run_id!r} does not stand here any more.", fix="Take it again.")
+        self._idle.pop(run).cancel()
+        task = self._steps[key] = asyncio.create_task(
+            step(self._seats, run, _stopped if name == STOP else _one_step, LiveRun.commit)
+        )
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            run.abandoned = True
+            task.cancel()
+            await asyncio.wait([task])
+            raise
+        finally:
+            del self._steps[key]
+            await self._after(run, task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if isinstance(error, StoreError) or not is_over(run):
+                raise error
+            log.warning("Run %r is paused: %s", at.run_id, error)
+        return await self._seats.store.read(run.scope, at.run_id, at.seq)
+
+    def interrupt(self, at: At) -> None:
+        """Cancel the step that is being taken."""
+        if (task := self._steps.get((at.tenant, at.run_id))) is not None:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Leave every run to other workers."""
+        for run in list(self._idle):
+            await self._let_go(run)
+
+    async def _after(self, run: LiveRun, task: asyncio.Task[bool]) -> None:
+        """Hold the run further, if it stays here; what failed or is left, anybody may take."""
+        failed = not task.cancelled() and isinstance(task.exception(), StoreError)
+        if failed or self.leaving or run.abandoned:
+            await self._let_go(run)
+        elif not is_over(run):
+            self._rest(run)
+
+    def _rest(self, run: LiveRun) -> None:
+        """Hold the run until its next step, and not for good: its workflow may be gone."""
+        if run in self._idle:
+            self._idle[run].cancel()
+        following = decide(run.state)
+        longest = 4 * self._patience + (following.delay if isinstance(following, AskModel) else 0.0)
+        loop = asyncio.get_running_loop()
+        self._idle[run] = loop.call_later(longest, lambda: asyncio.ensure_future(self._let_go(run)))
+
+    async def _let_go(self, run: LiveRun) -> None:
+        if (timer := self._idle.pop(run, None)) is not None:
+            timer.cancel()
+        self._seats.leave(run)
+        with contextlib.suppress(ShipworthyError):
+            await run.let_go()
+
+
+def _stands(run: LiveRun, at: At, name: str) -> bool:
+    """Whether the workflow and the journal agree on what is next."""
+    return run.state.seq == at.seq and name in (STOP, STEPS.get(type(decide(run.state))))
+
+
+async def _one_step(run: LiveRun) -> None:
+    """What is next; the time that had to pass has passed in the workflow."""
+    following = decide(run.state)
+    if isinstance(following, AskModel):
+        following = msgspec.structs.replace(following, delay=0.0)
+    await perform(run, following)
+    await run.commit()
+
+
+async def _stopped(run: LiveRun) -> None:
+    """Record that the caller cancelled; the steps to the end are those of the workflow."""
+    run.record(StopRequested(cause="cancelled"))
+    await run.commit()

@@ -1,0 +1,199 @@
+"""Runs under Temporal, as callers see them: begun, followed, joined, cancelled, settled and resumed."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from shipworthy import DidNotHappen, Happened, Scope
+from shipworthy.domain.events import Event, ToolReturned
+from shipworthy.errors import InvalidDeps, ModelUnavailable, SettlementRefused
+from tests.temporal.world import SECRET, TENANT, Bank, activities, call, until, with_loop
+
+TURNS = ([call("look", n=1), call("look", n=2)], call("pay", amount=7), f"{SECRET}, done")
+
+
+@pytest.fixture
+def bank(tmp_path: Path, temporal: str) -> Bank:
+    return Bank(tmp_path, temporal)
+
+
+@with_loop
+async def test_each_step_is_an_activity_of_its_own_and_says_nothing_of_what_was_said(bank: Bank) -> None:
+    caller = bank.agent(*TURNS)
+    async with bank.worker(*TURNS):
+        result = await caller.run(f"The word is {SECRET}.", **TENANT, user_id="alice", run_id="r")
+    await caller.close()
+    assert (result.status, result.output) == ("completed", f"{SECRET}, done")
+    assert bank.happened == [7]
+    histories = await bank.histories("r")
+    steps = ["ask_model", "judge", "execute", "ask_model", "judge", "execute", "ask_model", "deliver"]
+    assert activities(histories) == ["take", *steps]
+    written = [event.SerializeToString() for event in histories[0].events]
+    assert SECRET.encode() not in b"".join(written)
+    assert max(map(len, written)) < 2_000
+
+
+@with_loop
+async def test_the_same_call_made_again_or_at_the_same_time_is_one_run(bank: Bank) -> None:
+    first, second = bank.agent(*TURNS), bank.agent(*TURNS)
+    async with bank.worker(*TURNS):
+        calls = [agent.run("Pay.", **TENANT, run_id="r") for agent in (first, second, first)]
+        results = await asyncio.gather(*calls)
+        again = await second.run("Pay.", **TENANT, run_id="r")
+    assert {r.output for r in (*results, again)} == {f"{SECRET}, done"}
+    assert bank.happened == [7]
+    assert len(await bank.histories("r")) == 1
+    await first.close()
+    await second.close()
+
+
+@with_loop
+async def test_a_stream_follows_the_journal_of_a_run_that_others_drive(bank: Bank) -> None:
+    caller, other = bank.agent(*TURNS), bank.agent(*TURNS)
+    async with (
+        bank.worker(*TURNS),
+        caller.stream("Pay.", **TENANT, run_id="r") as stream,
+        other.stream(run_id="r", **TENANT, after=3) as followed,
+    ):
+        seen, rest = [[e.seq async for e in each if isinstance(e, Event)] for each in (stream, followed)]
+    assert seen == list(range(1, len(seen) + 1))
+    assert rest == seen[3:]
+    assert stream.result.output == followed.result.output == f"{SECRET}, done"
+    await caller.close()
+    await other.close()
+
+
+@with_loop
+async def test_a_run_in_doubt_waits_and_is_settled_by_any_process(bank: Bank) -> None:
+    turns = (call("pay", amount=7), "over")
+    bank.fails = ValueError("no answer")
+    caller = bank.agent(*turns)
+    async with bank.worker(*turns):
+        result = await caller.run("Pay.", **TENANT, run_id="r")
+        assert result.status == "paused"
+        (pending,) = result.pending
+        other = bank.agent(*turns)
+        with pytest.raises(SettlementRefused, match="not in doubt"):
+            await other.resume("r", **TENANT, settle={"call_x": DidNotHappen()})
+        with pytest.raises(SettlementRefused, match="reference"):
+            await other.resume("r", **TENANT, settle={pending.call_id: Happened("x" * 300_000)})
+        assert (await caller.run("Pay.", **TENANT, run_id="r")).status == "paused"
+        result = await other.resume("r", **TENANT, settle={pending.call_id: Happened("it did")})
+        assert (result.status, result.output) == ("completed", "over")
+        with pytest.raises(SettlementRefused, match="has ended"):
+            await caller.resume("r", **TENANT, settle={pending.call_id: DidNotHappen()})
+    events = await other.runtime.store.read(Scope("acme"), "r")
+    assert not [e for e in events if isinstance(e, ToolReturned)]
+    assert bank.happened == []
+    assert activities(await bank.histories("r"))[-3:] == ["take", "ask_model", "deliver"]
+    await caller.close()
+    await other.close()
+
+
+@with_loop
+async def test_a_settlement_that_it_did_not_happen_makes_the_call(bank: Bank) -> None:
+    turns = (call("pay", amount=7), "over")
+    bank.fails = ValueError("no answer")
+    caller = bank.agent(*turns)
+    async with bank.worker(*turns):
+        result = await caller.run("Pay.", **TENANT, run_id="r")
+        bank.fails = None
+        settle = {result.pending[0].call_id: DidNotHappen()}
+        result = await caller.resume(result, settle=settle)
+    assert result.output == "over"
+    assert bank.happened == [7]
+    await caller.close()
+
+
+@pytest.mark.parametrize("late", [False, True])
+@with_loop
+async def test_a_cancellation_reaches_the_run(bank: Bank, late: bool) -> None:
+    turns = (call("wait"), "over")
+    caller = bank.agent(*turns)
+    async with bank.worker(*turns):
+        task = asyncio.create_task(caller.run("Wait.", **TENANT, run_id="r"))
+        if late:
+            await until(bank.begun.is_set)
+        else:
+            await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        result = await caller.resume("r", **TENANT)
+    assert (result.status, result.stop_reason) == ("cancelled", "cancelled")
+    assert activities(await bank.histories("r"))[-1] == "end"
+    await caller.close()
+
+
+@with_loop
+async def test_a_cancelled_once_call_is_in_doubt_and_asks_the_world(bank: Bank) -> None:
+    turns = (call("wire", amount=7), "over")
+    caller = bank.agent(*turns)
+    async with bank.worker(*turns):
+        async with caller.stream("Wire.", **TENANT, run_id="r") as stream:
+            await until(bank.begun.is_set)
+        assert stream.result.status == "paused"
+        result = await caller.resume("r", **TENANT)
+    assert (result.status, result.stop_reason) == ("cancelled", "cancelled")
+    assert bank.happened == []
+    steps = activities(await bank.histories("r"))
+    assert [s for s in steps if s != "interrupt"] == [
+        *("take", "ask_model", "judge", "execute", "park"),
+        *("take", "settle", "end"),
+    ]
+    await caller.close()
+
+
+@with_loop
+async def test_a_deadline_reaches_the_run(bank: Bank) -> None:
+    turns = (call("wait"), "over")
+    caller = bank.agent(*turns)
+    async with bank.worker(*turns):
+        result = await caller.run("Wait.", **TENANT, run_id="r", timeout=1.0)
+    assert (result.status, result.stop_reason) == ("stopped", "timeout")
+    assert activities(await bank.histories("r"))[-2:] == ["execute", "end"]
+    await caller.close()
+
+
+@with_loop
+async def test_a_retry_waits_in_the_workflow(bank: Bank) -> None:
+    turns = (ModelUnavailable("down", retry_after=0.5), "over")
+    caller = bank.agent(*turns)
+    async with bank.worker(*turns):
+        result = await caller.run("Hello.", **TENANT, run_id="r")
+    assert result.output == "over"
+    (history,) = await bank.histories("r")
+    timers = [e for e in history.events if e.HasField("timer_fired_event_attributes")]
+    assert len(timers) == 1
+    await caller.close()
+
+
+@with_loop
+async def test_dependencies_of_one_call_are_refused_and_a_factory_s_are_made_by_the_worker(
+    bank: Bank,
+) -> None:
+    caller = bank.agent(*TURNS, deps=lambda scope: scope.tenant)
+    async with bank.worker(*TURNS, deps=lambda scope: scope.tenant):
+        with pytest.raises(InvalidDeps, match="factory"):
+            await caller.run("Pay.", **TENANT, deps="mine")
+        assert (await caller.run("Pay.", **TENANT)).status == "completed"
+    await caller.close()
+
+
+@with_loop
+async def test_what_code_raises_pauses_the_run_and_another_release_goes_on(bank: Bank) -> None:
+    caller = bank.agent("fine")
+
+    async def broken(value: str) -> str:
+        raise KeyError("oh")
+
+    async with bank.worker("fine", output_validators=[broken]):
+        result = await caller.run("Hello.", **TENANT, run_id="r")
+        assert (result.status, result.error) == ("paused", "KeyError: 'oh'")
+    async with bank.worker("fine"):
+        result = await caller.resume("r", **TENANT)
+    assert result.output == "fine"
+    await caller.close()
