@@ -64,20 +64,20 @@ CREATE FUNCTION now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
 $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint $$;
 
 -- A group of batches in one transaction, a savepoint each: one that fails or is refused aborts no other. No key:
--- a new run. `again`: the group was sent before and its fate is not known, so what is there already has landed.
-CREATE FUNCTION append(me text, again boolean, tenants text[], users text[], sessions text[], run_ids text[],
-  keys bigint[], tokens bigint[], firsts integer[], lasts integer[], starts bigint[], ats bigint[], statuses text[],
-  joins boolean[], batches bytea[], owners integer[], digests text[], datas bytea[])
+-- a new run. `again`: the group was sent before and its fate is not known, so what is there already has landed. The
+-- events come in base64, since JSON text may hold what a text of PostgreSQL may not.
+CREATE FUNCTION append(me text, again boolean, batches json, owners integer[], digests text[], datas bytea[])
 RETURNS TABLE (fate text, handle bigint, why text) LANGUAGE plpgsql SET search_path = shipworthy AS $$
-DECLARE b record; watched_until bigint;
+DECLARE b record; watched_until bigint; batch bytea;
 BEGIN
-  FOR b IN SELECT * FROM unnest(tenants, users, sessions, run_ids, keys, tokens, firsts, lasts, starts, ats, statuses,
-    joins, batches) WITH ORDINALITY AS u (tenant, user_id, session_id, run_id, key, token, first, last, started, at,
-    status, joins, events, n)
+  FOR b IN SELECT row_number() OVER () AS n, * FROM json_to_recordset(batches) AS u (tenant text, user_id text,
+    session_id text, run_id text, key bigint, token bigint, first integer, last integer, started bigint, at bigint,
+    status text, joins boolean, events text)
   LOOP
     fate := 'landed'; handle := NULL; why := NULL; watched_until := 0;
     BEGIN
       PERFORM set_config('shipworthy.tenant', b.tenant, true);
+      batch := decode(b.events, 'base64');
       IF b.key IS NULL THEN
         INSERT INTO runs (tenant, "user", session, run_id, status, fence, worker, head, started_at, updated_at)
         VALUES (b.tenant, b.user_id, b.session_id, b.run_id, b.status, 1,
@@ -90,7 +90,7 @@ BEGIN
         RETURNING r.key, r.watched INTO handle, watched_until;
       END IF;
       IF handle IS NOT NULL THEN
-        INSERT INTO journal VALUES (handle, b.tenant, b.first, b.last, b.events);
+        INSERT INTO journal VALUES (handle, b.tenant, b.first, b.last, batch);
         IF owners <> '{}' THEN
           INSERT INTO bodies SELECT handle, b.tenant, digest, data
           FROM unnest(owners, digests, datas) AS u (owner, digest, data) WHERE owner = b.n ON CONFLICT DO NOTHING;
@@ -101,11 +101,11 @@ BEGIN
             s.tenant = b.tenant AND s.session = b.session_id AND s."user" IS NOT DISTINCT FROM b.user_id)
           WHERE r.key = handle AND r.position IS NULL;
         END IF;
-        IF watched_until > now_ms() THEN PERFORM pg_notify('shipworthy', handle::text); END IF;
+        IF watched_until > 0 AND watched_until > now_ms() THEN PERFORM pg_notify('shipworthy', handle::text); END IF;
       ELSIF again THEN
         SELECT r.key INTO handle FROM runs AS r JOIN journal AS j ON j.run = r.key AND j.first = b.first
         WHERE r.tenant = b.tenant AND r.run_id = b.run_id AND r.fence = coalesce(b.token, 1)
-          AND (r.key = b.key OR b.key IS NULL AND coalesce(r.worker, me) = me) AND j.events = b.events;
+          AND (r.key = b.key OR b.key IS NULL AND coalesce(r.worker, me) = me) AND j.events = batch;
       END IF;
       IF handle IS NULL THEN fate := 'refused'; END IF;
     EXCEPTION WHEN OTHERS THEN

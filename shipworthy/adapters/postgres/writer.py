@@ -24,7 +24,8 @@ from shipworthy.errors import CommitUncertain, Fenced, StoreError, StoreFull, St
 
 AT_ONCE = 64
 """Batches of one transaction: more subtransactions than these would slow every snapshot of the server."""
-_APPEND = f"SELECT fate, handle, why FROM append({', '.join(['%b'] * 18)})"
+_APPEND = "SELECT fate, handle, why FROM append(%s, %s, %s, %b, %b, %b)"
+_encode = msgspec.json.Encoder().encode
 
 
 def boot_ms() -> int:
@@ -53,6 +54,24 @@ class Append(msgspec.Struct, frozen=True, gc=False):
         if self.fence is None:
             return None
         raise Fenced(f"Run {self.run_id!r} was taken over, released, or does not go on from there.")
+
+
+class _Row(msgspec.Struct, gc=False, omit_defaults=True):
+    """A batch as the server reads it."""
+
+    tenant: str
+    user_id: str | None
+    session_id: str | None
+    run_id: str
+    key: int | None
+    token: int | None
+    first: int
+    last: int
+    started: int
+    at: int
+    status: str
+    joins: bool
+    events: bytes
 
 
 class Lease:
@@ -146,17 +165,14 @@ def _order(job: Job[Any]) -> tuple[str, str]:
 
 
 def _values(me: str, again: bool, batches: Sequence[Append]) -> list[Any]:
-    """The group as the arrays that `append` takes (schema.sql): a column of the batches each, then their bodies'."""
+    """The group as `append` takes it (schema.sql): one document, and beside it the bodies of all."""
     rows = [_row(batch.scope, batch.run_id, batch.fence, batch.entry) for batch in batches]
     bodies = [(n, *body) for n, batch in enumerate(batches, 1) for body in batch.entry.bodies.items()]
-    return [me, again, *_columns(rows, 13), *_columns(bodies, 3)]
+    return [me, again, _encode(rows).decode(), *[[body[i] for body in bodies] for i in range(3)]]
 
 
-def _row(scope: Scope, run_id: str, fence: Fence | None, e: Entry) -> tuple[Any, ...]:
+def _row(scope: Scope, run_id: str, fence: Fence | None, entry: Entry) -> _Row:
     key, token = (None, None) if fence is None else (fence.key, fence.token)
-    who = (scope.tenant, scope.user, scope.session, run_id, key, token)
-    return (*who, e.first, e.last, e.started, e.at, e.status, e.joins, e.events)
-
-
-def _columns(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
-    return [[row[i] for row in rows] for i in range(width)]
+    e = entry
+    who = (scope.tenant, scope.user, scope.session, run_id)
+    return _Row(*who, key, token, e.first, e.last, e.started, e.at, e.status, e.joins, e.events)
