@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from shipworthy.adapters.sqlite import SqliteStore
+from shipworthy.adapters.sqlite import SqliteStore, connection
 from shipworthy.domain.journal import RunFilter
 from shipworthy.domain.scope import Operator
 from shipworthy.errors import Fenced, RunBusy
@@ -132,6 +132,25 @@ async def main():
     await store.close()
 asyncio.run(main())
 """
+
+
+def test_a_file_that_another_process_creates_while_it_is_looked_at_is_no_stranger(tmp_path: Path) -> None:
+    database = connection.Database(str(tmp_path / "runs.db"))
+    opened = connection.connect(database)
+    opened.pragma("journal_mode", "wal")
+
+    def meanwhile(_: object, statement: str, __: object) -> bool:
+        if "user_version" in statement:
+            opened.exec_trace = None
+            connection.prepare(database).close()
+        return True
+
+    opened.exec_trace = meanwhile
+    try:
+        connection._create(opened, database)
+        assert connection._ours(opened, database)
+    finally:
+        opened.close()
 
 
 def test_a_killed_process_loses_its_runs_at_once_and_nothing_that_was_acknowledged(tmp_path: Path) -> None:

@@ -240,9 +240,11 @@ def _recognise(database: Database, application: int, version: int, empty: bool) 
 
 
 def _ours(connection: apsw.Connection, database: Database) -> bool:
-    """The same, as a transaction sees it."""
-    empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall() == [(0,)]
-    return _recognise(database, connection.pragma("application_id"), connection.pragma("user_version"), empty)
+    """The same, as one transaction sees it."""
+    with connection:
+        empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall() == [(0,)]
+        application, version = connection.pragma("application_id"), connection.pragma("user_version")
+    return _recognise(database, application, version, empty)
 
 
 def _create(connection: apsw.Connection, database: Database) -> None:
