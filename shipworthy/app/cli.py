@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 runs = typer.Typer(
-    help="What a store holds: list, show, resume, recover, export, prune.",
+    help="What a store holds: list, show, resume, recover, export, migrate, prune.",
     epilog=_EXIT_CODES,
     no_args_is_help=True,
 )
@@ -40,7 +40,7 @@ MaybeSession = Annotated[
     str | None, typer.Option("--session", "-s", help="The user's session, to go on with.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
-StoreOption = Annotated[str | None, typer.Option("--store", help="sqlite:<path>")]
+StoreOption = Annotated[str | None, typer.Option("--store", help="sqlite:<path> or postgres://...")]
 AgentOption = Annotated[str | None, typer.Option("--agent", help="module:agent, for its store.")]
 TheAgent = Annotated[str, typer.Option("--agent", help="module:agent that goes on with the run.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
@@ -221,6 +221,31 @@ def export(
     return commands.with_store(
         commands.Where(store, agent), as_json=True, work=lambda p, s: go(p, s, scope, known, output)
     )
+
+
+@runs.command()
+def migrate(
+    source: Annotated[
+        str, typer.Option("--from", metavar="STORE", help="sqlite:<path> or postgres://..., which is left.")
+    ],
+    destination: Annotated[
+        str, typer.Option("--to", metavar="STORE", help="sqlite:<path> or postgres://..., which is gone to.")
+    ],
+    tenant: MaybeTenant = None,
+    as_json: AsJson = False,
+) -> int:
+    """Bring every run to another store, of every tenant unless one is named. For operators; may be interrupted, and
+    run again.
+
+    Exit code 1 if a run was left behind: it is named, with what to do. With --json: {"from", "to", "runs", "copied",
+    "moved", "there", "left": [...]}.
+    """
+    from shipworthy.app.commands import runs as commands
+    from shipworthy.app.commands.migrating import migrate as go
+
+    if tenant is not None:
+        commands.whose(tenant)
+    return go(source, destination, tenant, as_json=as_json)
 
 
 @runs.command()

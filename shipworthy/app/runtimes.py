@@ -162,7 +162,7 @@ def runtime_for(runtime: Runtime | str | None) -> Runtime:
     said = (
         f"{runtime.partition('://')[0]}://..."
         if isinstance(runtime, str) and "://" in runtime
-        else repr(runtime)
+        else repr(runtime.partition(":")[0] if isinstance(runtime, str) else runtime)
     )
     raise ConfigurationError(
         f"{said} is not a runtime.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -122,3 +122,19 @@ class Bodies:
     async def message(self, message: Message) -> Message:
         """The message with every body in its place."""
         return Message(message.role, tuple([await self.part(p) for p in message.parts]))
+
+
+def digests_of(value: Any) -> list[str]:
+    """The bodies that *value* refers to, events or parts of them, each once."""
+    return sorted({stored.digest for stored in _stored(value)})
+
+
+def _stored(value: Any) -> Iterator[Stored]:
+    if isinstance(value, Stored):
+        yield value
+    elif isinstance(value, msgspec.Struct):
+        for field in value.__struct_fields__:
+            yield from _stored(getattr(value, field))
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _stored(item)

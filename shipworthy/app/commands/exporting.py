@@ -9,7 +9,7 @@ the bytes are not UTF-8; last `{"type": "end", "events": n, "bodies": n}`, so th
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ import msgspec
 
 from shipworthy.app.commands.printing import OK, Printer, note
 from shipworthy.app.commands.runs import summary_data
-from shipworthy.domain.messages import Stored
 from shipworthy.domain.scope import Scope
+from shipworthy.engine.bodies import digests_of
 from shipworthy.errors import ConfigurationError
 from shipworthy.ports.store import Store
 
@@ -53,23 +53,11 @@ async def _lines(store: Store, scope: Scope, run_id: str) -> AsyncIterator[dict[
     yield {"type": "run", "export": FORMAT, **summary_data(summary)}
     for event in events:
         yield {"type": "event", "event": event}
-    digests = sorted({stored.digest for event in events for stored in _stored(event)})
+    digests = digests_of(events)
     for digest in digests:
         body = await store.body(scope, run_id, digest)
         yield {"type": "body", "digest": digest, "size": len(body), **_data(body)}
     yield {"type": "end", "events": len(events), "bodies": len(digests)}
-
-
-def _stored(value: Any) -> Iterator[Stored]:
-    """Every body that *value* refers to."""
-    if isinstance(value, Stored):
-        yield value
-    elif isinstance(value, msgspec.Struct):
-        for field in value.__struct_fields__:
-            yield from _stored(getattr(value, field))
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _stored(item)
 
 
 def _data(body: bytes) -> dict[str, str]:

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
@@ -26,6 +27,8 @@ from shipworthy.errors import ConfigurationError, IdentityMissing, InputError
 from shipworthy.ports.store import Store
 from shipworthy.rules.state import replay
 from shipworthy.rules.text import clean
+
+_STORES = "Pass sqlite:<path> or postgres://user@host/database."
 
 
 class Where(msgspec.Struct, frozen=True):
@@ -53,14 +56,15 @@ def with_store(
 async def _opened(where: Where) -> AsyncIterator[Store]:
     if (where.store is None) == (where.agent is None):
         raise ConfigurationError(
-            "Which store?", fix="Pass one of --store sqlite:<path> and --agent module:agent."
+            "Which store?",
+            fix="Pass one of --store sqlite:<path> (or postgres://...) and --agent module:agent.",
         )
     if where.agent is not None:
         async with closing(load_agent(where.agent)) as agent:
             await agent.runtime.open()
             yield agent.runtime.store
         return
-    runtime = _existing(where.store or "")
+    runtime = existing(where.store or "")
     await runtime.open()
     try:
         yield runtime.store
@@ -68,13 +72,30 @@ async def _opened(where: Where) -> AsyncIterator[Store]:
         await runtime.close()
 
 
-def _existing(address: str) -> Runtime:
-    """A runtime on what is there already: looking must not create a database."""
-    runtime = runtime_for(address)
-    path = address.removeprefix("sqlite:")
-    if not os.path.exists(path):
-        raise ConfigurationError(f"There is no database at {path}.", fix="Pass --store sqlite:<path>.")
-    return runtime
+def existing(address: str) -> Runtime:
+    """A runtime on what is there already: looking must not create a file."""
+    place_of(address)
+    if address.startswith("sqlite:") and not os.path.exists(path := address.removeprefix("sqlite:")):
+        raise ConfigurationError(f"There is no database at {path}.", fix=_STORES)
+    return runtime_for(address)
+
+
+def place_of(address: str) -> str:
+    """What a store is called in texts and journals: without user, password and settings. Raises ConfigurationError for
+    what is no durable store."""
+    kind, _, path = address.partition(":")
+    if kind == "sqlite" and path:
+        return f"sqlite:{os.path.realpath(path)}"
+    try:
+        said = urlsplit(address)
+        options = dict(parse_qsl(said.query))
+        host, port = said.hostname or options.get("host", ""), said.port or options.get("port", 5432)
+    except ValueError:
+        kind = "?"
+    if kind not in ("postgres", "postgresql") or not path.startswith("//"):
+        said_to_be = repr(kind) if kind.isidentifier() else "That"
+        raise ConfigurationError(f"{said_to_be} is not a runtime that keeps its runs.", fix=_STORES)
+    return f"postgres://{host}:{port}/{options.get('dbname', said.path.lstrip('/'))}"
 
 
 async def listing(printer: Printer, store: Store, scope: Scope, which: RunFilter) -> int:
