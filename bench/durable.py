@@ -189,10 +189,10 @@ class GroupCommit:
             cursor.execute("BEGIN IMMEDIATE")
             cursor.executemany("INSERT INTO log (data) VALUES (?)", [(blob,) for blob, _ in group])
             cursor.execute("COMMIT")
-            self._loop.call_soon_threadsafe(_wake, [future for _, future in group])
+            self._loop.call_soon_threadsafe(wake, [future for _, future in group])
 
 
-def _wake(futures: list[asyncio.Future[None]]) -> None:
+def wake(futures: list[asyncio.Future[None]]) -> None:
     for future in futures:
         future.set_result(None)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from shipworthy.adapters.postgres.connection import Connection, Server, checked,
 from shipworthy.adapters.postgres.lanes import Listener, Session
 from shipworthy.adapters.postgres.writer import Append, Lease, Writer
 from shipworthy.adapters.shared.entries import demand, entry_of
-from shipworthy.adapters.shared.lane import outlived
+from shipworthy.adapters.shared.lane import forks, outlived
 from shipworthy.adapters.shared.queries import Ask, Reads
 from shipworthy.domain.journal import Batch, Claim, Fence, RunSummary
 from shipworthy.domain.scope import Operator, Scope
@@ -29,7 +28,7 @@ class _Sessions:
     """What an open store has: threads, each with a session, and this process's part in them."""
 
     def __init__(self, server: Server, ttl: int, skew: int, readers: int) -> None:
-        self.pid = os.getpid()
+        self.forks = forks()
         self.lease = Lease(ttl, skew)
         self.writer = Writer(server, self.lease)
         self.readers = [Session("reader", server) for _ in range(readers)]
@@ -99,7 +98,7 @@ class PostgresStore(Reads):
     async def close(self) -> None:
         """Finish what is queued, release this worker's runs, and end the sessions."""
         sessions, self._sessions, self._closed = self._sessions, None, True
-        if sessions is not None and sessions.pid == os.getpid():
+        if sessions is not None and sessions.forks == forks():
             sessions.listener.stopped.set()
             try:
                 await next(sessions.turn).submit(lambda c: operations.resign(c, sessions.lease))
@@ -171,7 +170,7 @@ class PostgresStore(Reads):
         if self._sessions is None:
             fix = None if self._closed else "Call `await store.open()` first."
             raise StoreClosed(f"The store on {self._server.name} is not open.", fix=fix)
-        if self._sessions.pid != os.getpid():
+        if self._sessions.forks != forks():
             raise StoreClosed(
                 f"The store on {self._server.name} was opened before this process was forked.",
                 fix="Open a store of its own in each process.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
 import threading
 from collections.abc import Callable, Generator
@@ -19,6 +20,21 @@ from shipworthy.errors import StoreClosed, StoreError
 
 T = TypeVar("T")
 GROUP = 1024
+_forks = 0
+
+
+def forks() -> int:
+    """How often this process was forked from one that had loaded this module. Who opened a store compares it with what
+    it was then: asking for the process id costs a system call each time."""
+    return _forks
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
 
 
 class Fate(asyncio.Future[T]):

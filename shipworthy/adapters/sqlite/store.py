@@ -14,7 +14,7 @@ import apsw
 import shipworthy.adapters.sqlite.operations as operations
 import shipworthy.adapters.sqlite.reader as reader
 from shipworthy.adapters.shared.entries import demand, entry_of
-from shipworthy.adapters.shared.lane import outlived
+from shipworthy.adapters.shared.lane import forks, outlived
 from shipworthy.adapters.shared.queries import Ask, Reads
 from shipworthy.adapters.sqlite.connection import Database, Durability, prepare, rows
 from shipworthy.adapters.sqlite.operations import PRUNED_AT_ONCE
@@ -63,7 +63,7 @@ class SqliteStore(Reads):
         self._skew = int(clock_skew * 1000)
         self._opening = threading.Lock()
         self._closed = False
-        self._pid = 0
+        self._forks = 0
         self._worker: Worker | None = None
         self._writer: Writer | None = None
         self._reader: Reader | None = None
@@ -88,7 +88,7 @@ class SqliteStore(Reads):
             self._worker, self._reader = worker, Reader(self._database)
             self._reader.start()
             writer.start()
-            self._pid = os.getpid()
+            self._forks = forks()
             self._closed = False
             self._writer = writer
 
@@ -100,7 +100,7 @@ class SqliteStore(Reads):
         with self._opening:
             self._closed = True
             writer, self._writer = self._writer, None
-            if writer is None or self._reader is None or self._worker is None or self._pid != os.getpid():
+            if writer is None or self._reader is None or self._worker is None or self._forks != forks():
                 return
             writer.resign()
             self._reader.stop()
@@ -184,7 +184,7 @@ class SqliteStore(Reads):
             if self._closed:
                 raise StoreClosed(f"The store {path} was closed.")
             raise StoreClosed(f"The store {path} is not open.", fix="Call `await store.open()` first.")
-        if self._pid != os.getpid():
+        if self._forks != forks():
             raise StoreClosed(
                 f"The store {self._database.path} was opened before this process was forked.",
                 fix="Open a store of its own in each process.",

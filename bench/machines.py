@@ -1,0 +1,149 @@
+"""The rows of the runtimes for many machines, beside their floors on the same servers, which this starts itself.
+
+A *step* is one batch that is durable when the call returns, and a run is that of `durable.py`: a `once` call a turn.
+
+* The bare Postgres commit: one INSERT of a blob of the same length into a table of two columns, in a transaction of its
+  own, by one caller who does nothing else.
+* The bare grouped commit: as many tasks as there are runs, each with one blob after the other for one thread, which
+  sends what waits as one pipelined transaction of INSERTs and wakes the tasks with one call to the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import queue
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from durable import Durable, agent_of, wake
+
+from shipworthy import PostgresRuntime, ToolCall
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the servers are those of the tests
+
+from tests.servers.postgres import postgres_server
+
+SEAT = '{"seat":"12A","name":"Ada Lovelace"}'
+_names = itertools.count()
+
+
+def database() -> str:
+    """A new one, on the one server."""
+    return postgres_server().fresh_database()
+
+
+def _drop(dsn: str) -> None:
+    postgres_server().drop_database(dsn)
+
+
+# --- ours -------------------------------------------------------------------------------------
+
+
+def on_postgres(runs: int, turns: int) -> Durable:
+    """So many runs at once, of so many turns with one `once` call each, in one process."""
+    dsn = database()
+
+    async def measured() -> float:
+        async with agent_of(PostgresRuntime(dsn), turns, [ToolCall("book", SEAT)]) as agent:
+            return await _together(agent, runs)
+
+    seconds = asyncio.run(measured())
+    with psycopg.connect(dsn) as connection:
+        [(steps,)] = connection.execute("SELECT count(*) FROM shipworthy.journal").fetchall()
+    _drop(dsn)
+    return Durable(steps, runs * turns, seconds)
+
+
+async def _together(agent: Any, runs: int) -> float:
+    await agent.run("Book.", tenant_id="acme", user_id="first")
+    begun = time.perf_counter()
+    results = await asyncio.gather(
+        *[agent.run("Book.", tenant_id="acme", user_id=f"user-{n}") for n in range(runs)]
+    )
+    seconds = time.perf_counter() - begun
+    assert all(result.output == "All seats are booked." for result in results)
+    return seconds
+
+
+# --- the floors -------------------------------------------------------------------------------
+
+
+def _bare(dsn: str) -> psycopg.Connection[Any]:
+    connection = psycopg.connect(dsn, autocommit=True)
+    connection.execute("CREATE TABLE log (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, data bytea NOT NULL)")
+    return connection
+
+
+_INSERT = "INSERT INTO log (data) VALUES (%b)"
+
+
+def single_commits(blobs: Sequence[bytes]) -> Durable:
+    """One caller, one transaction for each blob."""
+    dsn = database()
+    connection = _bare(dsn)
+    begun = time.perf_counter()
+    for blob in blobs:
+        connection.execute(_INSERT, (blob,), prepare=True)
+    seconds = time.perf_counter() - begun
+    connection.close()
+    _drop(dsn)
+    return Durable(len(blobs), 0, seconds)
+
+
+def grouped_commits(blobs: Sequence[bytes], committers: int) -> Durable:
+    """So many tasks, each with all the blobs one after the other."""
+    dsn = database()
+
+    async def measured() -> float:
+        group = Grouped(dsn, asyncio.get_running_loop())
+
+        async def commit_all() -> None:
+            for blob in blobs:
+                await group.commit(blob)
+
+        begun = time.perf_counter()
+        await asyncio.gather(*[commit_all() for _ in range(committers)])
+        seconds = time.perf_counter() - begun
+        group.close()
+        return seconds
+
+    seconds = asyncio.run(measured())
+    _drop(dsn)
+    return Durable(len(blobs) * committers, 0, seconds)
+
+
+class Grouped:
+    """One thread that commits whatever waits, and wakes all who waited at once."""
+
+    def __init__(self, dsn: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._connection = _bare(dsn)
+        self._queue: queue.SimpleQueue[tuple[bytes, asyncio.Future[None]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def commit(self, blob: bytes) -> asyncio.Future[None]:
+        future = self._loop.create_future()
+        self._queue.put((blob, future))
+        return future
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        self._connection.close()
+
+    def _run(self) -> None:
+        cursor = self._connection.cursor()
+        while (first := self._queue.get()) is not None:
+            group = [first]
+            while not self._queue.empty() and (more := self._queue.get()) is not None:
+                group.append(more)
+            with self._connection.transaction():
+                cursor.executemany(_INSERT, [(blob,) for blob, _ in group])
+            self._loop.call_soon_threadsafe(wake, [future for _, future in group])
