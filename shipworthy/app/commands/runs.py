@@ -86,15 +86,15 @@ def place_of(address: str) -> str:
     kind, _, path = address.partition(":")
     if kind == "sqlite" and path:
         return f"sqlite:{os.path.realpath(path)}"
+    if kind not in ("postgres", "postgresql") or not path.startswith("//"):
+        named = repr(kind) if kind.isidentifier() else "That"
+        raise ConfigurationError(f"{named} is not a runtime that keeps its runs.", fix=_STORES)
     try:
         said = urlsplit(address)
         options = dict(parse_qsl(said.query))
         host, port = said.hostname or options.get("host", ""), said.port or options.get("port", 5432)
     except ValueError:
-        kind = "?"
-    if kind not in ("postgres", "postgresql") or not path.startswith("//"):
-        said_to_be = repr(kind) if kind.isidentifier() else "That"
-        raise ConfigurationError(f"{said_to_be} is not a runtime that keeps its runs.", fix=_STORES)
+        raise ConfigurationError("The address of the server cannot be read.", fix=_STORES) from None
     return f"postgres://{host}:{port}/{options.get('dbname', said.path.lstrip('/'))}"
 
 
