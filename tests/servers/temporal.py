@@ -142,6 +142,8 @@ class _Server:
         command = [self._program, "server", "start-dev", "--headless", "--ip", "127.0.0.1"]
         command += ["--port", str(self._port), "--db-filename", str(self._folder / "history.db")]
         command += ["--log-level", "error"]
+        # What is written outlives the process, which is killed here; the machine's power is not cut.
+        command += ["--sqlite-pragma", "journal_mode=wal", "--sqlite-pragma", "synchronous=normal"]
         for name, value in self._settings.items():
             command += ["--dynamic-config-value", f"{name}={value}"]
         kept = Kept(self._folder, command, number=signal.SIGKILL)
