@@ -22,6 +22,7 @@ from shipworthy import (
     tool,
 )
 from shipworthy.app.configuration import Tuning
+from tests.crash.proof import LONG
 from tests.servers.temporal import fresh_name
 
 SECRET = "sesame-4711"
@@ -127,12 +128,12 @@ def with_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 
     @functools.wraps(test)
     def run(*args: Any, **options: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(*args, **options), 60.0))
+        asyncio.run(asyncio.wait_for(test(*args, **options), 60.0 if not LONG else 900.0))
 
     return run
 
 
-async def until(holds: Callable[[], Any], within: float = 15.0) -> None:
+async def until(holds: Callable[[], Any], within: float = 40.0) -> None:
     """Wait until *holds*."""
     async with asyncio.timeout(within):
         while not holds():  # noqa: ASYNC110 - nothing tells of it
