@@ -67,6 +67,7 @@ class Ack(msgspec.Struct, frozen=True):
     event: str = ""
     status: str = ""
     output: str | None = None
+    pid: int = 0
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -80,12 +81,14 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """When the world was asked of a call in doubt, on the lease clock."""
+    """When the world was asked of an attempt that is in doubt, on the lease clock, and by whom."""
 
     tenant: str
     run_id: str
     call_id: str
+    attempt: int
     clock: int
+    pid: int
 
 
 class Reference(msgspec.Struct):
@@ -221,14 +224,22 @@ def asked_otherwise(expected: Reference, requests: Iterable[Request]) -> list[Vi
     return found
 
 
-def believed_too_early(journal: Journal, asked: Iterable[Asked], skew: int) -> list[Violation]:
-    """Of a call of a worker that was stopped and lives, the world is asked only when it can no longer happen."""
+def believed_too_early(
+    journal: Journal, asked: Iterable[Asked], acks: Iterable[Ack], skew: int
+) -> list[Violation]:
+    """Of a call of a worker that may live, another one asks the world only when it can no longer happen."""
+    own = {(a.tenant, a.run_id, a.seq, a.pid) for a in acks}
     found = []
     for question in asked:
         events = journal[question.tenant, question.run_id].events
-        first = next(e for e in events if isinstance(e, ToolAttempted) and e.call_id == question.call_id)
-        until = first.start_by + int((first.timeout or 0) * 1000) + skew
-        if question.clock < until:
+        made = next(
+            e
+            for e in events
+            if isinstance(e, ToolAttempted) and (e.call_id, e.attempt) == (question.call_id, question.attempt)
+        )
+        until = made.start_by + int((made.timeout or 0) * 1000) + skew
+        by_another = (question.tenant, question.run_id, made.seq, question.pid) not in own
+        if by_another and question.clock < until:
             early = until - question.clock
             found.append(Violation("zombie", f"{question.call_id}: asked {early} ms before it was safe"))
     return found

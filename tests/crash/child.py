@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import apsw
 import msgspec
 
-from shipworthy import SqliteRuntime
+from shipworthy import PostgresRuntime, SqliteRuntime
 from shipworthy.adapters.sqlite import writer
 from shipworthy.adapters.sqlite.power import PowerLossVfs
 from shipworthy.app.agent import Agent
@@ -23,10 +23,12 @@ from shipworthy.domain.effects import DidNotHappen, Happened, Settlement
 from shipworthy.domain.events import AnyEvent, Event
 from shipworthy.domain.results import RunResult
 from shipworthy.domain.scope import Scope
+from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import ShipworthyError, StoreError
 from shipworthy.rules.codec import encode_event
 from shipworthy.testing.faults import Point, Points
-from tests.crash import checks, mutants, scenario
+from tests.crash import checks, links, mutants, scenario
+from tests.crash.links import LinkFault
 from tests.crash.scenario import Report, append, identity, prompt, tenant
 
 T = TypeVar("T")
@@ -49,9 +51,11 @@ class Job(msgspec.Struct, kw_only=True):
     `again`: how often a run that a StoreError stopped is taken up again in this process; after that the error ends the
     process, unless it is `tolerant`. `lossy`: on a disk that forgets what was not synced when the power fails, which
     it does at the point `at` with the action "power", or before the operation number `cut`; `torn` seeds what is left.
+    `database`: on that PostgreSQL database; the way to it fails as `link` says.
     """
 
     folder: str
+    database: str = ""
     generation: int
     way: Way = "run"
     runs: list[str]
@@ -64,6 +68,7 @@ class Job(msgspec.Struct, kw_only=True):
     action: Action = "kill"
     mutant: str | None = None
     fault: DiskFault | None = None
+    link: LinkFault | None = None
     lossy: bool = False
     cut: int | None = None
     torn: int | None = None
@@ -84,6 +89,7 @@ class Outcome(msgspec.Struct):
 
     points: list[Point]
     pending: list[Pending] = []
+    settled: list[str] = []
     errors: list[str] = []
     operations: dict[str, int] = {}
     clock: int = 0
@@ -94,36 +100,50 @@ def preload() -> None:
     """Import what a job needs, in the process that is forked for each."""
     import pydantic  # noqa: F401
 
+    import shipworthy.adapters.postgres
     import shipworthy.app.outputs
     import shipworthy.engine.follow  # noqa: F401
 
 
-def main(raw: dict[str, Any]) -> None:
+def main(raw: dict[str, Any], process: type[Process] | None = None) -> None:
     """Do a job to its end, or to its point."""
     job = msgspec.convert(raw, Job)
     random.uniform = lambda low, high: low  # type: ignore[assignment]  # backing off costs a proof only time
     if job.mutant is not None:
-        mutants.switch_on(job.mutant)
-    _Process(job).work()
+        mutants.switch_on(job.mutant, job.database)
+    (process or Process)(job).work()
 
 
-class _Process:
+class Process:
+    """One that does a job."""
+
     def __init__(self, job: Job) -> None:
         self.job = job
         self.folder = Path(job.folder)
         self.outcome = Outcome([])
         self.vfs = self._disk()
         self.points = Points(job.at, self._act)
-        setting = job.setting
-        runtime = SqliteRuntime(
+        runtime = self._runtime()
+        self.store = runtime.store
+        self.points.watch(runtime, acknowledged=self._committed)
+        self.agent: Agent[Any, Report] = scenario.agent(self.folder, runtime, self.points, job.setting)
+
+    def _runtime(self) -> Runtime:
+        setting = self.job.setting
+        if self.job.database:
+            links.cut(self.job.link, self.folder, self.outcome.operations)
+            return PostgresRuntime(
+                self.job.database,
+                lease_ttl=setting.ttl,
+                clock_skew=setting.skew,
+                patience=setting.patience,
+            )
+        return SqliteRuntime(
             self.folder / "runs.db",
             lease_ttl=setting.ttl,
             clock_skew=setting.skew,
             vfs=None if self.vfs is None else "disk",
         )
-        self.store = runtime.store
-        self.points.watch(runtime, acknowledged=self._committed)
-        self.agent: Agent[Any, Report] = scenario.agent(self.folder, runtime, self.points, setting)
 
     # faults
 
@@ -165,7 +185,9 @@ class _Process:
 
     def _told(self, run_id: str, event: AnyEvent, how: Any) -> None:
         text = encode_event(event).decode()
-        append(self.folder / "acks", checks.Ack(tenant(run_id), run_id, event.seq, how, text))
+        append(
+            self.folder / "acks", checks.Ack(tenant(run_id), run_id, event.seq, how, text, pid=os.getpid())
+        )
 
     def _returned(self, result: RunResult[Report]) -> None:
         output = msgspec.json.encode(result.value).decode() if result.has_output else None
@@ -192,6 +214,7 @@ class _Process:
         for run_id, settlements in self.job.settle.items():
             if await self._once(lambda r=run_id, s=settlements: self._resume(r, s)) is None:  # type: ignore[misc]
                 return await self.agent.runtime.close()
+            self.outcome.settled.append(run_id)
         drive = self._stream if self.job.way == "stream" else self._run
         if self.job.recover:
             for result in await self.agent.recover():

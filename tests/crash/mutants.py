@@ -157,6 +157,6 @@ _MUTANTS: dict[str, Callable[[], None]] = {
 }
 
 
-def switch_on(name: str) -> None:
+def switch_on(name: str, database: str = "") -> None:
     """Break this process."""
     _MUTANTS[name]()

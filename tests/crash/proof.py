@@ -9,31 +9,32 @@ import random
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import apsw
 import msgspec
 
-from shipworthy.adapters.shared import queries
-from shipworthy.adapters.sqlite import reader
-from shipworthy.adapters.sqlite.connection import rows
 from shipworthy.domain.events import ToolAttempted
-from shipworthy.domain.scope import Scope
-from shipworthy.errors import StoreError
 from shipworthy.testing.faults import Point
-from tests.crash import checks, scenario
+from tests.crash import checks, databases, scenario
 from tests.crash.checks import Ack, Asked, Effect, Reference, Request, Violation
 from tests.crash.child import Action, DiskFault, Job, Outcome, Pending, Way
+from tests.crash.links import LinkFault
 from tests.crash.zygote import Child, Zygote
 
+S = TypeVar("S")
+T = TypeVar("T")
 LONG = os.environ.get("SHIPWORTHY_PROOF") == "long"
 SEED = int(os.environ.setdefault("SHIPWORTHY_SEED", str(random.SystemRandom().randrange(2**32))))
 """Of the random kills; the processes that pytest starts share it."""
 GENERATIONS = 12
+PATIENCE = 60.0
+"""Seconds."""
 KEPT = 16
 """Worlds that are there at once."""
 SHARDS = 4
@@ -96,6 +97,7 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
         """What a process of the variant is to do."""
         return Job(
             folder=str(world.folder),
+            database=world.database.address,
             generation=world.next_generation(),
             way=self.way,
             runs=list(self.runs),
@@ -107,6 +109,7 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
 
 SESSION = ("a", "b")
 TOGETHER = ("g1", "g2", "g3", "g4")
+ONE_SESSION = ("b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8")
 PLANS = {
     "run, verify": Plan(way="run", runs=SESSION),
     "stream, person": Plan(way="stream", runs=SESSION, setting=scenario.Setting(verified=False)),
@@ -123,16 +126,22 @@ def with_mutant(plan: Plan, mutant: str | None) -> Plan:
     return msgspec.structs.replace(plan, mutant=mutant)
 
 
+def with_runs(plan: Plan, runs: tuple[str, ...]) -> Plan:
+    """The same plan with other runs."""
+    return msgspec.structs.replace(plan, runs=runs)
+
+
 def with_setting(plan: Plan, **changes: Any) -> Plan:
     """The same plan, its processes set up otherwise."""
     return msgspec.structs.replace(plan, setting=msgspec.structs.replace(plan.setting, **changes))
 
 
 class World:
-    """A folder with a database, and beside it all that is known from outside."""
+    """A database, and a folder with all that is known from outside."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: databases.Database | None = None) -> None:
         self.folder = folder
+        self.database = database or databases.SqliteFile(folder)
         self._generation = itertools.count(1)
 
     def next_generation(self) -> int:
@@ -160,12 +169,22 @@ class World:
             assert self.died()[-1] == str(job.at)
         return True
 
+    def killed(self, where: str) -> None:
+        """Note that a child did not die by its own hand."""
+        scenario.append(self.folder / "died", where)
+        figures.kills += 1
+
     def copy(self, into: Path) -> World:
         """The same world again, as it lies. The shared-memory file is not a part of the database."""
         shutil.copytree(self.folder, into, ignore=shutil.ignore_patterns("*-shm"))
-        copy = World(into)
+        copy = World(into, self.database.copy(into))
         copy._generation = itertools.count(100)
         return copy
+
+    def remove(self) -> None:
+        """Nobody needs it any more."""
+        self.database.drop()
+        shutil.rmtree(self.folder)
 
     # what is known from outside
 
@@ -192,75 +211,40 @@ class World:
         lines = path.read_bytes().splitlines() if path.exists() else []
         return [msgspec.json.decode(line, type=kind) for line in lines]
 
-    def journal(self) -> dict[checks.RunKey, checks.Run]:
+    def journal(self) -> checks.Journal:
         """The runs as they lie."""
-        with self._copy() as path:
-            return _read(path)
+        return self.database.journal()
 
     def session_order(self) -> dict[str, int]:
         """The places that runs have in their session."""
-        with self._copy() as path:
-            query = "SELECT run_id, position FROM runs WHERE position IS NOT NULL"
-            connection = apsw.Connection(str(path))
-            try:
-                return dict(connection.execute(query).fetchall())
-            finally:
-                connection.close()
-
-    @contextmanager
-    def _copy(self) -> Iterator[Path]:
-        """The file as it lies, copied, so that the next process finds it untouched."""
-        copy = self.folder / "copy"
-        copy.mkdir(exist_ok=True)
-        try:
-            for suffix in ("", "-wal"):
-                source = self.folder / f"runs.db{suffix}"
-                if source.exists():
-                    shutil.copyfile(source, copy / f"runs.db{suffix}")
-            yield copy / "runs.db"
-        finally:
-            shutil.rmtree(copy)
-
-
-def _read(path: Path) -> dict[checks.RunKey, checks.Run]:
-    if not path.exists() or not path.stat().st_size:
-        return {}
-    connection = apsw.Connection(str(path))
-    try:
-        cursor = connection.cursor()
-        if not cursor.execute("SELECT 1 FROM sqlite_schema WHERE name = 'runs'").fetchall():
-            return {}
-        found = {}
-        for key, tenant, run_id in cursor.execute("SELECT key, tenant, run_id FROM runs").fetchall():
-            bodies = cursor.execute("SELECT digest FROM bodies WHERE run = ?", (key,)).fetchall()
-            events = queries.history(partial(rows, cursor), reader.HISTORY, Scope(tenant), run_id, 0)
-            found[tenant, run_id] = checks.Run(events, {digest for (digest,) in bodies})
-        return found
-    finally:
-        connection.close()
+        return self.database.session_order()
 
 
 @contextmanager
-def worlds() -> Iterator[Iterator[World]]:
+def worlds(store: databases.Kind = "sqlite") -> Iterator[Iterator[World]]:
     """Fresh worlds: on a disk in memory in the short form, where there is one; they are removed at the end."""
     memory = "/dev/shm" if not LONG and os.access("/dev/shm", os.W_OK) else None
+    kept: deque[World] = deque()
     with tempfile.TemporaryDirectory(prefix="crash-", dir=memory) as folder:
 
         def fresh() -> Iterator[World]:
             for number in itertools.count():
                 made = Path(folder) / str(number)
                 made.mkdir()
-                yield World(made)
-                if number >= KEPT:
-                    shutil.rmtree(Path(folder) / str(number - KEPT))
+                kept.append(World(made, databases.fresh(store, made)))
+                yield kept[-1]
+                if len(kept) > KEPT:
+                    kept.popleft().remove()
 
         yield fresh()
+        for world in kept:
+            world.database.drop()
 
 
 @functools.cache
 def uncrashed(plan: Plan) -> tuple[Reference, list[Point]]:
     """What every other run is compared with, and the points that there are."""
-    with worlds() as fresh:
+    with worlds(plan.setting.store) as fresh:
         world = next(fresh)
         outcome = world.do(plan.job(world))
         assert not outcome.pending
@@ -278,19 +262,24 @@ def judge_crash(world: World) -> list[Violation]:
 
 def judge_end(world: World, expected: Reference) -> list[Violation]:
     """What is wrong with a world whose runs have all ended."""
-    return _unless_damaged(
-        world,
-        lambda: checks.at_the_end(expected, world.acks(), world.journal(), world.sink(), world.requests()),
-    )
+    return _unless_damaged(world, lambda: _at_the_end(world, expected))
+
+
+def _at_the_end(world: World, expected: Reference) -> list[Violation]:
+    journal, acks = world.journal(), world.acks()
+    found = checks.at_the_end(expected, acks, journal, world.sink(), world.requests())
+    if not world.database.knows_the_dead:
+        found += checks.believed_too_early(journal, world.asked(), acks, 0)
+    return found
 
 
 def _unless_damaged(world: World, judge: Callable[[], list[Violation]]) -> list[Violation]:
     try:
         return judge()
-    except (StoreError, apsw.Error) as error:
+    except databases.DAMAGE as error:
         return [
             *checks.repeated(world.sink()),
-            Violation("invalid", f"the file cannot be read: {error!r}"),
+            Violation("invalid", f"the database cannot be read: {error!r}"),
         ]
 
 
@@ -302,7 +291,8 @@ def judge_zombie(
     def judge() -> list[Violation]:
         after = world.journal()
         changed = Violation("zombie", "a stopped worker wrote to a run that it had lost")
-        early = checks.believed_too_early(after, world.asked(), int(setting.skew * 1000))
+        skew = int(setting.skew * 1000) if world.database.knows_the_dead else 0
+        early = checks.believed_too_early(after, world.asked(), world.acks(), skew)
         return [*early, *([] if after == before else [changed])]
 
     return [*judge_end(world, expected), *_unless_damaged(world, judge)]
@@ -311,11 +301,22 @@ def judge_zombie(
 def finish(world: World, plan: Plan, pending: Sequence[Pending] = ()) -> None:
     """New processes resume until all runs have ended; who settles what waits for a person looks at the sink."""
     for _ in range(GENERATIONS):
-        outcome = world.do(plan.job(world, recover=True, settle=settlements(world, pending)))
+        outcome = settled(world, plan, pending)
         pending = outcome.pending
         if not pending:
             return
     raise AssertionError(f"The runs did not come to an end in {GENERATIONS} generations.")
+
+
+def settled(world: World, plan: Plan, pending: Sequence[Pending]) -> Outcome:
+    """What becomes of it when a person settles what is pending, again while that could still be untrue."""
+    settle = settlements(world, pending)
+    until = time.monotonic() + PATIENCE
+    while "SettlementRefused" in (outcome := world.do(plan.job(world, recover=True, settle=settle))).errors:
+        assert time.monotonic() < until, "A settlement is refused for ever."
+        settle = {run_id: told for run_id, told in settle.items() if run_id not in outcome.settled}
+        time.sleep(0.1)
+    return outcome
 
 
 def settlements(world: World, pending: Sequence[Pending]) -> dict[str, dict[str, str | None]]:
@@ -353,25 +354,43 @@ def crash_and_judge(
     return finish_and_judge(world, plan, expected)
 
 
+def each(items: Iterable[tuple[T, S]], judge: Callable[[T, S], None], at_once: int) -> None:
+    """Judge them, some *at_once*: what takes time on a server is waiting."""
+    left = iter(items)
+    with ThreadPoolExecutor(at_once) as pool:
+        while some := list(itertools.islice(left, at_once)):
+            list(pool.map(lambda item: judge(*item), some))
+
+
 def crash_again_and_judge(
-    crashed: World, plan: Plan, expected: Reference, chosen: slice, pending: Sequence[Pending] = ()
+    crashed: World,
+    plan: Plan,
+    expected: Reference,
+    chosen: slice,
+    pending: Sequence[Pending] = (),
+    at_once: int = 1,
 ) -> dict[str, list[Violation]]:
     """Die at the chosen points of the process that resumes a crashed world; each time in a copy of it."""
     found = {}
     with worlds() as rehearsals, worlds() as fresh:
         rehearsal = crashed.copy(next(rehearsals).folder / "rehearsal")
+        outcome = settled(rehearsal, plan, pending)
         settle = settlements(crashed, pending)
-        outcome = rehearsal.do(plan.job(rehearsal, recover=True, settle=settle))
-        for point, place in zip(outcome.points[chosen], fresh, strict=False):
-            world = crashed.copy(place.folder / "world")
-            assert world.die(plan.job(world, at=point, recover=True, settle=settle)), (
-                f"Never reached: {point}."
-            )
+
+        def judge(point: Point, folder: Path) -> None:
+            world = crashed.copy(folder / "world")
+            job = plan.job(world, at=point, recover=True, settle=settle)
+            assert world.die(job), f"Never reached: {point}."
             figures.points += 1
             if violations := finish_and_judge(world, plan, expected):
                 found[str(point)] = violations
+            world.database.drop()
+
+        places = ((p, place.folder) for p, place in zip(outcome.points[chosen], fresh, strict=False))
+        each(places, judge, at_once)
         if outcome.pending and not pending:
-            found |= crash_again_and_judge(rehearsal, plan, expected, chosen, outcome.pending)
+            found |= crash_again_and_judge(rehearsal, plan, expected, chosen, outcome.pending, at_once)
+        rehearsal.database.drop()
     return found
 
 
@@ -429,4 +448,4 @@ def part(points: Sequence[Point], shard: int) -> Sequence[Point]:
     return points[shard::SHARDS]
 
 
-__all__ = ["Action", "DiskFault", "Plan", "World"]
+__all__ = ["Action", "DiskFault", "LinkFault", "Plan", "World"]

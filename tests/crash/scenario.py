@@ -6,17 +6,19 @@ import asyncio
 import fcntl
 import json
 import os
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from shipworthy import Agent, NotDone, RunContext, ScriptedModel, ScriptedTurn, SqliteRuntime, ToolCall, tool
+from shipworthy import Agent, NotDone, RunContext, ScriptedModel, ScriptedTurn, ToolCall, tool
 from shipworthy.adapters.sqlite.workers import now
 from shipworthy.app.configuration import Tuning
 from shipworthy.domain.effects import DidNotHappen, Happened
 from shipworthy.domain.model import Answer, Delta, ModelRequest
+from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import ModelUnavailable
 from shipworthy.testing.faults import Points
 from tests.crash import checks
@@ -156,29 +158,39 @@ class Script:
         """Nothing to close."""
 
 
-def tools(sink: Sink, points: Points, *, verified: bool, pause: float = 0.0) -> Sequence[Any]:
-    """Tools of each contract; `once` ones with verify= if *verified*."""
+def wall_clock() -> int:
+    """The clock of a server on this machine, which is nobody's reading of it."""
+    return time.time_ns() // 1_000_000
+
+
+PATIENT = 60.0
+
+
+def tools(
+    sink: Sink, points: Points, clock: Callable[[], int], *, verified: bool, pause: float = 0.0
+) -> Sequence[Any]:
+    """Tools of each contract; `once` ones with verify= if *verified*, and only they with the agent's own timeout."""
 
     async def ask_the_world(ctx: RunContext[Any], args: Any) -> Happened | DidNotHappen:
-        asked = checks.Asked(ctx.scope.tenant, ctx.run_id, ctx.call_id, now())
-        append(sink.path.with_name("asked"), asked)
+        made = (ctx.scope.tenant, ctx.run_id, ctx.call_id, ctx.attempt)
+        append(sink.path.with_name("asked"), checks.Asked(*made, clock(), os.getpid()))
         return sink.verdict(ctx)
 
     verify: Any = ask_the_world if verified else None
 
-    @tool(effect="read")
+    @tool(effect="read", timeout=PATIENT)
     async def look(ctx: RunContext[Any], n: int) -> str:
         with points.around("read"):
             await asyncio.sleep(pause)
             return f"fact {n}"
 
-    @tool(effect="read", max_result=6000)
+    @tool(effect="read", max_result=6000, timeout=PATIENT)
     async def big(n: int) -> str:
         with points.around("read"):
             await asyncio.sleep(pause)
             return "x" * n
 
-    @tool(effect="idempotent")
+    @tool(effect="idempotent", timeout=PATIENT)
     async def mail(ctx: RunContext[Any], to: str) -> str:
         with points.around("idempotent"):
             return sink.happen("idempotent", ctx, to=to)
@@ -205,25 +217,28 @@ def tools(sink: Sink, points: Points, *, verified: bool, pause: float = 0.0) -> 
 
 
 class Setting(msgspec.Struct, kw_only=True, frozen=True):
-    """How a process opens the file. Times in seconds."""
+    """How a process opens its store. Times in seconds."""
 
+    store: Literal["sqlite", "postgres"] = "sqlite"
     verified: bool = True
     fencing: bool = False
     ttl: float = 10.0
     skew: float = 0.5
     tool_timeout: float = 60.0
     pause: float = 0.0
+    patience: float = 5.0
     vfs: str | None = None
 
 
-def agent(folder: Path, runtime: SqliteRuntime, points: Points, setting: Setting) -> Agent[Any, Report]:
+def agent(folder: Path, runtime: Runtime, points: Points, setting: Setting) -> Agent[Any, Report]:
     """The agent of the scenario."""
     sink = Sink(folder, fencing=setting.fencing)
+    clock = now if setting.store == "sqlite" else wall_clock
     return Agent(
         "You keep the books.",
         name="clerk",
         model=Script(folder),
-        tools=tools(sink, points, verified=setting.verified, pause=setting.pause),
+        tools=tools(sink, points, clock, verified=setting.verified, pause=setting.pause),
         output=Report,
         runtime=runtime,
         tuning=Tuning(tool_timeout=setting.tool_timeout),

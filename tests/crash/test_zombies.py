@@ -6,13 +6,10 @@ that refuses old fences stays at one effect.
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from shipworthy.testing.faults import Point
-from tests.crash import checks, proof
-from tests.crash.proof import IN_DOUBT, INSIDE, ZOMBIES
+from tests.crash import laws, proof
+from tests.crash.proof import IN_DOUBT, ZOMBIES
 
 pytestmark = pytest.mark.crash
 
@@ -40,38 +37,9 @@ def test_outside_its_bodies_it_does_no_harm_to_a_sink_that_knows_no_fences(shard
 
 
 def test_who_takes_over_and_dies_at_once_does_not_make_a_stopped_worker_a_dead_one() -> None:
-    """Between taking a run and recording it there is a moment; who comes next must know of the stopped worker."""
-    expected, _ = proof.uncrashed(IN_DOUBT)
-    with proof.worlds() as fresh:
-        world = next(fresh)
-        zombie = world.start(IN_DOUBT.job(world, at=INSIDE, action="stop", tolerant=True))
-        zombie.wait_stopped()
-        time.sleep(1.0)  # its lease expires
-        assert world.die(IN_DOUBT.job(world, at=Point("claim", 1, "after")))
-        proof.finish(world, IN_DOUBT)
-        proof.go_on(zombie)
-        assert checks.believed_too_early(world.journal(), world.asked(), 100) == []
-        assert proof.judge_end(world, expected) == []
+    laws.who_takes_over_and_dies_at_once_does_not_make_a_stopped_worker_a_dead_one(IN_DOUBT)
 
 
 def test_a_person_is_not_believed_while_a_stopped_worker_could_still_act() -> None:
     plan = proof.with_setting(IN_DOUBT, verified=False)
-    with proof.worlds() as fresh:
-        world = next(fresh)
-        zombie = world.start(plan.job(world, at=INSIDE, action="stop", tolerant=True))
-        zombie.wait_stopped()
-        pending = world.do(plan.job(world)).pending
-        assert [call.tool for call in pending] == ["pay"]
-        settle = proof.settlements(world, pending)
-        refused = world.do(plan.job(world, settle=settle, tolerant=True))
-        assert refused.errors == ["SettlementRefused"]
-        while (
-            "SettlementRefused" in (settled := world.do(plan.job(world, settle=settle, tolerant=True))).errors
-        ):
-            time.sleep(0.2)
-        attempted = proof.first_attempt(world.journal())
-        assert settled.clock >= attempted.start_by + 1500 + 100
-        assert settled.errors == []
-        proof.finish(world, plan, settled.pending)
-        proof.go_on(zombie)
-        assert proof.judge_end(world, proof.uncrashed(plan)[0]) == []
+    laws.a_person_is_not_believed_while_a_stopped_worker_could_still_act(plan)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
+import importlib
 import json
 import os
 import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -68,11 +70,11 @@ class Child:
 
 
 class Zygote:
-    """Starts children, and knows what became of them."""
+    """Starts children, and knows what became of them. Several threads may use it."""
 
-    def __init__(self) -> None:
+    def __init__(self, child: str = "tests.crash.child") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.zygote"],
+            [sys.executable, "-m", "tests.crash.zygote", child],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=Path(__file__).parents[2],
@@ -81,20 +83,26 @@ class Zygote:
         self._out = self._process.stdout.fileno()
         self._buffer = b""
         self._started: list[int] = []
+        self._starting, self._reading = threading.Lock(), threading.Lock()
         self.ended: dict[int, int] = {}
         self.stopped: set[int] = set()
 
     def start(self, job: dict[str, Any], log: Path) -> Child:
         """A child that does *job* and says what it has to say in *log*."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(job | {"log": str(log)}).encode() + b"\n")
-        self._process.stdin.flush()
-        while not self._started:
-            self.read(PATIENCE)
-        return Child(self, self._started.pop(), log)
+        with self._starting:
+            self._process.stdin.write(json.dumps(job | {"log": str(log)}).encode() + b"\n")
+            self._process.stdin.flush()
+            while not self._started:
+                self.read(1.0)
+            return Child(self, self._started.pop(), log)
 
     def read(self, seconds: float) -> None:
-        """Take in what the zygote tells, waiting for it at most this long."""
+        """Take in what the zygote tells, waiting for it, or for another thread that does so, at most this long."""
+        with self._reading:
+            self._take_in(min(seconds, 0.01) if threading.active_count() > 1 else seconds)
+
+    def _take_in(self, seconds: float) -> None:
         while select.select([self._out], [], [], seconds)[0]:
             seconds = 0.0
             data = os.read(self._out, 65536)
@@ -151,9 +159,7 @@ def _be_child(job: dict[str, Any]) -> None:
     faulthandler.enable(2)
     code = 1
     try:
-        from tests.crash import child
-
-        child.main(job)
+        importlib.import_module(sys.argv[1]).main(job)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -165,9 +171,7 @@ def _be_child(job: dict[str, Any]) -> None:
 
 
 def _serve() -> None:
-    from tests.crash import child
-
-    child.preload()
+    importlib.import_module(sys.argv[1]).preload()
     gc.freeze()
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
