@@ -59,6 +59,7 @@ class OnPostgres(Workers):
         assert isinstance(store, PostgresStore)
         sessions, store._sessions, store._closed = store._sessions, None, True
         assert sessions is not None
+        sessions.writer.stop()
         sessions.stop()
 
     async def freeze(self, store: Store) -> None:

@@ -16,6 +16,8 @@ RUN_FILE = Path(__file__).with_name("run_file.py")
 SECONDS = 120
 
 # A page must run without a model's account and must not reach one by accident.
+SERVERS = {"DATABASE_URL": "database", "TEMPORAL_ADDRESS": "temporal"}
+"""What a page finds in its environment if it names it: real servers, see tests/conftest.py."""
 TAKEN_AWAY = {"ANTHROPIC_API_KEY", "OPENAI_API_KEY", "SHIPWORTHY_ALLOW_MODEL_CALLS"}
 
 
@@ -23,11 +25,11 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def run(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+def run(page: Path, folder: Path, **given: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, RUN_FILE, page],
         cwd=folder,
-        env={name: value for name, value in os.environ.items() if name not in TAKEN_AWAY},
+        env={name: value for name, value in os.environ.items() if name not in TAKEN_AWAY} | given,
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -40,8 +42,10 @@ def ran_to_its_end(done: subprocess.CompletedProcess[str]) -> bool:
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_examples_of_a_page_run(page: Path, tmp_path: Path) -> None:
-    done = run(page, tmp_path)
+def test_the_examples_of_a_page_run(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    text = page.read_text()
+    given = {name: request.getfixturevalue(fixture) for name, fixture in SERVERS.items() if name in text}
+    done = run(page, tmp_path, **given)
 
     assert ran_to_its_end(done), f"\n{done.stderr}{done.stdout}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
 import time
@@ -19,7 +20,7 @@ from shipworthy.adapters.shared.lane import forks, outlived
 from shipworthy.adapters.shared.queries import Ask, Reads
 from shipworthy.domain.journal import Batch, Claim, Fence, RunSummary
 from shipworthy.domain.scope import Operator, Scope
-from shipworthy.errors import ConfigurationError, Fenced, StoreClosed
+from shipworthy.errors import ConfigurationError, Fenced, StoreClosed, StoreError
 
 T = TypeVar("T")
 
@@ -34,14 +35,15 @@ class _Sessions:
         self.readers = [Session("reader", server) for _ in range(readers)]
         self.turn = itertools.cycle(self.readers)
         self.listener = Listener(server)
-        self.threads: list[Session | Listener] = [self.writer, *self.readers, self.listener]
-        for thread in self.threads:
+        for thread in (self.writer, *self.readers):
             thread.start()
+        self.listener.start()
 
     def stop(self) -> None:
-        """Finish what is queued, and end the sessions."""
-        for thread in self.threads:
-            thread.stop()
+        """End the sessions that do not write."""
+        for reader in self.readers:
+            reader.stop()
+        self.listener.stop()
 
 
 class PostgresStore(Reads):
@@ -99,11 +101,16 @@ class PostgresStore(Reads):
         """Finish what is queued, release this worker's runs, and end the sessions."""
         sessions, self._sessions, self._closed = self._sessions, None, True
         if sessions is not None and sessions.forks == forks():
-            sessions.listener.stopped.set()
-            try:
-                await next(sessions.turn).submit(lambda c: operations.resign(c, sessions.lease))
-            finally:
-                await asyncio.shield(asyncio.to_thread(sessions.stop))
+            await asyncio.shield(self._end(sessions))
+
+    async def _end(self, sessions: _Sessions) -> None:
+        await asyncio.to_thread(sessions.writer.stop)
+        sessions.listener.stopped.set()
+        with contextlib.suppress(
+            StoreError
+        ):  # a server that is away sees by itself that the session has ended
+            await next(sessions.turn).submit(lambda c: operations.resign(c, sessions.lease))
+        await asyncio.to_thread(sessions.stop)
 
     # journal
 

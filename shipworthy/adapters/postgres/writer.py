@@ -159,9 +159,9 @@ class Writer(Session):
                 job.error = refusal
 
 
-def _order(job: Job[Any]) -> tuple[str, str]:
+def _order(job: Job[Any]) -> tuple[str, ...]:
     batch: Any = job.work
-    return batch.scope.tenant, batch.run_id
+    return (batch.scope.tenant, batch.scope.user or "", batch.scope.session or "", batch.run_id)
 
 
 def _values(me: str, again: bool, batches: Sequence[Append]) -> list[Any]:
