@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import threading
 from collections.abc import Awaitable
 from functools import partial
 
@@ -22,18 +23,19 @@ from shipworthy.engine.live import LiveRun
 from shipworthy.engine.plan import Resume
 from shipworthy.engine.recover import load, take
 from shipworthy.engine.runtime import Runtime
-from shipworthy.errors import ConfigurationError, Fenced, RunBusy, StoreClosed
+from shipworthy.errors import DriverError, Fenced, RunBusy, StoreClosed
 
 _STANDBY = 0.25
 """Seconds between two looks at a run that another worker holds."""
 
 
 class Sitting:
-    """A run that is seated in this process, and the workflow that has its steps taken, one at a time."""
+    """A run that is seated in this process, and the workflow whose execution has its steps taken, one at a time."""
 
     def __init__(self, runtime: Runtime, run: LiveRun, workflow: str) -> None:
         self.run = run
         self.workflow = workflow
+        self.execution: str | None = None
         self.context = contextvars.copy_context()
         self.done: asyncio.Future[LiveRun] = run.loop.create_future()
         self.done.add_done_callback(
@@ -42,6 +44,12 @@ class Sitting:
         self._runtime = runtime
         self._task: asyncio.Task[object] | None = None
         self._reason: BaseException | None = None
+
+    def belongs_to(self, execution: str) -> bool:
+        """Whether that is who asks for the steps: the first execution of the workflow that does."""
+        if self.execution is None and execution.startswith(f"{self.workflow}#"):
+            self.execution = execution
+        return self.execution == execution
 
     async def step(self) -> bool:
         """Take one step; False when the sitting is over. Raises what has the run left as a crash would leave it."""
@@ -67,10 +75,12 @@ class Sitting:
         try:
             await work
         except asyncio.CancelledError:
-            if self._reason is None:
-                self.done.cancel()
-            else:
+            if is_over(self.run):
+                self.done.set_result(self.run)  # whoever waits was not cancelled, if it was done in DBOS
+            elif self._reason is not None:
                 self.done.set_exception(self._reason)
+            else:
+                self.done.cancel()
         except BaseException as error:
             self._reason = error
             self.done.set_exception(error)
@@ -101,24 +111,41 @@ class DBOSDriver:
         self._queue = queue
         self._make = partial(Workflows, url, self._carry, name=name, executor_id=executor_id, queue=queue)
         self._sittings: dict[tuple[str, str], Sitting] = {}
-        self._workflows: Workflows
+        self._opening = threading.Lock()
+        self._opened: Workflows | None = None
         self._runtime: Runtime
         self._home: asyncio.AbstractEventLoop
 
     async def open(self, runtime: Runtime) -> None:
-        """Launch DBOS, which recovers what this executor left. Raises DriverError."""
-        self._runtime, self._home = runtime, asyncio.get_running_loop()
-        self._workflows = self._make()
-        await self._workflows.open()
+        """Launch DBOS, once, which recovers what this executor left. Raises DriverError."""
+        with self._opening:
+            if self._opened is None:
+                self._runtime, self._home, self._opened = runtime, asyncio.get_running_loop(), self._make()
+            workflows = self._opened
+        try:
+            await workflows.open()
+        except DriverError:
+            if self._opened is workflows:
+                self._opened = None
+                await workflows.close()
+            raise
 
     async def close(self) -> None:
         """Leave every run to be resumed elsewhere, and stop DBOS."""
+        workflows, self._opened = self._opened, None
         for sitting in list(self._sittings.values()):
             sitting.run.loop.call_soon_threadsafe(sitting.stop, StoreClosed("The runtime was closed."))
         here = [s.done for s in self._sittings.values() if s.run.loop is asyncio.get_running_loop()]
         if here:
             await asyncio.wait(here)
-        await self._workflows.close()
+        if workflows is not None:
+            await workflows.close()
+
+    @property
+    def _workflows(self) -> Workflows:
+        if self._opened is None:
+            raise StoreClosed("The runtime was closed.")
+        return self._opened
 
     async def take(self, runtime: Runtime, asked: Resume) -> LiveRun:
         """Take the run over. Raises RunBusy, also for one that waits in the queue, RunNotFound, SettlementRefused."""
@@ -128,15 +155,18 @@ class DBOSDriver:
 
     async def drive(self, runtime: Runtime, run: LiveRun) -> LiveRun:
         """One sitting. Raises DriverError: the run is left to be resumed."""
-        if self._queue is not None:
-            return await self._hand_over(runtime, run)
         sitting = self._sittings.get(_key(run))
+        if sitting is None and self._queue is not None:
+            return await self._hand_over(runtime, run)
         if sitting is None:
             sitting = self._seated(run, _prefix(run.scope, run.run_id) + os.urandom(6).hex())
             try:
                 await self._start(run, sitting.workflow)
-            except BaseException as error:
-                sitting.stop(error if isinstance(error, Exception) else None)
+            except Exception as error:
+                sitting.stop(error)
+            except asyncio.CancelledError as error:
+                sitting.stop()
+                return await self._wait(sitting, error)
         return await self._wait(sitting)
 
     def _seated(self, run: LiveRun, workflow: str) -> Sitting:
@@ -150,8 +180,7 @@ class DBOSDriver:
             await self._workflows.cancel(_prefix(run.scope, run.run_id))  # whose worker is gone
         await self._workflows.start(workflow, run.blueprint.name, run.scope.tenant, run.run_id)
 
-    async def _wait(self, sitting: Sitting) -> LiveRun:
-        cancelled: asyncio.CancelledError | None = None
+    async def _wait(self, sitting: Sitting, cancelled: asyncio.CancelledError | None = None) -> LiveRun:
         while not sitting.done.done():
             try:
                 await asyncio.wait([sitting.done])
@@ -194,31 +223,33 @@ class DBOSDriver:
 
     # what the workflows ask for
 
-    async def _carry(self, order: Order, workflow: str, agent: str, tenant: str, run_id: str) -> bool:
+    async def _carry(self, order: Order, execution: str, agent: str, tenant: str, run_id: str) -> bool:
         """On DBOS's loop: have it done on the loop of the run, in the context of whoever waits for it."""
         run, sitting = self._runtime.active(Scope(tenant), run_id), self._sittings.get((tenant, run_id))
         loop = self._home if run is None else run.loop
         if loop.is_closed():
             raise StoreClosed("The event loop of the run was closed.")
         context = contextvars.Context() if sitting is None else sitting.context.copy()
-        work = self._obey(order, workflow, agent, Scope(tenant), run_id)
+        work = self._obey(order, execution, agent, Scope(tenant), run_id)
         return await asyncio.wrap_future(context.run(asyncio.run_coroutine_threadsafe, work, loop))
 
-    async def _obey(self, order: Order, workflow: str, agent: str, scope: Scope, run_id: str) -> bool:
-        sitting = self._sittings.get((scope.tenant, run_id))
+    async def _obey(self, order: Order, execution: str, agent: str, scope: Scope, run_id: str) -> bool:
         if order == "step":
-            sitting = await self._sitting(workflow, agent, scope, run_id)
-        elif sitting is not None and sitting.workflow == workflow:
-            lost = Fenced(f"DBOS gave run {run_id!r} to another executor.")
+            sitting = await self._sitting(execution, agent, scope, run_id)
+            return sitting is not None and await sitting.step()
+        sitting = self._sittings.get((scope.tenant, run_id))
+        if sitting is not None and sitting.belongs_to(execution):
+            lost = Fenced(f"DBOS has another executor drive run {run_id!r}.")
             sitting.stop(lost if order == "lost" else None)
-        return sitting is not None and await sitting.step()
+            await asyncio.wait([sitting.done])
+        return False
 
-    async def _sitting(self, workflow: str, agent: str, scope: Scope, run_id: str) -> Sitting | None:
-        """The run, seated here and this workflow's to drive; None when it is over."""
+    async def _sitting(self, execution: str, agent: str, scope: Scope, run_id: str) -> Sitting | None:
+        """The run, seated here and this execution's to drive; None when it is over."""
         runtime, key = self._runtime, (scope.tenant, run_id)
         while True:
             sitting = self._sittings.get(key)
-            if sitting is not None and sitting.workflow == workflow:
+            if sitting is not None and sitting.belongs_to(execution):
                 return sitting
             if sitting is not None:
                 await asyncio.wait([sitting.done])
@@ -227,17 +258,14 @@ class DBOSDriver:
             elif (run := await self._seat(agent, scope, run_id)) is None:
                 await runtime.store.news(scope, run_id, _STANDBY)
             elif not is_over(run) and key not in self._sittings:
-                sitting = self._seated(run, workflow)
+                sitting = self._seated(run, execution.rpartition("#")[0])
                 runtime.spawn(run)  # as any run that no caller waits for
-                return sitting
 
     async def _seat(self, agent: str, scope: Scope, run_id: str) -> LiveRun | None:
-        """The run, or None while another worker has it. Raises ConfigurationError if its agent is not here."""
+        """The run, or None while another worker has it, or its agent is not here."""
         plan = self._runtime.agents.get(agent)
         if plan is None or not is_mine(plan.blueprint, (await self._runtime.store.read(scope, run_id))[0]):
-            raise ConfigurationError(
-                f"No agent named {agent!r}, as it began run {run_id!r}, is in this process."
-            )
+            return None
         try:
             return await seat(self._runtime, plan, scope, run_id)
         except RunBusy:

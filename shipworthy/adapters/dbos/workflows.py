@@ -6,6 +6,8 @@ Knows nothing of what a step does. One that DBOS executes again is taken again: 
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
@@ -31,8 +33,8 @@ one workflow here is a loop over one step; that runs outlive a change of the age
 
 Order = Literal["step", "cancelled", "lost"]
 TakeStep = Callable[[Order, str, str, str, str], Awaitable[bool]]
-"""(order, workflow, agent, tenant, run) -> whether the sitting goes on. "cancelled": somebody cancelled the workflow in
-DBOS; "lost": DBOS gave it to another executor. Raising leaves the workflow as a crash would, to be recovered."""
+"""(order, "workflow#execution", agent, tenant, run) -> whether the sitting goes on. "cancelled": somebody cancelled the
+workflow in DBOS; "lost": DBOS has it executed elsewhere. Raising leaves it as a crash would, to be recovered."""
 
 _LAST_ENTRIES = 1.0
 _live: Workflows | None = None
@@ -42,18 +44,21 @@ _live: Workflows | None = None
 async def sitting(agent: str, tenant: str, run_id: str) -> None:
     """One sitting. What DBOS records of it is how many steps it had."""
     workflow = str(DBOS.workflow_id)
+    execution = f"{workflow}#{os.urandom(6).hex()}"
 
     async def carry(order: Order) -> bool:
         try:
-            return _live is not None and await _live.take_step(order, workflow, agent, tenant, run_id)
+            return _live is not None and await _live.take_step(order, execution, agent, tenant, run_id)
         except Exception:
             raise asyncio.CancelledError from None  # DBOS records nothing of it
 
     try:
         while await DBOS.run_step_async({"name": "step"}, carry, "step"):
             pass
-    except (DBOSWorkflowCancelledError, DBOSWorkflowConflictIDError) as error:
-        await carry("cancelled" if isinstance(error, DBOSWorkflowCancelledError) else "lost")
+    except (DBOSWorkflowCancelledError, DBOSWorkflowConflictIDError):
+        outside = asyncio.create_task(DBOS.get_workflow_status_async(workflow), context=contextvars.Context())
+        status = await outside
+        await carry("cancelled" if status is not None and status.status == "CANCELLED" else "lost")
         raise asyncio.CancelledError from None  # else DBOS waits here for what the other executor makes of it
 
 
@@ -73,25 +78,25 @@ class Workflows:
             executor_id=executor_id,
             serializer=DBOSPortableJSONSerializer(),  # the default is pickle, which executes what it reads
             log_level="WARNING",
+            notification_listener_polling_interval_sec=0.1,  # closing waits for it, and nothing else does
         )
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop
         self._thread = threading.Thread(target=self._serve, name="shipworthy-dbos", daemon=True)
-        self._opened: Future[None] = Future()
+        self._launched: Future[None] = Future()
 
     async def open(self) -> None:
-        """Launch DBOS. Raises DriverError, and ConfigurationError where DBOS runs in this process already."""
+        """Launch DBOS; whoever else opens it meanwhile waits for that. Raises DriverError, and ConfigurationError where
+        DBOS runs in this process already."""
         global _live
-        if getattr(dbos._dbos, "_dbos_global_instance", None) is not None:
-            raise ConfigurationError(
-                "DBOS runs in this process already.", fix="Share one DBOSRuntime among a process's agents."
-            )
-        _live = self
-        self._thread.start()
-        try:
-            await asyncio.wrap_future(self._opened)
-        except BaseException:
-            await self.close()
-            raise
+        if _live is not self:
+            if getattr(dbos._dbos, "_dbos_global_instance", None) is not None or _live is not None:
+                raise ConfigurationError(
+                    "DBOS runs in this process already.",
+                    fix="Share one DBOSRuntime among a process's agents.",
+                )
+            _live = self
+            self._thread.start()
+        await asyncio.shield(asyncio.wrap_future(self._launched))
 
     async def start(self, workflow: str, agent: str, tenant: str, run_id: str) -> None:
         """Have the workflow executed: here, or by whoever takes it from the queue. Raises DriverError."""
@@ -109,21 +114,22 @@ class Workflows:
     async def close(self) -> None:
         """Stop executing; what is under way stays pending."""
         global _live
-        if not self._loop.is_closed():
+        if _live is self:
             await self._call(self._drop())
             await asyncio.to_thread(DBOS.destroy)  # its threads may wait for the loop, which is still running
             self._loop.call_soon_threadsafe(self._loop.stop)
             await asyncio.to_thread(self._thread.join)
-        _live = None
+            _live = None
 
     # on DBOS's loop: it makes a loop's to_thread its own, so that no other loop should know it
 
     def _serve(self) -> None:
+        self._loop = asyncio.new_event_loop()
         try:
             self._loop.run_until_complete(self._launch())
-            self._opened.set_result(None)
+            self._launched.set_result(None)
         except Exception as error:
-            self._opened.set_exception(_translated(error))
+            self._launched.set_exception(_translated(error))
         self._loop.run_forever()
         self._loop.close()
 

@@ -1,0 +1,57 @@
+"""The child of the crash proofs, with its runs driven by DBOS."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from dbos._sys_db import SystemDatabase
+
+from shipworthy import DBOSRuntime
+from shipworthy.engine.runtime import Runtime
+from shipworthy.errors import RunNotFound
+from tests.crash import child, scenario
+
+SAME_EXECUTOR = "same-executor"
+"""A file in the folder of a world whose processes DBOS takes for one that is started again. They leave it to DBOS to
+recover what the last one left."""
+
+
+def preload() -> None:
+    """Import what a job needs, in the process that is forked for each."""
+    import shipworthy.app.dbos  # noqa: F401
+
+    child.preload()
+
+
+def main(raw: dict[str, Any]) -> None:
+    """Do a job to its end, or to its point."""
+    child.main(raw, Process)
+
+
+class Process(child.Process):
+    """Drives the scenario's runs as DBOS workflows. What DBOS notes of a step is a durable write too."""
+
+    def _runtime(self) -> Runtime:
+        self._same = (self.folder / SAME_EXECUTOR).exists()
+        record = SystemDatabase.record_operation_result
+
+        def pointed(*args: Any, **options: Any) -> None:
+            with self.points.around("dbos"):
+                record(*args, **options)
+
+        SystemDatabase.record_operation_result = pointed  # type: ignore[method-assign]
+        return DBOSRuntime(
+            f"sqlite:{self.folder / 'runs.db'}",
+            store=super()._runtime().store,
+            executor_id="clerk" if self._same else None,
+        )
+
+    async def _open(self) -> bool:
+        await super()._open()
+        for run_id in self.job.runs if self._same else ():
+            with contextlib.suppress(RunNotFound):
+                async with self.agent.stream(run_id=run_id, tenant_id=scenario.tenant(run_id)) as stream:
+                    async for _ in stream:
+                        pass
+        return True

@@ -1,0 +1,93 @@
+"""The crash proof under DBOS: it has a step executed again, and the journal knows what that step did.
+
+The ends are those of runs that were never crashed, and that no DBOS drove.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from shipworthy.testing.faults import Point
+from tests.crash import proof
+from tests.dbos.worlds import processes, worlds
+
+pytestmark = pytest.mark.crash
+
+PLAN = proof.Plan(way="run", runs=("z1",))
+BY_PERSON = proof.Plan(way="stream", runs=("z1",), setting=proof.scenario.Setting(verified=False))
+BODY = Point("once", 1, "before")
+NAMES = [
+    "before the intent",
+    "after the intent",
+    "before the effect",
+    "after the effect",
+    "after the result",
+    "before DBOS notes the step",
+    "after DBOS notes the step",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def zygote() -> Iterator[None]:
+    with processes():
+        yield
+
+
+@functools.cache
+def points() -> dict[str, Point]:
+    """Those around the first effect, by name. What DBOS notes is a durable write as well."""
+    with worlds() as fresh:
+        world = next(fresh)
+        reached = world.do(PLAN.job(world)).points
+    body = reached.index(BODY)
+    before, after = reached[:body][::-1], reached[body:]
+
+    def first(where: list[Point], kind: str, side: str) -> Point:
+        return next(p for p in where if (p.kind, p.side) == (kind, side))
+
+    found = [
+        first(before, "commit", "before"),
+        first(before, "commit", "after"),
+        BODY,
+        first(after, "once", "after"),
+        first(after, "commit", "after"),
+        first(after, "dbos", "before"),
+        first(after, "dbos", "after"),
+    ]
+    return dict(zip(NAMES, found, strict=True))
+
+
+@pytest.mark.parametrize("plan", [PLAN, BY_PERSON], ids=["verify", "person"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_kill_at_any_point_harms_nothing(name: str, plan: proof.Plan) -> None:
+    if plan is BY_PERSON and name not in NAMES[2:5]:
+        pytest.skip("nothing is in doubt there")
+    expected, _ = proof.uncrashed(plan)
+    with worlds() as fresh:
+        assert proof.crash_and_judge(next(fresh), plan, expected, points()[name]) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nor_does_one_after_which_dbos_recovers_the_workflow(name: str) -> None:
+    """It executes the step again, in the process that comes next, and nothing else has the run go on."""
+    expected, _ = proof.uncrashed(PLAN)
+    with worlds(same_executor=True) as fresh:
+        world = next(fresh)
+        assert proof.crash_and_judge(world, PLAN, expected, points()[name]) == []
+        assert world.workflows() == [("SUCCESS", 2)]
+
+
+@pytest.mark.parametrize("same_executor", [False, True])
+def test_without_the_journals_doubt_a_step_that_is_executed_again_doubles_its_effect(
+    same_executor: bool,
+) -> None:
+    """The mutant of both of these."""
+    expected, _ = proof.uncrashed(PLAN)
+    broken = msgspec.structs.replace(PLAN, mutant="doubt_forgotten")
+    with worlds(same_executor=same_executor) as fresh:
+        found = proof.crash_and_judge(next(fresh), broken, expected, points()["after the effect"])
+    assert "repeated" in {violation.kind for violation in found}
