@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Generator
 from importlib import resources
 from typing import Any
 
@@ -21,11 +23,15 @@ from shipworthy.errors import (
     StoreUnavailable,
 )
 
-Connection = psycopg.Connection[Any]
-
 VERSION = 1
 """The format of `schema.sql`."""
 ROLE = "shipworthy_app"
+SILENCE = 60.0
+"""Seconds after which a server that neither takes nor sends anything while it is waited for is taken for gone."""
+_SESSION = f"""SET ROLE {ROLE}; SET search_path = shipworthy, pg_temp;
+SET default_transaction_isolation = 'read committed';
+SELECT set_config(name, '0', false) FROM pg_settings
+WHERE name ~ '^(statement|lock|transaction|idle_in_transaction_session|idle_session)_timeout$'"""
 _FORCED = """SELECT c.relname FROM pg_class AS c WHERE c.relnamespace = 'shipworthy'::regnamespace
 AND c.relname IN ('runs', 'journal', 'bodies')
 AND NOT (c.relrowsecurity AND c.relforcerowsecurity AND c.relowner <> current_user::regrole)"""
@@ -53,6 +59,26 @@ _MEANINGS: tuple[tuple[tuple[type[psycopg.Error], ...], type[StoreError], str | 
 )
 
 
+class Connection(psycopg.Connection[Any]):
+    """A session that is over, as if the server had closed it, when the server has been silent for too long."""
+
+    def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
+        return super().wait(self._heard(gen), *args, **options)
+
+    def _heard(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        ready, heard = None, time.monotonic()
+        while True:
+            try:
+                ready = yield gen.send(ready)
+            except StopIteration as end:
+                return end.value
+            if ready:
+                heard = time.monotonic()
+            elif time.monotonic() > heard + SILENCE:
+                self.close()
+                raise psycopg.OperationalError("the server does not answer")
+
+
 class Server(msgspec.Struct, frozen=True, gc=False):
     """Where the database is. `patience`: seconds for which a server that is away is waited for."""
 
@@ -70,8 +96,10 @@ class Server(msgspec.Struct, frozen=True, gc=False):
 def checked(dsn: str) -> str:
     """The address as libpq takes it. Raises ConfigurationError, which does not repeat a password."""
     try:
-        conninfo_to_dict(dsn)
-    except psycopg.Error:
+        said = conninfo_to_dict(dsn)
+        if "@" in f"{said.get('host')}{said.get('dbname')}":
+            raise ValueError("a part of the password would be taken for an address")
+    except (psycopg.Error, AttributeError, ValueError):
         raise ConfigurationError(
             "The address of the PostgreSQL server cannot be read.",
             fix="Pass postgres://user@host:5432/database (percent-encode special characters).",
@@ -83,7 +111,7 @@ def connect(server: Server) -> Connection:
     """A session as the role that sees one tenant at a time. Raises psycopg.Error."""
     connection = _connect(server)
     try:
-        connection.execute(f"SET ROLE {ROLE}; SET search_path = shipworthy, pg_temp")
+        connection.execute(_SESSION)
         if not server.durable or _show(connection, "synchronous_commit") == "off":
             connection.execute(f"SET synchronous_commit = {'on' if server.durable else 'off'}")
     except BaseException:
@@ -93,7 +121,7 @@ def connect(server: Server) -> Connection:
 
 
 def _connect(server: Server) -> Connection:
-    return psycopg.connect(
+    return Connection.connect(
         server.dsn,
         autocommit=True,
         connect_timeout=max(int(server.patience), 2),
@@ -134,11 +162,15 @@ def _is_made(connection: Connection, server: Server) -> bool:
         return False
     with connection.transaction():
         connection.execute(f"SET LOCAL ROLE {ROLE}")
-        [(version, oldest)] = connection.execute("SELECT version, oldest FROM shipworthy.meta").fetchall()
+        try:
+            [(version, oldest)] = connection.execute("SELECT version, oldest FROM shipworthy.meta").fetchall()
+        except (psycopg.ProgrammingError, ValueError):
+            version, oldest = "unknown", VERSION + 1
     if oldest > VERSION:
         raise StoreForeign(
-            f"{server.name} has the schema of a newer release (format {version}; this one knows {VERSION}).",
-            fix="Upgrade shipworthy on this instance; nothing was changed.",
+            f"{server.name} has a schema `shipworthy` of a newer release, or of something else (format {version}; "
+            f"this release knows {VERSION}).",
+            fix="Upgrade shipworthy on this instance, or use another database; nothing was changed.",
         )
     return True
 

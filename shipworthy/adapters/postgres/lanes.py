@@ -28,9 +28,11 @@ class Session(Lane):
         self._server = server
         self._connection: Connection | None = None
 
-    def _persist(self, work: Callable[[Connection], T]) -> T:
-        """Do *work*; again for a while, in a new session, where the server went away. Raises StoreError."""
-        deadline = time.monotonic() + self._server.patience
+    def _deadline(self) -> float:
+        return time.monotonic() + self._server.patience
+
+    def _persist(self, work: Callable[[Connection], T], deadline: float) -> T:
+        """Do *work*; until *deadline* again, in a new session, where the server went away. Raises StoreError."""
         while True:
             try:
                 if self._connection is None:
@@ -48,9 +50,10 @@ class Session(Lane):
         return connect(self._server)
 
     def _perform(self, group: list[Job[Any]]) -> None:
+        deadline = self._deadline()  # of all: who waits in a queue does not wait for longer
         for job in group:
             try:
-                job.value = self._persist(job.work)
+                job.value = self._persist(job.work, deadline)
             except ShipworthyError as refusal:
                 job.error = refusal
             except Exception as error:
@@ -69,7 +72,7 @@ class Listener:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._waiting: dict[int, set[asyncio.Future[None]]] = {}
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._lock = threading.Lock()
         self.stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shipworthy-listener", daemon=True)
@@ -80,7 +83,7 @@ class Listener:
         self.stopped.set()
         self._thread.join()
 
-    async def wait(self, key: int, within: float) -> None:
+    async def wait(self, key: str, within: float) -> None:
         """Until the run is told of, at most *within* seconds."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         with self._lock:
@@ -101,10 +104,10 @@ class Listener:
                 connection.execute("LISTEN shipworthy")
                 while not self.stopped.is_set():
                     for note in connection.notifies(timeout=_LOOK, stop_after=1):
-                        self._wake(int(note.payload))
+                        self._wake(note.payload)
             self.stopped.wait(_LOOK)
 
-    def _wake(self, key: int) -> None:
+    def _wake(self, key: str) -> None:
         with self._lock:
             waiting = list(self._waiting.get(key, ()))
         for future in waiting:

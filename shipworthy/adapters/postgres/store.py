@@ -141,7 +141,7 @@ class PostgresStore(Reads):
             self._watched = {run: mark for run, mark in self._watched.items() if mark[1] > now}
             key = await self._do(lambda c: operations.watch(c, scope, run_id))
             self._watched[scope.tenant, run_id] = key, now + operations.WATCHED / 2
-        await self._ready().listener.wait(key, within)
+        await self._ready().listener.wait(str(key), within)
 
     # directory
 

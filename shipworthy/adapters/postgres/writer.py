@@ -20,7 +20,7 @@ from shipworthy.adapters.shared.entries import Entry
 from shipworthy.adapters.shared.lane import Job
 from shipworthy.domain.journal import Fence
 from shipworthy.domain.scope import Scope
-from shipworthy.errors import CommitUncertain, Fenced, StoreError, StoreFull, StoreUnavailable
+from shipworthy.errors import CommitUncertain, Fenced, StoreError, StoreFull
 
 AT_ONCE = 64
 """Batches of one transaction: more subtransactions than these would slow every snapshot of the server."""
@@ -108,7 +108,7 @@ class Writer(Session):
         self._lease = lease
         self._locked = False
         self._renew_at = 0
-        self._persist(self._renew)
+        self._persist(self._renew, self._deadline())
 
     # on the thread
 
@@ -128,29 +128,37 @@ class Writer(Session):
 
     def _perform(self, group: list[Job[Any]]) -> None:
         group.sort(key=_order)  # locks are taken in one order, whoever commits beside us
+        deadline = self._deadline()
         for start in range(0, len(group), AT_ONCE):
-            self._append(group[start : start + AT_ONCE])
+            self._append(group[start : start + AT_ONCE], deadline)
         with contextlib.suppress(StoreError):  # bodies stop starting before the lease runs out
-            self._persist(self._renew)
+            self._persist(self._renew, 0.0)
 
-    def _append(self, group: list[Job[Any]]) -> None:
+    def _append(self, group: list[Job[Any]], deadline: float, sent: bool = False) -> None:
+        """*sent*: what became of an earlier attempt is not known."""
         batches: list[Any] = [job.work for job in group]
-        sent = False
 
         def append(connection: Connection) -> list[Any]:
             nonlocal sent
             self._renew(connection)
-            values, sent = _values(self._lease.id, sent, batches), True
-            return connection.execute(_APPEND, values, prepare=True).fetchall()
+            values = _values(self._lease.id, sent, batches)
+            before, sent = sent, True
+            try:
+                return connection.execute(_APPEND, values, prepare=True).fetchall()
+            finally:
+                sent = before or connection.closed  # otherwise it was answered
 
         try:
-            rows = self._persist(append)
-        except StoreError as error:
-            uncertain = sent and isinstance(error, StoreUnavailable)
+            rows = self._persist(append, deadline)
+        except (StoreError, ValueError) as error:
+            if len(group) > 1 and self._connection is not None:  # it may be the fault of one
+                for job in group:
+                    self._append([job], deadline, sent)
+                return
+            what = error.what if isinstance(error, StoreError) else f"A batch cannot be sent: {error}."
+            kind = CommitUncertain if sent else type(error) if isinstance(error, StoreError) else StoreError
             for job in group:
-                job.error = (
-                    CommitUncertain(error.what) if uncertain else type(error)(error.what, fix=error.fix)
-                )
+                job.error = kind(what, fix=None if sent else getattr(error, "fix", ""))
             return
         for job, row in zip(group, rows, strict=True):
             try:
