@@ -10,11 +10,12 @@ import asyncio
 import contextvars
 import os
 import threading
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Coroutine
 from functools import partial
+from typing import Any, TypeVar
 
 from shipworthy.adapters.dbos import Workflows
-from shipworthy.adapters.dbos.workflows import Order
 from shipworthy.app.service import is_mine
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.driver import is_over, seat, step
@@ -23,7 +24,9 @@ from shipworthy.engine.live import LiveRun
 from shipworthy.engine.plan import Resume
 from shipworthy.engine.recover import load, take
 from shipworthy.engine.runtime import Runtime
-from shipworthy.errors import DriverError, Fenced, RunBusy, StoreClosed
+from shipworthy.errors import DriverError, RunBusy, StoreClosed
+
+T = TypeVar("T")
 
 _STANDBY = 0.25
 """Seconds between two looks at a run that another worker holds."""
@@ -53,7 +56,7 @@ class Sitting:
 
     async def step(self) -> bool:
         """Take one step; False when the sitting is over. Raises what has the run left as a crash would leave it."""
-        if self._task is None:
+        if self._task is None and not self.done.done():
             self._task = asyncio.current_task()
             await self._do(step(self._runtime, self.run))
         else:  # it is being stopped
@@ -70,6 +73,11 @@ class Sitting:
             self._task.cancel()
         elif not self.done.done():  # between two steps, and nobody knows when DBOS wants the next one
             self._task = self.run.loop.create_task(self._do(step(self._runtime, self.run, _cancelled)))
+
+    def expire(self) -> None:
+        """The deadline is past; a step that is under way knows."""
+        if self._task is None and not self.done.done():
+            self._task = self.run.loop.create_task(self._do(step(self._runtime, self.run)))
 
     async def _do(self, work: Awaitable[object]) -> None:
         try:
@@ -109,8 +117,11 @@ class DBOSDriver:
 
     def __init__(self, url: str, *, name: str, executor_id: str, queue: str | None) -> None:
         self._queue = queue
-        self._make = partial(Workflows, url, self._carry, name=name, executor_id=executor_id, queue=queue)
+        self._make = partial(Workflows, url, self, name=name, executor_id=executor_id, queue=queue)
         self._sittings: dict[tuple[str, str], Sitting] = {}
+        self._left: set[str] = (
+            set()
+        )  # executions, or workflows without one yet, that are not to take a run up again
         self._opening = threading.Lock()
         self._opened: Workflows | None = None
         self._runtime: Runtime
@@ -171,8 +182,14 @@ class DBOSDriver:
 
     def _seated(self, run: LiveRun, workflow: str) -> Sitting:
         key, sitting = _key(run), Sitting(self._runtime, run, workflow)
+
+        def unseated(_: object) -> None:
+            del self._sittings[key]
+            if not is_over(run):
+                self._left.add(sitting.execution or workflow)
+
         self._sittings[key] = sitting
-        sitting.done.add_done_callback(lambda _: self._sittings.pop(key))
+        sitting.done.add_done_callback(unseated)
         return sitting
 
     async def _start(self, run: LiveRun, workflow: str) -> None:
@@ -182,8 +199,12 @@ class DBOSDriver:
 
     async def _wait(self, sitting: Sitting, cancelled: asyncio.CancelledError | None = None) -> LiveRun:
         while not sitting.done.done():
+            deadline = sitting.run.deadline
+            left = None if deadline is None else max(deadline - time.monotonic(), _STANDBY)
             try:
-                await asyncio.wait([sitting.done])
+                await asyncio.wait([sitting.done], timeout=left)
+                if deadline is not None and time.monotonic() > deadline:
+                    sitting.expire()
             except asyncio.CancelledError as error:
                 cancelled = error
                 sitting.stop()
@@ -221,28 +242,37 @@ class DBOSDriver:
                 sitting.stop()
                 await asyncio.wait([sitting.done])
 
-    # what the workflows ask for
+    # what the workflows ask for, on DBOS's loop
 
-    async def _carry(self, order: Order, execution: str, agent: str, tenant: str, run_id: str) -> bool:
-        """On DBOS's loop: have it done on the loop of the run, in the context of whoever waits for it."""
-        run, sitting = self._runtime.active(Scope(tenant), run_id), self._sittings.get((tenant, run_id))
+    async def step(self, execution: str, agent: str, tenant: str, run_id: str) -> bool:
+        """Take a step of the run, wherever it is seated."""
+        return await self._carry(Scope(tenant), run_id, self._step(execution, agent, Scope(tenant), run_id))
+
+    async def stop(self, execution: str, tenant: str, run_id: str, reason: Exception | None) -> None:
+        """Cancel the run, or leave it, if it is this execution's."""
+        await self._carry(Scope(tenant), run_id, self._stop(execution, (tenant, run_id), reason))
+
+    async def _carry(self, scope: Scope, run_id: str, work: Coroutine[Any, Any, T]) -> T:
+        """Have it done on the loop of the run, in the context of whoever waits for it."""
+        run, sitting = self._runtime.active(scope, run_id), self._sittings.get((scope.tenant, run_id))
         loop = self._home if run is None else run.loop
         if loop.is_closed():
-            raise StoreClosed("The event loop of the run was closed.")
+            work.close()
+            raise StoreClosed(f"The event loop of run {run_id!r} is closed.")
         context = contextvars.Context() if sitting is None else sitting.context.copy()
-        work = self._obey(order, execution, agent, Scope(tenant), run_id)
         return await asyncio.wrap_future(context.run(asyncio.run_coroutine_threadsafe, work, loop))
 
-    async def _obey(self, order: Order, execution: str, agent: str, scope: Scope, run_id: str) -> bool:
-        if order == "step":
-            sitting = await self._sitting(execution, agent, scope, run_id)
-            return sitting is not None and await sitting.step()
-        sitting = self._sittings.get((scope.tenant, run_id))
+    # on the loop of the run
+
+    async def _step(self, execution: str, agent: str, scope: Scope, run_id: str) -> bool:
+        sitting = await self._sitting(execution, agent, scope, run_id)
+        return sitting is not None and await sitting.step()
+
+    async def _stop(self, execution: str, key: tuple[str, str], reason: Exception | None) -> None:
+        sitting = self._sittings.get(key)
         if sitting is not None and sitting.belongs_to(execution):
-            lost = Fenced(f"DBOS has another executor drive run {run_id!r}.")
-            sitting.stop(lost if order == "lost" else None)
+            sitting.stop(reason)
             await asyncio.wait([sitting.done])
-        return False
 
     async def _sitting(self, execution: str, agent: str, scope: Scope, run_id: str) -> Sitting | None:
         """The run, seated here and this execution's to drive; None when it is over."""
@@ -251,6 +281,8 @@ class DBOSDriver:
             sitting = self._sittings.get(key)
             if sitting is not None and sitting.belongs_to(execution):
                 return sitting
+            if {execution, execution.rpartition("#")[0]} & self._left:
+                raise StoreClosed(f"Run {run_id!r} was left.")
             if sitting is not None:
                 await asyncio.wait([sitting.done])
             elif (await runtime.store.find(scope, run_id)).status != "running":

@@ -61,11 +61,10 @@ def points() -> dict[str, Point]:
     return dict(zip(NAMES, found, strict=True))
 
 
-@pytest.mark.parametrize("plan", [PLAN, BY_PERSON], ids=["verify", "person"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "plan"), [*[(name, PLAN) for name in NAMES], *[(name, BY_PERSON) for name in NAMES[2:4]]]
+)
 def test_a_kill_at_any_point_harms_nothing(name: str, plan: proof.Plan) -> None:
-    if plan is BY_PERSON and name not in NAMES[2:5]:
-        pytest.skip("nothing is in doubt there")
     expected, _ = proof.uncrashed(plan)
     with worlds() as fresh:
         assert proof.crash_and_judge(next(fresh), plan, expected, points()[name]) == []

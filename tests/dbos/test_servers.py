@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from shipworthy import DBOSRuntime
-from tests.dbos.test_laws import ALICE, Till, agent, go, over
+from tests.dbos.world import ALICE, Till, agent, go, over
 from tests.servers.postgres import OwnPostgres
 
 

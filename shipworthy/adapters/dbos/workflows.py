@@ -1,4 +1,4 @@
-"""DBOS, on an event loop of its own: a sitting of a run is a workflow, and each of its steps is carried to *take_step*.
+"""DBOS, on an event loop of its own: a sitting of a run is a workflow, and a `Worker` takes its steps.
 
 Knows nothing of what a step does. One that DBOS executes again is taken again: whoever takes it knows what was done.
 """
@@ -6,14 +6,14 @@ Knows nothing of what a step does. One that DBOS executes again is taken again: 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from concurrent.futures import Future
-from typing import Any, Literal, TypeVar
+from contextvars import Context
+from typing import Any, Protocol, TypeVar
 
-from shipworthy.errors import ConfigurationError, DriverError, DriverUnavailable, MissingExtra
+from shipworthy.errors import ConfigurationError, DriverError, DriverUnavailable, Fenced, MissingExtra
 
 try:
     import dbos._dbos
@@ -31,45 +31,57 @@ VERSION = "shipworthy-1"
 """DBOS recovers a workflow only in executors of its application version, because changed code might not replay it. The
 one workflow here is a loop over one step; that runs outlive a change of the agent's code is the journal's doing."""
 
-Order = Literal["step", "cancelled", "lost"]
-TakeStep = Callable[[Order, str, str, str, str], Awaitable[bool]]
-"""(order, "workflow#execution", agent, tenant, run) -> whether the sitting goes on. "cancelled": somebody cancelled the
-workflow in DBOS; "lost": DBOS has it executed elsewhere. Raising leaves it as a crash would, to be recovered."""
-
 _LAST_ENTRIES = 1.0
-_live: Workflows | None = None
+"""Seconds in which DBOS notes what has just ended, before it is closed."""
+
+
+class Worker(Protocol):
+    """Who takes the steps. An execution is the workflow's id, "#", and a name of its own."""
+
+    async def step(self, execution: str, agent: str, tenant: str, run_id: str) -> bool:
+        """Take a step; False when none is left. Raising leaves the workflow as a crash would, to be recovered."""
+        ...
+
+    async def stop(self, execution: str, tenant: str, run_id: str, reason: Exception | None) -> None:
+        """No more steps are asked for, for this *reason*; None: somebody cancelled the workflow."""
+        ...
 
 
 @DBOS.workflow(name="shipworthy.sitting")
 async def sitting(agent: str, tenant: str, run_id: str) -> None:
     """One sitting. What DBOS records of it is how many steps it had."""
-    workflow = str(DBOS.workflow_id)
+    assert _live is not None
+    worker, workflow = _live.worker, str(DBOS.workflow_id)
     execution = f"{workflow}#{os.urandom(6).hex()}"
 
-    async def carry(order: Order) -> bool:
+    async def step() -> bool:
         try:
-            return _live is not None and await _live.take_step(order, execution, agent, tenant, run_id)
+            return await worker.step(execution, agent, tenant, run_id)
         except Exception:
             raise asyncio.CancelledError from None  # DBOS records nothing of it
 
     try:
-        while await DBOS.run_step_async({"name": "step"}, carry, "step"):
+        while await DBOS.run_step_async({"name": "step"}, step):
             pass
-    except (DBOSWorkflowCancelledError, DBOSWorkflowConflictIDError):
-        outside = asyncio.create_task(DBOS.get_workflow_status_async(workflow), context=contextvars.Context())
-        status = await outside
-        await carry("cancelled" if status is not None and status.status == "CANCELLED" else "lost")
-        raise asyncio.CancelledError from None  # else DBOS waits here for what the other executor makes of it
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        reason: Exception | None = _translated(error)
+        if isinstance(error, (DBOSWorkflowCancelledError, DBOSWorkflowConflictIDError)):
+            asked = asyncio.create_task(DBOS.get_workflow_status_async(workflow), context=Context())
+            status = await asked  # from outside, or it would be a step
+            cancelled = status is not None and status.status == "CANCELLED"
+            reason = None if cancelled else Fenced(f"DBOS has another executor drive run {run_id!r}.")
+        await worker.stop(execution, tenant, run_id, reason)
+        raise asyncio.CancelledError from None  # else DBOS records it, or waits here for what another makes of it
 
 
 class Workflows:
     """One DBOS executor; a process has one. When it is launched, DBOS recovers what the last one called *executor_id*
     left. *queue*: where workflows wait for any process of the same *name*; without it they start here at once."""
 
-    def __init__(
-        self, url: str, take_step: TakeStep, *, name: str, executor_id: str, queue: str | None
-    ) -> None:
-        self.take_step = take_step
+    def __init__(self, url: str, worker: Worker, *, name: str, executor_id: str, queue: str | None) -> None:
+        self.worker = worker
         self._queue = queue
         self._config = DBOSConfig(
             name=name,
@@ -89,12 +101,10 @@ class Workflows:
         DBOS runs in this process already."""
         global _live
         if _live is not self:
-            if getattr(dbos._dbos, "_dbos_global_instance", None) is not None or _live is not None:
-                raise ConfigurationError(
-                    "DBOS runs in this process already.",
-                    fix="Share one DBOSRuntime among a process's agents.",
-                )
-            _live = self
+            if _live is not None or getattr(dbos._dbos, "_dbos_global_instance", None) is not None:
+                fix = "Share one DBOSRuntime among a process's agents."
+                raise ConfigurationError("DBOS runs in this process already.", fix=fix)
+            _live, self._loop = self, asyncio.new_event_loop()
             self._thread.start()
         await asyncio.shield(asyncio.wrap_future(self._launched))
 
@@ -124,7 +134,6 @@ class Workflows:
     # on DBOS's loop: it makes a loop's to_thread its own, so that no other loop should know it
 
     def _serve(self) -> None:
-        self._loop = asyncio.new_event_loop()
         try:
             self._loop.run_until_complete(self._launch())
             self._launched.set_result(None)
@@ -175,9 +184,11 @@ class Workflows:
             raise _translated(error) from error
 
 
-def _translated(error: Exception) -> DriverError:
+def _translated(error: BaseException) -> DriverError:
     if isinstance(error, DBAPIError):
         return DriverUnavailable(f"DBOS cannot use its database: {str(error.orig).splitlines()[0]}.")
-    return DriverError(
-        f"DBOS failed: {type(error).__name__}: {error}", fix="Mend that; the run can be resumed."
-    )
+    what = f"DBOS failed: {type(error).__name__}: {error}"
+    return DriverError(what, fix="Mend that, and resume the run.")
+
+
+_live: Workflows | None = None
