@@ -26,7 +26,7 @@ from tests.crash.proof import LONG
 from tests.servers.temporal import fresh_name
 
 SECRET = "sesame-4711"
-TENANT = {"tenant_id": "acme"}
+TENANT: dict[str, Any] = {"tenant_id": "acme"}
 
 
 def call(name: str, **args: Any) -> ToolCall:
@@ -103,13 +103,16 @@ class Bank:
         async with agent, agent.runtime.serving():
             yield agent
 
+    def workflow(self, run_id: str) -> str:
+        """The id of the run's workflow."""
+        return f"{self.queue}/4:acme/{run_id}"
+
     async def histories(self, run_id: str) -> list[WorkflowHistory]:
         """The histories of the run's workflow, the first one first."""
         client = await Client.connect(self.address)
         found = []
-        async for one in client.list_workflows(f"TaskQueue = '{self.queue}'"):
-            if one.id.endswith(f"/{run_id}"):
-                found.append(await client.get_workflow_handle(one.id, run_id=one.run_id).fetch_history())
+        async for one in client.list_workflows(f"WorkflowId = '{self.workflow(run_id)}'"):
+            found.append(await client.get_workflow_handle(one.id, run_id=one.run_id).fetch_history())
         return sorted(found, key=lambda history: history.events[0].event_time.ToNanoseconds())
 
 

@@ -19,6 +19,7 @@ from temporalio.client import (
     WithStartWorkflowOperation,
     WorkflowFailureError,
     WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.converter import (
@@ -152,6 +153,10 @@ def _translated(address: str) -> Iterator[None]:
         ):
             raise DriverUnavailable(f"Temporal at {address} does not answer: {error.message}") from error
         raise DriverError(f"Temporal at {address} refused: {error.message}") from error
+    except WorkflowUpdateRPCTimeoutOrCancelledError as error:
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError from None
+        raise DriverUnavailable(f"Temporal at {address} does not answer.") from error
     except RuntimeError as error:  # what the client raises when it cannot connect
         raise DriverUnavailable(f"Temporal at {address} cannot be reached: {error}.") from error
     except (WorkflowUpdateFailedError, WorkflowFailureError) as error:

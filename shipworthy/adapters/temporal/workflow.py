@@ -49,10 +49,6 @@ class RunWorkflow:
 
     @workflow.init
     def __init__(self, given: Given) -> None:
-        if given.format > FORMAT:  # fails the task, not the workflow: Temporal offers it to other workers
-            raise RuntimeError(
-                f"Run {given.run_id!r} is of a newer release of shipworthy: upgrade this worker."
-            )
         self._given = given
         self._sitting: Sitting | None = None
         self._until: float | None = None
@@ -65,6 +61,10 @@ class RunWorkflow:
     @workflow.run
     async def run(self, given: Given) -> None:
         """Until the run has ended. A cancellation stops the run, and the workflow ends with it."""
+        if given.format > FORMAT:  # fails the task, not the workflow: Temporal offers it to other workers
+            raise RuntimeError(
+                f"Run {given.run_id!r} is of a newer release of shipworthy: upgrade this worker."
+            )
         going = asyncio.create_task(self._go_on())
         while not going.done():
             try:
