@@ -29,7 +29,7 @@ ROLE = "shipworthy_app"
 SILENCE = 60.0
 """Seconds after which a server that neither takes nor sends anything while it is waited for is taken for gone."""
 _SESSION = f"""SET ROLE {ROLE}; SET search_path = shipworthy, pg_temp;
-SET default_transaction_isolation = 'read committed';
+SET default_transaction_isolation = 'read committed'; SET row_security = on;
 SELECT set_config(name, '0', false) FROM pg_settings
 WHERE name ~ '^(statement|lock|transaction|idle_in_transaction_session|idle_session)_timeout$'"""
 _FORCED = """SELECT c.relname FROM pg_class AS c WHERE c.relnamespace = 'shipworthy'::regnamespace
@@ -124,6 +124,7 @@ def _connect(server: Server) -> Connection:
     return Connection.connect(
         server.dsn,
         autocommit=True,
+        client_encoding="utf8",
         connect_timeout=max(int(server.patience), 2),
         fallback_application_name="shipworthy",
         keepalives_idle=5,
@@ -158,7 +159,8 @@ def prepare(server: Server) -> None:
 
 def _is_made(connection: Connection, server: Server) -> bool:
     """Whether the schema is there. Raises StoreForeign for one of a newer format."""
-    if connection.execute("SELECT to_regnamespace('shipworthy')").fetchall() == [(None,)]:
+    # Not by to_regnamespace, which may remember how it was before another instance made it.
+    if not connection.execute("SELECT FROM pg_namespace WHERE nspname = 'shipworthy'").fetchall():
         return False
     with connection.transaction():
         connection.execute(f"SET LOCAL ROLE {ROLE}")
