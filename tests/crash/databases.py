@@ -156,7 +156,9 @@ class PostgresDatabase:
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
             connection.execute(f"TRUNCATE {_TABLES}")
-        _unused.append(self.address)
+            broken = connection.execute("SELECT obj_description('shipworthy'::regnamespace)").fetchall()
+        if broken == [(None,)]:
+            _unused.append(self.address)
 
     def journal(self) -> dict[RunKey, Run]:
         with psycopg.connect(self.address) as connection, connection.transaction():

@@ -6,8 +6,12 @@ They replace parts of the product from outside; where one is not there any more,
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 from collections.abc import Callable
 from typing import Any
+
+import psycopg
 
 
 def _replace(owner: Any, name: str, made: Callable[[Any], Any]) -> None:
@@ -142,6 +146,69 @@ def settled_too_early() -> None:
     _replace(settle, "still_possible_for", lambda _: lambda run, call: 0)
 
 
+def resend_is_new() -> None:
+    """A group that is sent again after a lost answer is said to be sent for the first time."""
+    from shipworthy.adapters.postgres import writer
+
+    _replace(writer, "_values", lambda values: lambda me, again, batches: values(me, False, batches))
+
+
+def answered_before_commit() -> None:
+    """Whoever waits for a group is told of it while its transaction is still open."""
+    from shipworthy.adapters.postgres.writer import Writer
+
+    def within(perform: Callable[..., None]) -> Callable[..., None]:
+        def begin_and_perform(self: Any, group: Any) -> None:
+            self._connection = self._connection or self._connect()
+            self._connection.autocommit = False
+            perform(self, group)
+
+        return begin_and_perform
+
+    def commit_late(self: Any) -> None:
+        time.sleep(0.02)
+        self._connection.commit()
+        self._connection.autocommit = True
+
+    _replace(Writer, "_perform", within)
+    _replace(Writer, "_after", lambda _: commit_late)
+
+
+_REWRITTEN: dict[str, tuple[str, dict[str, str]]] = {
+    # as `no_fence` of SQLite: whoever asks, and wherever in the journal
+    "no_fence": (
+        "append",
+        {
+            r"AND r\.fence = b\.token AND r\.head = b\.first - 1 AND r\.worker = me": "",
+            r"(INSERT INTO journal VALUES \([^)]*\))": r"\1 ON CONFLICT DO NOTHING",
+        },
+    ),
+    # a worker whose session is lost is taken for a dead one
+    "lost_is_dead": ("claim", {r"previous := 'expired';(\s*END IF;\s*IF)": r"previous := 'dead';\1"}),
+    # who takes over, and takes the run again before anything is recorded, knows nothing of the stopped worker
+    "expired_forgotten": ("claim", {r"IF r\.expired THEN .*? END IF;": ""}),
+    # one batch that fails takes the others of its group with it
+    "no_savepoint": ("append", {r"EXCEPTION\s+WHEN .*?SQLERRM;": ""}),
+}
+"""Functions of the Postgres schema, and what is said there instead of what."""
+
+
+def rewrite(name: str, database: str) -> None:
+    """Break the schema of a database, once; its comment says so."""
+    function, changes = _REWRITTEN[name]
+    with psycopg.connect(database) as connection:
+        connection.execute("LOCK TABLE shipworthy.meta")
+        if connection.execute("SELECT obj_description('shipworthy'::regnamespace)").fetchall() != [(None,)]:
+            return
+        where = f"'shipworthy.{function}'::regproc"
+        [(text,)] = connection.execute(f"SELECT pg_get_functiondef({where})").fetchall()
+        for old, new in changes.items():
+            text, found = re.subn(old, new, text, flags=re.DOTALL)
+            assert found == 1, old
+        connection.execute(text)
+        connection.execute("COMMENT ON SCHEMA shipworthy IS 'broken'")
+
+
 _MUTANTS: dict[str, Callable[[], None]] = {
     made.__name__: made
     for made in (
@@ -153,10 +220,15 @@ _MUTANTS: dict[str, Callable[[], None]] = {
         replayed_by_position,
         settled_too_early,
         late_start,
+        resend_is_new,
+        answered_before_commit,
     )
 }
 
 
 def switch_on(name: str, database: str = "") -> None:
     """Break this process."""
-    _MUTANTS[name]()
+    if database and name in _REWRITTEN:
+        rewrite(name, database)
+    else:
+        _MUTANTS[name]()
