@@ -117,6 +117,30 @@ def chat(
     return go(agent, tenant, user, session or f"chat-{uuid.uuid4().hex[:8]}", as_json=as_json)
 
 
+@app.command()
+def worker(
+    agent: Target,
+    temporal: Annotated[
+        str | None,
+        typer.Option(
+            "--temporal", metavar="ADDRESS", help="host:port; by default that of the agent's runtime."
+        ),
+    ] = None,
+    namespace: Annotated[str | None, typer.Option(help="By default the runtime's, or default.")] = None,
+    task_queue: Annotated[str | None, typer.Option(help="By default the runtime's, or shipworthy.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Take steps of the agent's runs for Temporal, until SIGTERM or Ctrl-C; then other workers go on with them.
+
+    With --json: {"serving": ...} once it listens.
+    """
+    from shipworthy.app.commands.working import Request, work
+
+    return work(
+        Request(agent=agent, address=temporal, namespace=namespace, task_queue=task_queue, as_json=as_json)
+    )
+
+
 @runs.command("list")
 def list_runs(
     tenant: Tenant,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
-import os
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shipworthy.adapters.inmemory.store import InMemoryStore
-from shipworthy.adapters.temporal.payloads import STEPS, STOP, At, Given
+from shipworthy.adapters.temporal.payloads import STEPS, STOP, At, Given, Place
 from shipworthy.app.configuration import seconds
 from shipworthy.app.runtimes import runtime_for
 from shipworthy.domain.effects import Settlement
@@ -89,15 +88,15 @@ class TemporalRuntime(Runtime):
                 f"{store!r} is no store that callers and workers can share.",
                 fix='Pass store="postgres://..." or store="sqlite:./bot.db".',
             )
-        driver = TemporalDriver(
-            address,
+        self.place = Place(
+            address=address,
             namespace=namespace,
-            queue=task_queue,
+            task_queue=task_queue,
             patience=seconds("patience", patience),
             options=options or {},
         )
-        super().__init__(store, driver)
-        self._temporal = driver
+        self._temporal = TemporalDriver(self.place)
+        super().__init__(store, self._temporal)
 
     def serving(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Be a worker for this runtime's agents: `async with agent, agent.runtime.serving(): ...`. At the end, steps
@@ -110,20 +109,15 @@ class TemporalDriver:
 
     by_name = True
 
-    def __init__(
-        self, address: str, *, namespace: str, queue: str, patience: float, options: Mapping[str, Any]
-    ) -> None:
-        self.address, self.namespace, self.queue, self.patience = address, namespace, queue, patience
-        self._options = options
+    def __init__(self, place: Place) -> None:
+        self._place = place
         self._workflows: Workflows
 
     async def open(self, runtime: Runtime) -> None:
         """Connect. Raises DriverUnavailable; DriverError for an unknown namespace."""
         from shipworthy.adapters.temporal.client import Workflows
 
-        self._workflows = await Workflows.connect(
-            self.address, namespace=self.namespace, queue=self.queue, options=self._options
-        )
+        self._workflows = await Workflows.connect(self._place)
 
     async def close(self) -> None:
         """Nothing to give up: runs go on under their workflows."""
@@ -174,7 +168,7 @@ class TemporalDriver:
         await self._workflows.start(self._given(run, rests=False))
 
     def _given(self, run: LiveRun, *, rests: bool) -> Given:
-        return Given(tenant=run.scope.tenant, run_id=run.run_id, rests=rests, patience=self.patience)
+        return Given(tenant=run.scope.tenant, run_id=run.run_id, rests=rests, patience=self._place.patience)
 
     async def _follow(self, runtime: Runtime, run: LiveRun) -> None:
         reading = asyncio.create_task(_read_along(runtime, run))
@@ -187,7 +181,7 @@ class TemporalDriver:
                 await reading
         except RunNotFound:
             raise DriverError(
-                f"The workers of the task queue {self.queue!r} have no run {run.run_id!r} in their store.",
+                f"The workers of the task queue {self._place.task_queue!r} have no run {run.run_id!r} in their store.",
                 fix="Give callers and workers the same store=, or the callers another task_queue=.",
             ) from None
         finally:
@@ -198,14 +192,17 @@ class TemporalDriver:
     async def _warning(self, run_id: str) -> AsyncIterator[None]:
         """Say so if this takes long because no worker is there."""
 
+        place = self._place
+
         async def warn() -> None:
-            await asyncio.sleep(self.patience / 2)
+            await asyncio.sleep(self._place.patience / 2)
             with contextlib.suppress(DriverError):
                 if not await self._workflows.is_served():
                     log.warning(
                         "Run %r waits: no worker listens to the task queue %r of %s. Start one: shipworthy worker "
                         "module:agent --temporal %s --namespace %s --task-queue %s",
-                        *(run_id, self.queue, self.address, self.address, self.namespace, self.queue),
+                        *(run_id, place.task_queue, place.address),
+                        *(place.address, place.namespace, place.task_queue),
                     )
 
         warning = asyncio.create_task(warn())
@@ -219,7 +216,7 @@ class TemporalDriver:
         try:
             await handed
             await self._workflows.cancel(run.scope.tenant, run.run_id)
-            async with asyncio.timeout(self.patience):
+            async with asyncio.timeout(self._place.patience):
                 await self._follow(runtime, run)
         except (ShipworthyError, TimeoutError) as error:
             log.warning("Run %r was cancelled, and has not stopped yet: %s", run.run_id, error)
@@ -230,13 +227,10 @@ class TemporalDriver:
         from shipworthy.adapters.temporal.worker import workers
 
         await runtime.open()
-        holder = Holder(runtime, self.patience)
-        own = f"{self.queue}@{os.urandom(8).hex()}"
+        holder = Holder(runtime, self._place.patience)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(holder.close)
-            for worker in workers(
-                self._workflows.client, holder, queue=self.queue, own=own, patience=self.patience
-            ):
+            for worker in workers(self._workflows.client, holder, self._place):
                 await stack.enter_async_context(worker)
             try:
                 yield

@@ -32,7 +32,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from shipworthy import errors
-from shipworthy.adapters.temporal.payloads import Given
+from shipworthy.adapters.temporal.payloads import Given, Place
 from shipworthy.adapters.temporal.workflow import RunWorkflow
 from shipworthy.errors import DriverError, DriverUnavailable, ShipworthyError
 
@@ -64,36 +64,37 @@ class Converter(CompositePayloadConverter):
 class Workflows:
     """The workflows of one task queue in one namespace of a server that is connected to."""
 
-    def __init__(self, client: Client, address: str, queue: str) -> None:
+    def __init__(self, client: Client, place: Place) -> None:
         self.client = client
-        self._address = address
-        self._queue = queue
+        self._place = place
 
     @classmethod
-    async def connect(
-        cls, address: str, *, namespace: str, queue: str, options: Mapping[str, Any]
-    ) -> Workflows:
+    async def connect(cls, place: Place) -> Workflows:
         """Raises DriverUnavailable, and DriverError for a namespace that is not there."""
         converter = DataConverter(payload_converter_class=Converter)
-        with _translated(address):
-            client = await Client.connect(address, namespace=namespace, data_converter=converter, **options)
-            await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=namespace))
-        return cls(client, address, queue)
+        with _translated(place):
+            client = await Client.connect(
+                place.address, namespace=place.namespace, data_converter=converter, **place.options
+            )
+            await client.workflow_service.describe_namespace(
+                DescribeNamespaceRequest(namespace=place.namespace)
+            )
+        return cls(client, place)
 
     def id_of(self, tenant: str, run_id: str) -> str:
         """The workflow's id: no two runs of the queue have the same."""
-        name = f"{self._queue}/{len(tenant)}:{tenant}/{run_id}"
+        name = f"{self._place.task_queue}/{len(tenant)}:{tenant}/{run_id}"
         digest = hashlib.sha256(name.encode()).hexdigest()
-        return name if len(name.encode()) <= 500 else f"{self._queue[:100]}/{digest}"
+        return name if len(name.encode()) <= 500 else f"{self._place.task_queue[:100]}/{digest}"
 
     async def start(self, given: Given) -> None:
         """Have the run's workflow, whether it is there already or not. Raises DriverError."""
-        with _translated(self._address):
+        with _translated(self._place):
             await self.client.start_workflow(
                 RunWorkflow.run,
                 given,
                 id=self.id_of(given.tenant, given.run_id),
-                task_queue=self._queue,
+                task_queue=self._place.task_queue,
                 id_conflict_policy=_EXISTING,
             )
 
@@ -103,17 +104,17 @@ class Workflows:
             RunWorkflow.run,
             given,
             id=self.id_of(given.tenant, given.run_id),
-            task_queue=self._queue,
+            task_queue=self._place.task_queue,
             id_conflict_policy=_EXISTING,
         )
-        with _translated(self._address):
+        with _translated(self._place):
             await self.client.execute_update_with_start_workflow(
                 RunWorkflow.resume, dict(settlements), start_workflow_operation=start
             )
 
     async def cancel(self, tenant: str, run_id: str) -> None:
         """Have a run stopped. Raises DriverError."""
-        with _translated(self._address):
+        with _translated(self._place):
             await self.client.get_workflow_handle(self.id_of(tenant, run_id)).cancel()
 
     async def end(self, tenant: str, run_id: str) -> None:
@@ -121,7 +122,7 @@ class Workflows:
         handle = self.client.get_workflow_handle(self.id_of(tenant, run_id))
         while True:
             try:
-                with _translated(self._address):
+                with _translated(self._place):
                     await handle.result()
                 return
             except DriverUnavailable:
@@ -131,20 +132,21 @@ class Workflows:
         """Whether a worker polls the queue. Raises DriverError."""
         request = DescribeTaskQueueRequest(
             namespace=self.client.namespace,
-            task_queue=TaskQueue(name=self._queue),
+            task_queue=TaskQueue(name=self._place.task_queue),
             task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
         )
-        with _translated(self._address):
+        with _translated(self._place):
             return bool((await self.client.workflow_service.describe_task_queue(request)).pollers)
 
 
 @contextlib.contextmanager
-def _translated(address: str) -> Iterator[None]:
+def _translated(place: Place) -> Iterator[None]:
+    address = place.address
     try:
         yield
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND and "amespace" in error.message:
-            fix = "Create it: temporal operator namespace create -n NAME; or pass namespace= of one that exists."
+            fix = f"Create it: temporal operator namespace create -n {place.namespace}; or pass another namespace=."
             raise DriverError(f"Temporal at {address}: {error.message}", fix=fix) from error
         if error.status in (
             RPCStatusCode.UNAVAILABLE,

@@ -5,6 +5,7 @@ Pure, like the rules: the workflow's sandbox passes this module through.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -43,6 +44,17 @@ STEPS = {
 STOP, TAKE, INTERRUPT = "stop", "take", "interrupt"
 
 
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a service's workflows are. `patience`: seconds without a heartbeat, or in a worker's queue, after which
+    that worker counts as gone. `options`: further arguments of the client's `connect`."""
+
+    address: str
+    namespace: str = "default"
+    task_queue: str = "shipworthy"
+    patience: float = 10.0
+    options: Mapping[str, Any] = {}
+
+
 class Sitting(msgspec.Struct, kw_only=True):
     """One worker's hold of a run: its state without messages, the worker's own task queue, and the seconds left."""
 
@@ -52,9 +64,8 @@ class Sitting(msgspec.Struct, kw_only=True):
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The workflow's input. `rests`: the run is parked, and goes on when it is resumed. `patience`: seconds without a
-    heartbeat, or in a worker's queue, after which that worker counts as gone. `longest`: history events of one workflow
-    run."""
+    """The workflow's input. `rests`: the run is parked, and goes on when it is resumed. `longest`: events of a history
+    after which another is begun, unless Temporal suggests it earlier."""
 
     tenant: str
     run_id: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from shipworthy.adapters.temporal.payloads import (
     STOP,
     TAKE,
     At,
+    Place,
     Sitting,
     Taken,
     thin,
@@ -99,23 +101,24 @@ async def _reported() -> AsyncIterator[None]:
         beating.cancel()
 
 
-def workers(client: Client, hands: Hands, *, queue: str, own: str, patience: float) -> list[Worker]:
-    """Those that poll the shared *queue* and this process's *own*. A shutdown gives steps *patience* seconds to end."""
+def workers(client: Client, hands: Hands, place: Place) -> list[Worker]:
+    """Those that poll the shared queue and this process's own. A shutdown gives steps *patience* seconds to end."""
+    own, patience = f"{place.task_queue}@{os.urandom(8).hex()}", timedelta(seconds=place.patience)
     take, steps = activities(hands, own)
     restrictions = SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
     common: dict[str, Any] = {
         "max_concurrent_activities": 1_000,
-        "graceful_shutdown_timeout": timedelta(seconds=patience),
+        "graceful_shutdown_timeout": patience,
     }
     shared = Worker(
         client,
-        task_queue=queue,
+        task_queue=place.task_queue,
         workflows=[RunWorkflow],
         activities=[take],
         workflow_runner=SandboxedWorkflowRunner(restrictions=restrictions),
         # A history that another release's rules wrote ends its workflow; the journal starts the next one.
         workflow_failure_exception_types=[NondeterminismError],
-        sticky_queue_schedule_to_start_timeout=timedelta(seconds=patience),
+        sticky_queue_schedule_to_start_timeout=patience,
         **common,
     )
     return [shared, Worker(client, task_queue=own, activities=steps, **common)]

@@ -1,0 +1,209 @@
+"""What is missing, unreachable, unknown or set up in two ways is said, with its fix; nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shipworthy import InMemoryStore, Scope, TemporalRuntime
+from shipworthy.errors import (
+    ConfigurationError,
+    DriverError,
+    DriverUnavailable,
+    MissingExtra,
+    RunNotFound,
+    SettlementRefused,
+)
+from tests.servers.temporal import OwnTemporal
+from tests.temporal.world import TENANT, Bank, activities, call, until, with_loop
+
+
+@pytest.fixture
+def bank(tmp_path: Path, temporal: str) -> Bank:
+    return Bank(tmp_path, temporal)
+
+
+def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "temporalio", None)
+    with pytest.raises(MissingExtra, match=r"shipworthy\[temporal\]"):
+        TemporalRuntime(store=f"sqlite:{tmp_path}/x.db")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"store": "inmemory"}, "share"),
+        ({"store": InMemoryStore()}, "share"),
+        ({"store": 7}, "share"),
+        ({"store": "sqlite:x.db", "address": ""}, "names nothing"),
+        ({"store": "sqlite:x.db", "namespace": None}, "names nothing"),
+        ({"store": "sqlite:x.db", "task_queue": " "}, "names nothing"),
+        ({"store": "sqlite:x.db", "patience": 0}, "not a time"),
+    ],
+)
+def test_what_could_not_work_is_refused_at_once(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        TemporalRuntime(**options)
+
+
+@with_loop
+async def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
+    caller = Bank(tmp_path, "127.0.0.1:1").agent("over")
+    with pytest.raises(DriverUnavailable, match=r"127\.0\.0\.1:1 cannot be reached"):
+        await caller.run("Hello.", **TENANT)
+    await caller.close()
+
+
+@with_loop
+async def test_an_unknown_namespace_is_named_with_the_command_that_makes_it(bank: Bank) -> None:
+    bank.options["namespace"] = "nowhere"
+    caller = bank.agent("over")
+    with pytest.raises(DriverError, match="namespace create -n nowhere"):
+        await caller.run("Hello.", **TENANT)
+    await caller.close()
+
+
+@with_loop
+async def test_a_server_that_goes_away_loses_nothing(tmp_path: Path) -> None:
+    with OwnTemporal() as server:
+        bank = Bank(tmp_path, server.address)
+        caller = bank.agent("over", call("look", n=1))
+        await caller.runtime.open()
+        server.kill()
+        with pytest.raises(DriverUnavailable, match="journal"):
+            await caller.run("Hello.", **TENANT, run_id="r")
+        assert (await caller.runtime.store.find(Scope("acme"), "r")).status == "running"
+        server.start()
+        async with bank.worker("over"):
+            assert [r.output for r in await caller.recover()] == ["over"]
+            assert (await caller.run("Hello.", **TENANT, run_id="r")).output == "over"
+        await caller.close()
+
+
+@with_loop
+async def test_a_run_without_a_worker_waits_and_says_how_to_start_one(
+    bank: Bank, caplog: pytest.LogCaptureFixture
+) -> None:
+    caller = bank.agent("over")
+    with caplog.at_level(logging.WARNING, "shipworthy"):
+        running = asyncio.create_task(caller.run("Hello.", **TENANT))
+        await until(lambda: "shipworthy worker" in caplog.text)
+    assert f"--temporal {bank.address} --namespace default --task-queue {bank.queue}" in caplog.text
+    async with bank.worker("over"):
+        assert (await running).output == "over"
+    await caller.close()
+
+
+@with_loop
+async def test_a_worker_on_another_store_is_found_out(bank: Bank, tmp_path: Path) -> None:
+    caller = bank.agent("over")
+    async with bank.worker("over", store=f"sqlite:{tmp_path}/other.db"):
+        with pytest.raises(DriverError, match="same store="):
+            await caller.run("Hello.", **TENANT, run_id="r")
+    async with bank.worker("over"):
+        assert (await caller.resume("r", **TENANT)).output == "over"
+    await caller.close()
+
+
+@with_loop
+async def test_a_run_of_an_agent_that_a_worker_does_not_have_is_left_to_another(
+    bank: Bank, caplog: pytest.LogCaptureFixture
+) -> None:
+    caller = bank.agent("over")
+    with caplog.at_level(logging.WARNING, "shipworthy"):
+        async with bank.worker("wrong", name="shop"):
+            running = asyncio.create_task(caller.run("Hello.", **TENANT))
+            await until(lambda: "no agent 'bank'" in caplog.text)
+            async with bank.worker("over"):
+                assert (await running).output == "over"
+    await caller.close()
+
+
+def test_two_agents_of_one_name_are_refused(bank: Bank) -> None:
+    runtime = bank.agent("over").runtime
+
+    async def both() -> None:
+        async with bank.worker("over") as first:
+            second = bank.agent("over")
+            second._runtime = first.runtime
+            with pytest.raises(ConfigurationError, match="name="):
+                await second.run("Hello.", **TENANT)
+
+    asyncio.run(both())
+    asyncio.run(runtime.close())
+
+
+@with_loop
+async def test_a_run_that_is_not_there_is_not_found(bank: Bank) -> None:
+    caller = bank.agent("over")
+    with pytest.raises(RunNotFound):
+        await caller.resume("nowhere", **TENANT)
+    await caller.close()
+
+
+@with_loop
+async def test_an_operator_s_termination_is_said_and_resuming_starts_anew(bank: Bank) -> None:
+    from temporalio.client import Client
+
+    turns = (call("wait"), "over")
+    caller = bank.agent(*turns)
+    async with bank.worker(*turns):
+        running = asyncio.create_task(caller.run("Wait.", **TENANT, run_id="r"))
+        await until(bank.begun.is_set)
+        client = await Client.connect(bank.address)
+        await client.get_workflow_handle(bank.workflow("r")).terminate("enough")
+        with pytest.raises(DriverError, match="starts it anew"):
+            await running
+        bank.gate.set()
+        assert (await caller.resume("r", **TENANT)).output == "over"
+    await caller.close()
+
+
+@with_loop
+async def test_an_operator_s_cancellation_stops_the_run(bank: Bank) -> None:
+    from temporalio.client import Client
+
+    turns = (call("wait"), "over")
+    caller = bank.agent(*turns)
+    async with bank.worker(*turns):
+        running = asyncio.create_task(caller.run("Wait.", **TENANT, run_id="r"))
+        await until(bank.begun.is_set)
+        client = await Client.connect(bank.address)
+        await client.get_workflow_handle(bank.workflow("r")).cancel()
+        assert (await running).status == "cancelled"
+    await caller.close()
+
+
+@with_loop
+async def test_a_settlement_that_cannot_travel_is_refused(bank: Bank) -> None:
+    from shipworthy import Happened
+
+    turns = (call("pay", amount=7), "over")
+    bank.fails = ValueError("no answer")
+    caller = bank.agent(*turns)
+    async with bank.worker(*turns):
+        result = await caller.run("Pay.", **TENANT, run_id="r")
+        with pytest.raises(SettlementRefused, match="plain data"):
+            await caller.resume("r", **TENANT, settle={result.pending[0].call_id: Happened(object())})
+    await caller.close()
+
+
+@with_loop
+async def test_a_worker_that_leaves_in_the_middle_of_a_step_hands_its_run_over(bank: Bank) -> None:
+    turns = (call("wire", amount=7), "over")
+    caller = bank.agent(*turns)
+    async with bank.worker(*turns):
+        running = asyncio.create_task(caller.run("Wire.", **TENANT, run_id="r"))
+        await until(bank.begun.is_set)
+    bank.gate.set()
+    async with bank.worker(*turns):
+        assert (await running).output == "over"
+    assert bank.happened == [7]
+    steps = activities(await bank.histories("r"))
+    assert steps == ["take", "ask_model", "judge", "execute", "take", *steps[5:]]
+    await caller.close()
