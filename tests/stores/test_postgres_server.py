@@ -64,8 +64,9 @@ def fresh(own: OwnPostgres) -> str:
 def sql(dsn: str, *statements: str) -> list[Any]:
     """What the last statement gives, said by the superuser."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        for statement in statements:
-            cursor = connection.execute(statement.encode())
+        for statement in statements[:-1]:
+            connection.execute(statement.encode())
+        cursor = connection.execute(statements[-1].encode())
         return cursor.fetchall() if cursor.description else []
 
 
@@ -92,7 +93,8 @@ def role(own: OwnPostgres, name: str, what: str = "") -> str:
 
 async def use(dsn: str, **settings: Any) -> None:
     """Open a store, begin and end a run, read it, and close."""
-    store = PostgresStore(dsn, **({"patience": 0.3} | settings))
+    given: dict[str, Any] = {"patience": 0.3} | settings
+    store = PostgresStore(dsn, **given)
     await store.open()
     try:
         name = os.urandom(4).hex()
@@ -665,14 +667,13 @@ def test_a_store_is_used_between_open_and_close_only_and_may_be_opened_again(fre
         store = PostgresStore(fresh)
         with pytest.raises(StoreClosed, match=r"await store\.open\(\)"):
             await store.find(ALICE, "r")
-        for _ in range(2):
+        for is_new in (True, False):
             await asyncio.gather(*[store.open() for _ in range(4)])
-            fence = await store.begin(ALICE, "r", opening(ALICE, "r"))
+            assert (await store.begin(ALICE, "r", opening(ALICE, "r")) is not None) == is_new
             await store.close()
             await store.close()
             with pytest.raises(StoreClosed):
                 await store.find(ALICE, "r")
-        assert fence is None
         left = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         assert sql(fresh, left) == [(0,)]
         assert sql(fresh, "SELECT count(*) FROM shipworthy.workers") == [(0,)]

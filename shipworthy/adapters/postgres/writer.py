@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -24,6 +24,8 @@ from shipworthy.errors import CommitUncertain, Fenced, StoreError, StoreFull
 
 AT_ONCE = 64
 """Batches of one transaction: more subtransactions than these would slow every snapshot of the server."""
+BYTES_AT_ONCE = 1 << 26
+"""Bytes of bodies after which a transaction takes no further batch: a statement holds less than a gigabyte."""
 _APPEND = "SELECT fate, handle, why FROM append(%s, %s, %s, %b, %b, %b)"
 _encode = msgspec.json.Encoder().encode
 
@@ -129,8 +131,8 @@ class Writer(Session):
     def _perform(self, group: list[Job[Any]]) -> None:
         group.sort(key=_order)  # locks are taken in one order, whoever commits beside us
         deadline = self._deadline()
-        for start in range(0, len(group), AT_ONCE):
-            self._append(group[start : start + AT_ONCE], deadline)
+        for portion in _portions(group):
+            self._append(portion, deadline)
         with contextlib.suppress(StoreError):  # bodies stop starting before the lease runs out
             self._persist(self._renew, 0.0)
 
@@ -170,6 +172,17 @@ class Writer(Session):
 def _order(job: Job[Any]) -> tuple[str, ...]:
     batch: Any = job.work
     return (batch.scope.tenant, batch.scope.user or "", batch.scope.session or "", batch.run_id)
+
+
+def _portions(group: list[Job[Any]]) -> Iterator[list[Job[Any]]]:
+    portion, size = [], 0
+    for job in group:
+        portion.append(job)
+        batch: Any = job.work
+        size += sum([len(body) for body in batch.entry.bodies.values()])
+        if len(portion) == AT_ONCE or size > BYTES_AT_ONCE or job is group[-1]:
+            yield portion
+            portion, size = [], 0
 
 
 def _values(me: str, again: bool, batches: Sequence[Append]) -> list[Any]:
