@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -24,7 +25,7 @@ from shipworthy.domain.events import AnyEvent, Event
 from shipworthy.domain.results import RunResult
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.runtime import Runtime
-from shipworthy.errors import ShipworthyError, StoreError
+from shipworthy.errors import RunNotFound, ShipworthyError, StoreError
 from shipworthy.rules.codec import encode_event
 from shipworthy.testing.faults import Point, Points
 from tests.crash import checks, links, mutants, scenario
@@ -32,8 +33,10 @@ from tests.crash.links import LinkFault
 from tests.crash.scenario import Report, append, identity, prompt, tenant
 
 T = TypeVar("T")
-Way = Literal["run", "stream", "sync", "together"]
+Way = Literal["run", "stream", "sync", "together", "serve", "follow"]
 Action = Literal["kill", "stop", "power"]
+AT_ONCE = 16
+"""Runs that a serving process drives at once."""
 
 
 class DiskFault(msgspec.Struct, frozen=True):
@@ -47,6 +50,9 @@ class DiskFault(msgspec.Struct, frozen=True):
 
 class Job(msgspec.Struct, kw_only=True):
     """What a child is to do. `runs` in their order; `settle`: what a person found out, by run and call.
+
+    "serve": drive the runs, some at once, and recover what others left, until all of them have ended. "follow": read
+    along with runs that other processes drive, each in two streams: from its beginning, and from the event `after`.
 
     `again`: how often a run that a StoreError stopped is taken up again in this process; after that the error ends the
     process, unless it is `tolerant`. `lossy`: on a disk that forgets what was not synced when the power fails, which
@@ -62,6 +68,7 @@ class Job(msgspec.Struct, kw_only=True):
     recover: bool = False
     settle: dict[str, dict[str, str | None]] = {}
     again: int = 0
+    after: int = 0
     tolerant: bool = False
     setting: scenario.Setting = scenario.Setting()
     at: Point | None = None
@@ -73,6 +80,14 @@ class Job(msgspec.Struct, kw_only=True):
     cut: int | None = None
     torn: int | None = None
     log: str = ""
+
+
+class Followed(msgspec.Struct, frozen=True):
+    """The numbers of the events that a stream of a run gave, from the one after `after` on."""
+
+    run_id: str
+    after: int
+    seen: list[int]
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -202,6 +217,10 @@ class Process:
     def work(self) -> None:
         if self.job.way == "sync":
             self._work_sync()
+        elif self.job.way == "serve":
+            asyncio.run(self._serve())
+        elif self.job.way == "follow":
+            asyncio.run(self._follow())
         else:
             asyncio.run(self._work())
         self.outcome.points = self.points.reached
@@ -229,6 +248,35 @@ class Process:
                     break
         self.outcome.clock = self.store.clock()
         await self.agent.runtime.close()
+
+    async def _serve(self) -> None:
+        slots = asyncio.Semaphore(AT_ONCE)
+
+        async def serve(run_id: str) -> None:
+            async with slots:
+                await self._once(lambda: self._run(run_id))
+
+        async with self.agent:
+            await asyncio.gather(*[serve(run_id) for run_id in self.job.runs])
+
+    async def _follow(self) -> None:
+        await self.agent.runtime.open()
+        starts = (0, self.job.after)
+        await asyncio.gather(*[self._follow_one(r, after) for r in self.job.runs for after in starts])
+        await self.agent.runtime.close()
+
+    async def _follow_one(self, run_id: str, after: int) -> None:
+        """Tell of every number that a stream of a run gives, once somebody has begun it."""
+        seen: list[int] = []
+        while not seen:
+            with contextlib.suppress(RunNotFound):
+                async with self.agent.stream(run_id=run_id, tenant_id=tenant(run_id), after=after) as stream:
+                    async for item in stream:
+                        if isinstance(item, Event):
+                            self._told(run_id, item, "streamed")  # type: ignore[arg-type]
+                            seen.append(item.seq)
+            await asyncio.sleep(0.02)
+        append(self.folder / "followed", Followed(run_id, after, seen))
 
     def _work_sync(self) -> None:
         run_sync(self.agent.runtime.open())

@@ -125,7 +125,7 @@ def two_processes_on_one_session_agree_on_its_order(plan: Plan, rounds: int) -> 
                 kills += child.wait() == -signal.SIGKILL
             for half in halves:
                 proof.finish(world, half)
-            violations = [*proof.judge_crash(world), *_out_of_order(world, plan.runs)]
+            violations = [*proof.judge_crash(world), *out_of_order(world, plan.runs)]
             proof.figures.found(violations)
             assert violations == []
             assert Counter(e.label for e in world.sink()) == Counter(
@@ -134,7 +134,7 @@ def two_processes_on_one_session_agree_on_its_order(plan: Plan, rounds: int) -> 
     proof.figures.kills += kills
 
 
-def _out_of_order(world: World, runs: tuple[str, ...]) -> list[checks.Violation]:
+def out_of_order(world: World, runs: tuple[str, ...]) -> list[checks.Violation]:
     """Where the session's order, its runs' heads and what the model was shown do not fit together."""
     states = {run_id: replay(run.events) for (_, run_id), run in world.journal().items()}
     order = world.session_order()
@@ -143,9 +143,9 @@ def _out_of_order(world: World, runs: tuple[str, ...]) -> list[checks.Violation]
         found.append(checks.Violation("invalid", f"the session's order is {order}"))
     by_position = sorted(order, key=lambda run_id: order[run_id])
     for asked in world.requests():
-        state = states[asked.run_id]
-        if asked.ordinal:
+        if asked.ordinal or asked.run_id not in runs:
             continue
+        state = states[asked.run_id]
         before = [m for run_id in by_position[: state.started.session_head] for m in states[run_id].messages]
         instructions = state.started.instructions
         assert instructions is not None

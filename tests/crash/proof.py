@@ -23,7 +23,7 @@ from shipworthy.domain.events import ToolAttempted
 from shipworthy.testing.faults import Point
 from tests.crash import checks, databases, scenario
 from tests.crash.checks import Ack, Asked, Effect, Reference, Request, Violation
-from tests.crash.child import Action, DiskFault, Job, Outcome, Pending, Way
+from tests.crash.child import Action, DiskFault, Followed, Job, Outcome, Pending, Way
 from tests.crash.links import LinkFault
 from tests.crash.zygote import Child, Zygote
 
@@ -205,6 +205,9 @@ class World:
 
     def sink(self) -> list[Effect]:
         return self._lines("sink", Effect)
+
+    def followed(self) -> list[Followed]:
+        return self._lines("followed", Followed)
 
     def _lines(self, name: str, kind: Any) -> list[Any]:
         path = self.folder / name

@@ -227,6 +227,7 @@ class Setting(msgspec.Struct, kw_only=True, frozen=True):
     tool_timeout: float = 60.0
     pause: float = 0.0
     patience: float = 5.0
+    recover_every: float = 10.0
     vfs: str | None = None
 
 
@@ -241,7 +242,7 @@ def agent(folder: Path, runtime: Runtime, points: Points, setting: Setting) -> A
         tools=tools(sink, points, clock, verified=setting.verified, pause=setting.pause),
         output=Report,
         runtime=runtime,
-        tuning=Tuning(tool_timeout=setting.tool_timeout),
+        tuning=Tuning(tool_timeout=setting.tool_timeout, recover_every=setting.recover_every),
     )
 
 
