@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shipworthy.adapters.inmemory.store import InMemoryStore
-from shipworthy.adapters.temporal.payloads import STEPS, STOP, At, Given, Place
+from shipworthy.adapters.temporal.payloads import At, Given, Place
 from shipworthy.app.configuration import seconds
 from shipworthy.app.runtimes import runtime_for
 from shipworthy.domain.effects import Settlement
@@ -328,7 +328,7 @@ class Holder:
             raise DriverError(f"Run {at.run_id!r} does not stand here any more.", fix="Take it again.")
         self._idle.pop(run).cancel()
         task = self._steps[key] = asyncio.create_task(
-            step(self._seats, run, _stopped if name == STOP else _one_step, LiveRun.commit)
+            step(self._seats, run, _stopped if name == "Stop" else _one_step, LiveRun.commit)
         )
         try:
             await asyncio.wait([task])
@@ -383,7 +383,7 @@ class Holder:
 
 def _stands(run: LiveRun, at: At, name: str) -> bool:
     """Whether the workflow and the journal agree on what is next."""
-    return run.state.seq == at.seq and name in (STOP, STEPS.get(type(decide(run.state))))
+    return run.state.seq == at.seq and name in ("Stop", type(decide(run.state)).__name__)
 
 
 async def _one_step(run: LiveRun) -> None:

@@ -205,5 +205,5 @@ async def test_a_worker_that_leaves_in_the_middle_of_a_step_hands_its_run_over(b
         assert (await running).output == "over"
     assert bank.happened == [7]
     steps = activities(await bank.histories("r"))
-    assert steps == ["take", "ask_model", "judge", "execute", "take", *steps[5:]]
+    assert steps == ["take", "AskModel", "Judge", "Execute", "take", *steps[5:]]
     await caller.close()

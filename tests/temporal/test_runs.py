@@ -29,7 +29,7 @@ async def test_each_step_is_an_activity_of_its_own_and_says_nothing_of_what_was_
     assert (result.status, result.output) == ("completed", f"{SECRET}, done")
     assert bank.happened == [7]
     histories = await bank.histories("r")
-    steps = ["ask_model", "judge", "execute", "ask_model", "judge", "execute", "ask_model", "deliver"]
+    steps = ["AskModel", "Judge", "Execute", "AskModel", "Judge", "Execute", "AskModel", "Deliver"]
     assert activities(histories) == ["take", *steps]
     written = [event.SerializeToString() for event in histories[0].events]
     assert SECRET.encode() not in b"".join(written)
@@ -88,7 +88,7 @@ async def test_a_run_in_doubt_waits_and_is_settled_by_any_process(bank: Bank) ->
     events = await other.runtime.store.read(Scope("acme"), "r")
     assert not [e for e in events if isinstance(e, ToolReturned)]
     assert bank.happened == []
-    assert activities(await bank.histories("r"))[-3:] == ["take", "ask_model", "deliver"]
+    assert activities(await bank.histories("r"))[-3:] == ["take", "AskModel", "Deliver"]
     await caller.close()
     await other.close()
 
@@ -124,7 +124,7 @@ async def test_a_cancellation_reaches_the_run(bank: Bank, late: bool) -> None:
             await task
         result = await caller.resume("r", **TENANT)
     assert (result.status, result.stop_reason) == ("cancelled", "cancelled")
-    assert activities(await bank.histories("r"))[-1] == "end"
+    assert activities(await bank.histories("r"))[-1] == "End"
     await caller.close()
 
 
@@ -141,8 +141,8 @@ async def test_a_cancelled_once_call_is_in_doubt_and_asks_the_world(bank: Bank) 
     assert bank.happened == []
     steps = activities(await bank.histories("r"))
     assert [s for s in steps if s != "interrupt"] == [
-        *("take", "ask_model", "judge", "execute", "park"),
-        *("take", "settle", "end"),
+        *("take", "AskModel", "Judge", "Execute", "Park"),
+        *("take", "Settle", "End"),
     ]
     await caller.close()
 
@@ -154,7 +154,7 @@ async def test_a_deadline_reaches_the_run(bank: Bank) -> None:
     async with bank.worker(*turns):
         result = await caller.run("Wait.", **TENANT, run_id="r", timeout=1.0)
     assert (result.status, result.stop_reason) == ("stopped", "timeout")
-    assert activities(await bank.histories("r"))[-2:] == ["execute", "end"]
+    assert activities(await bank.histories("r"))[-2:] == ["Execute", "End"]
     await caller.close()
 
 

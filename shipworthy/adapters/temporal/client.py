@@ -7,9 +7,11 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import msgspec
+from temporalio import converter
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
@@ -22,12 +24,6 @@ from temporalio.client import (
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import WorkflowIDConflictPolicy
-from temporalio.converter import (
-    BinaryNullPayloadConverter,
-    CompositePayloadConverter,
-    DataConverter,
-    EncodingPayloadConverter,
-)
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -36,13 +32,10 @@ from shipworthy.adapters.temporal.payloads import Given, Place
 from shipworthy.adapters.temporal.workflow import RunWorkflow
 from shipworthy.errors import DriverError, DriverUnavailable, ShipworthyError
 
-_EXISTING = WorkflowIDConflictPolicy.USE_EXISTING
-_AGAIN = 1.0
+_DOWN = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
 
 
-class _Structs(EncodingPayloadConverter):
-    """Every value as JSON, by its type."""
-
+class _Structs(converter.EncodingPayloadConverter):
     @property
     def encoding(self) -> str:
         return "json/plain"
@@ -54,15 +47,15 @@ class _Structs(EncodingPayloadConverter):
         return msgspec.json.decode(payload.data, type=Any if type_hint is None else type_hint)
 
 
-class Converter(CompositePayloadConverter):
-    """Temporal's payload converter for all of the above."""
+class Converter(converter.CompositePayloadConverter):
+    """Values as JSON, by their types."""
 
     def __init__(self) -> None:
-        super().__init__(BinaryNullPayloadConverter(), _Structs())
+        super().__init__(converter.BinaryNullPayloadConverter(), _Structs())
 
 
 class Workflows:
-    """The workflows of one task queue in one namespace of a server that is connected to."""
+    """The workflows of a task queue. Every method raises DriverUnavailable, or DriverError for what is refused."""
 
     def __init__(self, client: Client, place: Place) -> None:
         self.client = client
@@ -70,68 +63,63 @@ class Workflows:
 
     @classmethod
     async def connect(cls, place: Place) -> Workflows:
-        """Raises DriverUnavailable, and DriverError for a namespace that is not there."""
-        converter = DataConverter(payload_converter_class=Converter)
+        """To a server that answers, and has the namespace."""
+        data_converter = converter.DataConverter(payload_converter_class=Converter)
         with _translated(place):
             client = await Client.connect(
-                place.address, namespace=place.namespace, data_converter=converter, **place.options
+                place.address, namespace=place.namespace, data_converter=data_converter, **place.options
             )
             await client.workflow_service.describe_namespace(
                 DescribeNamespaceRequest(namespace=place.namespace)
             )
         return cls(client, place)
 
-    def id_of(self, tenant: str, run_id: str) -> str:
+    def _id(self, tenant: str, run_id: str) -> str:
         """The workflow's id: no two runs of the queue have the same."""
         name = f"{self._place.task_queue}/{len(tenant)}:{tenant}/{run_id}"
-        digest = hashlib.sha256(name.encode()).hexdigest()
-        return name if len(name.encode()) <= 500 else f"{self._place.task_queue[:100]}/{digest}"
+        return name if len(name.encode()) <= 500 else hashlib.sha256(name.encode()).hexdigest()
+
+    def _starting(self, given: Given) -> dict[str, Any]:
+        """How the run's workflow is had, whether it is there already or not."""
+        return {
+            "id": self._id(given.tenant, given.run_id),
+            "task_queue": self._place.task_queue,
+            "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
+            "task_timeout": timedelta(seconds=max(self._place.patience, 2.0)),
+        }
 
     async def start(self, given: Given) -> None:
-        """Have the run's workflow, whether it is there already or not. Raises DriverError."""
+        """Have the run's workflow."""
         with _translated(self._place):
-            await self.client.start_workflow(
-                RunWorkflow.run,
-                given,
-                id=self.id_of(given.tenant, given.run_id),
-                task_queue=self._place.task_queue,
-                id_conflict_policy=_EXISTING,
-            )
+            await self.client.start_workflow(RunWorkflow.run, given, **self._starting(given))
 
     async def resume(self, given: Given, settlements: Mapping[str, Any]) -> None:
-        """Have a parked run go on. Raises SettlementRefused, RunBusy, DriverError."""
-        start = WithStartWorkflowOperation(
-            RunWorkflow.run,
-            given,
-            id=self.id_of(given.tenant, given.run_id),
-            task_queue=self._place.task_queue,
-            id_conflict_policy=_EXISTING,
-        )
+        """Have a parked run go on. Raises SettlementRefused, RunBusy."""
+        start = WithStartWorkflowOperation(RunWorkflow.run, given, **self._starting(given))
         with _translated(self._place):
             await self.client.execute_update_with_start_workflow(
                 RunWorkflow.resume, dict(settlements), start_workflow_operation=start
             )
 
     async def cancel(self, tenant: str, run_id: str) -> None:
-        """Have a run stopped. Raises DriverError."""
+        """Have a run stopped."""
         with _translated(self._place):
-            await self.client.get_workflow_handle(self.id_of(tenant, run_id)).cancel()
+            await self.client.get_workflow_handle(self._id(tenant, run_id)).cancel()
 
     async def end(self, tenant: str, run_id: str) -> None:
         """Return when the workflow has ended, however long the server is away meanwhile. Raises what it failed with."""
-        handle = self.client.get_workflow_handle(self.id_of(tenant, run_id))
         while True:
             try:
                 with _translated(self._place):
-                    await handle.result()
+                    await self.client.get_workflow_handle(self._id(tenant, run_id)).result()
                 return
             except DriverUnavailable:
-                await asyncio.sleep(_AGAIN)
+                await asyncio.sleep(1.0)
 
     async def is_served(self) -> bool:
-        """Whether a worker polls the queue. Raises DriverError."""
+        """Whether a worker polls the queue."""
         request = DescribeTaskQueueRequest(
-            namespace=self.client.namespace,
+            namespace=self._place.namespace,
             task_queue=TaskQueue(name=self._place.task_queue),
             task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
         )
@@ -141,26 +129,24 @@ class Workflows:
 
 @contextlib.contextmanager
 def _translated(place: Place) -> Iterator[None]:
-    address = place.address
+    where = f"Temporal at {place.address}"
     try:
         yield
     except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND and "amespace" in error.message:
-            fix = f"Create it: temporal operator namespace create -n {place.namespace}; or pass another namespace=."
-            raise DriverError(f"Temporal at {address}: {error.message}", fix=fix) from error
-        if error.status in (
-            RPCStatusCode.UNAVAILABLE,
-            RPCStatusCode.DEADLINE_EXCEEDED,
-            RPCStatusCode.CANCELLED,
-        ):
-            raise DriverUnavailable(f"Temporal at {address} does not answer: {error.message}") from error
-        raise DriverError(f"Temporal at {address} refused: {error.message}") from error
+        if error.status in _DOWN:
+            raise DriverUnavailable(f"{where} does not answer: {error.message}.") from error
+        fix = (
+            f"Create it: temporal operator namespace create -n {place.namespace}; or pass another namespace=."
+        )
+        raise DriverError(
+            f"{where}: {error.message}", fix=fix if "amespace" in error.message else None
+        ) from error
     except WorkflowUpdateRPCTimeoutOrCancelledError as error:
         if (task := asyncio.current_task()) is not None and task.cancelling():
             raise asyncio.CancelledError from None
-        raise DriverUnavailable(f"Temporal at {address} does not answer.") from error
+        raise DriverUnavailable(f"{where} does not answer.") from error
     except RuntimeError as error:  # what the client raises when it cannot connect
-        raise DriverUnavailable(f"Temporal at {address} cannot be reached: {error}.") from error
+        raise DriverUnavailable(f"{where} cannot be reached: {error}.") from error
     except (WorkflowUpdateFailedError, WorkflowFailureError) as error:
         raise _by_name(error) from error
 

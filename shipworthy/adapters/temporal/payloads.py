@@ -10,38 +10,15 @@ from typing import Any
 
 import msgspec
 
-from shipworthy.domain.events import (
-    AnyEvent,
-    Event,
-    ModelAnswered,
-    ModelFailed,
-    OutputRejected,
-    RunEnded,
-    RunParked,
-    RunStarted,
-    ToolInDoubt,
-    ToolReturned,
-    ToolSettled,
-)
+from shipworthy.domain.events import AnyEvent, ModelAnswered, ToolInDoubt
 from shipworthy.domain.messages import ToolCall
-from shipworthy.rules.decide import AskModel, Deliver, End, Execute, Judge, Park, Settle
 from shipworthy.rules.state import RunState, replay
 
 FORMAT = 1
 """Version of the workflow's input; a worker of an older release leaves a newer one to others."""
 
-STEPS = {
-    AskModel: "ask_model",
-    Judge: "judge",
-    Execute: "execute",
-    Settle: "settle",
-    Park: "park",
-    Deliver: "deliver",
-    End: "end",
-}
-"""A step's activity. Each is one of its own."""
-
-STOP, TAKE, INTERRUPT = "stop", "take", "interrupt"
+STEPS = ("AskModel", "Judge", "Execute", "Settle", "Park", "Deliver", "End", "Stop")
+"""Activities, each one step of a run: those of `decide`, by their names, and the record that the caller cancelled."""
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +32,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     options: Mapping[str, Any] = {}
 
 
-class Sitting(msgspec.Struct, kw_only=True):
+class Sitting(msgspec.Struct):
     """One worker's hold of a run: its state without messages, the worker's own task queue, and the seconds left."""
 
     state: RunState
@@ -64,15 +41,13 @@ class Sitting(msgspec.Struct, kw_only=True):
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The workflow's input. `rests`: the run is parked, and goes on when it is resumed. `longest`: events of a history
-    after which another is begun, unless Temporal suggests it earlier."""
+    """The workflow's input. `rests`: the run is parked, and goes on when it is resumed."""
 
     tenant: str
     run_id: str
     format: int = FORMAT
     rests: bool = False
     patience: float = 10.0
-    longest: int = 2_000
     sitting: Sitting | None = None
 
 
@@ -92,31 +67,20 @@ class Taken(msgspec.Struct, frozen=True, omit_defaults=True):
     leaves: bool = False
 
 
-_SAID: dict[type[Event], dict[str, Any]] = {
-    RunStarted: {
-        "prompt": (),
-        "instructions": None,
-        "history": None,
-        "settings": None,
-        "user": None,
-        "session": None,
-    },
-    ModelFailed: {"message": ""},
-    ToolReturned: {"content": (), "whole": None},
-    ToolInDoubt: {"reason": ""},
-    ToolSettled: {"content": (), "whole": None},
-    RunParked: {"detail": ""},
-    OutputRejected: {"problem": ""},
-    RunEnded: {"output": None, "error": None},
-}
+_SAID: dict[str, Any] = dict.fromkeys(("message", "problem", "detail", "error"), "")
+_SAID |= dict.fromkeys(("prompt", "content"), ())
+_SAID |= dict.fromkeys(("instructions", "history", "settings", "user", "session", "whole", "output"))
 
 
 def thin(event: AnyEvent) -> AnyEvent:
     """*event* without what was said: enough for `fold` and `decide`."""
+    without = {name: nothing for name, nothing in _SAID.items() if name in event.__struct_fields__}
     if isinstance(event, ModelAnswered):
         calls = [ToolCall(p.name, "", p.call_id) for p in event.parts if isinstance(p, ToolCall)]
-        return msgspec.structs.replace(event, parts=tuple(calls))
-    return msgspec.structs.replace(event, **_SAID.get(type(event), {}))
+        without["parts"] = tuple(calls)
+    elif isinstance(event, ToolInDoubt):
+        without["reason"] = ""
+    return msgspec.structs.replace(event, **without)
 
 
 def thin_state(events: list[AnyEvent]) -> RunState:

@@ -16,51 +16,36 @@ from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 from temporalio.workflow import NondeterminismError
 
-from shipworthy.adapters.temporal.payloads import (
-    INTERRUPT,
-    STEPS,
-    STOP,
-    TAKE,
-    At,
-    Place,
-    Sitting,
-    Taken,
-    thin,
-    thin_state,
-)
+from shipworthy.adapters.temporal.payloads import STEPS, At, Place, Sitting, Taken, thin, thin_state
 from shipworthy.adapters.temporal.workflow import PASSED_THROUGH, RunWorkflow
 from shipworthy.domain.events import AnyEvent
 from shipworthy.errors import RunNotFound, SettlementRefused, ShipworthyError
 
 
 class Hands(Protocol):
-    """What this process does for the runs that it holds."""
+    """What this process does for the runs that it holds: `take` gives a run's journal and the seconds left for the
+    sitting, `step` what was recorded (cancelled, it lets go of the run), `interrupt` cancels the step under way."""
 
     leaving: bool
 
-    async def take(self, at: At, attempt: int) -> tuple[list[AnyEvent], float | None]:
-        """Hold a run: its journal, and the seconds that are left for this sitting. Raises ShipworthyError."""
-        ...
-
-    async def step(self, at: At, name: str) -> list[AnyEvent]:
-        """Take a step of a run that is held, and give what was recorded. Cancelled, it lets go of the run."""
-        ...
-
-    def interrupt(self, at: At) -> None:
-        """Cancel the step that is being taken, if there is one: the run is to be stopped."""
-        ...
+    async def take(self, at: At, attempt: int) -> tuple[list[AnyEvent], float | None]: ...
+    async def step(self, at: At, name: str) -> list[AnyEvent]: ...
+    def interrupt(self, at: At) -> None: ...
 
 
-def activities(hands: Hands, queue: str) -> tuple[Callable[..., Any], list[Callable[..., Any]]]:
-    """`take`, for any worker; and the steps, for the one that holds the run and polls *queue*."""
+def workers(client: Client, hands: Hands, place: Place) -> list[Worker]:
+    """Those that poll the shared queue and this process's own. A shutdown gives steps *patience* seconds to end."""
+    own, patience = f"{place.task_queue}@{os.urandom(8).hex()}", timedelta(seconds=place.patience)
+    restrictions = SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
+    common: dict[str, Any] = {"max_concurrent_activities": 1_000, "graceful_shutdown_timeout": patience}
 
-    @activity.defn(name=TAKE)
+    @activity.defn
     async def take(at: At) -> Sitting:
         async with _reported():
             events, left = await hands.take(at, activity.info().attempt)
-        return Sitting(state=thin_state(events), queue=queue, left=left)
+        return Sitting(thin_state(events), own, left)
 
-    @activity.defn(name=INTERRUPT)
+    @activity.defn
     async def interrupt(at: At) -> None:
         hands.interrupt(at)
 
@@ -73,7 +58,18 @@ def activities(hands: Hands, queue: str) -> tuple[Callable[..., Any], list[Calla
 
         return step
 
-    return take, [interrupt, *[step(name) for name in (STOP, *STEPS.values())]]
+    shared = Worker(
+        client,
+        task_queue=place.task_queue,
+        workflows=[RunWorkflow],
+        activities=[take],
+        workflow_runner=SandboxedWorkflowRunner(restrictions=restrictions),
+        # A history that another release's rules wrote ends its workflow; the journal starts the next one.
+        workflow_failure_exception_types=[NondeterminismError],
+        sticky_queue_schedule_to_start_timeout=patience,
+        **common,
+    )
+    return [shared, Worker(client, task_queue=own, activities=[interrupt, *map(step, STEPS)], **common)]
 
 
 @contextlib.asynccontextmanager
@@ -91,34 +87,10 @@ async def _reported() -> AsyncIterator[None]:
         yield
     except ShipworthyError as error:
         raise ApplicationError(
-            error.what,
-            error.fix,
+            *(error.what, error.fix),
             type=type(error).__name__,
             non_retryable=isinstance(error, (SettlementRefused, RunNotFound)),
             category=ApplicationErrorCategory.BENIGN,
         ) from None
     finally:
         beating.cancel()
-
-
-def workers(client: Client, hands: Hands, place: Place) -> list[Worker]:
-    """Those that poll the shared queue and this process's own. A shutdown gives steps *patience* seconds to end."""
-    own, patience = f"{place.task_queue}@{os.urandom(8).hex()}", timedelta(seconds=place.patience)
-    take, steps = activities(hands, own)
-    restrictions = SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
-    common: dict[str, Any] = {
-        "max_concurrent_activities": 1_000,
-        "graceful_shutdown_timeout": patience,
-    }
-    shared = Worker(
-        client,
-        task_queue=place.task_queue,
-        workflows=[RunWorkflow],
-        activities=[take],
-        workflow_runner=SandboxedWorkflowRunner(restrictions=restrictions),
-        # A history that another release's rules wrote ends its workflow; the journal starts the next one.
-        workflow_failure_exception_types=[NondeterminismError],
-        sticky_queue_schedule_to_start_timeout=patience,
-        **common,
-    )
-    return [shared, Worker(client, task_queue=own, activities=steps, **common)]
