@@ -23,7 +23,7 @@ from shipworthy.engine.follow import wait_until_over
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.plan import Resume
 from shipworthy.engine.recover import load, take
-from shipworthy.engine.runtime import Runtime
+from shipworthy.engine.runtime import Runtime, log
 from shipworthy.errors import DriverError, RunBusy, StoreClosed
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class Sitting:
         self.done: asyncio.Future[LiveRun] = run.loop.create_future()
         self.done.add_done_callback(
             lambda done: done.cancelled() or done.exception()
-        )  # somebody may wait for it
+        )  # nobody need wait for it
         self._runtime = runtime
         self._task: asyncio.Task[object] | None = None
         self._reason: BaseException | None = None
@@ -119,9 +119,9 @@ class DBOSDriver:
         self._queue = queue
         self._make = partial(Workflows, url, self, name=name, executor_id=executor_id, queue=queue)
         self._sittings: dict[tuple[str, str], Sitting] = {}
-        self._left: set[str] = (
-            set()
-        )  # executions, or workflows without one yet, that are not to take a run up again
+        self._left: set[str] = set()
+        """Executions, and workflows without one, that had a run which was left: they are not to take it up again."""
+        self._unknown: set[str] = set()
         self._opening = threading.Lock()
         self._opened: Workflows | None = None
         self._runtime: Runtime
@@ -160,7 +160,9 @@ class DBOSDriver:
 
     async def take(self, runtime: Runtime, asked: Resume) -> LiveRun:
         """Take the run over. Raises RunBusy, also for one that waits in the queue, RunNotFound, SettlementRefused."""
-        if self._queue is not None and await self._workflows.waits(_prefix(asked.scope, asked.run_id)):
+        if self._queue is not None and await self._workflows.found(
+            _prefix(asked.scope, asked.run_id), "ENQUEUED"
+        ):
             raise RunBusy(f"Run {asked.run_id!r} waits in the queue {self._queue!r}.")
         return await take(runtime, asked)
 
@@ -229,7 +231,7 @@ class DBOSDriver:
         return await load(runtime.store, run.blueprint, run.scope, run.run_id)
 
     async def _cancel(self, runtime: Runtime, run: LiveRun, workflow: str) -> None:
-        """Whoever drives the run is told by DBOS at its next step; if nobody does, it is cancelled here."""
+        """Whoever drives the run is told by DBOS; if nobody does, it is cancelled here."""
         await self._workflows.cancel(workflow)
         while (await runtime.store.find(run.scope, run.run_id)).status == "running":
             try:
@@ -297,6 +299,9 @@ class DBOSDriver:
         """The run, or None while another worker has it, or its agent is not here."""
         plan = self._runtime.agents.get(agent)
         if plan is None or not is_mine(plan.blueprint, (await self._runtime.store.read(scope, run_id))[0]):
+            if run_id not in self._unknown:
+                log.warning("Run %r waits for its agent %r, which is not in this process.", run_id, agent)
+                self._unknown.add(run_id)
             return None
         try:
             return await seat(self._runtime, plan, scope, run_id)

@@ -8,6 +8,7 @@ from typing import Any
 from dbos._sys_db import SystemDatabase
 
 from shipworthy import DBOSRuntime
+from shipworthy.adapters.dbos import Workflows
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import RunNotFound
 from tests.crash import child, scenario
@@ -15,6 +16,9 @@ from tests.crash import child, scenario
 SAME_EXECUTOR = "same-executor"
 """A file in the folder of a world whose processes DBOS takes for one that is started again. They leave it to DBOS to
 recover what the last one left."""
+
+UNTOLD = "untold"
+"""A file in the folder of a world where DBOS does not tell a process that its workflow was cancelled."""
 
 
 def preload() -> None:
@@ -29,6 +33,10 @@ def main(raw: dict[str, Any]) -> None:
     child.main(raw, Process)
 
 
+async def untold(*_: Any) -> None:
+    """Cancels nothing."""
+
+
 class Process(child.Process):
     """Drives the scenario's runs as DBOS workflows. What DBOS notes of a step is a durable write too."""
 
@@ -41,6 +49,8 @@ class Process(child.Process):
                 record(*args, **options)
 
         SystemDatabase.record_operation_result = pointed  # type: ignore[method-assign]
+        if (self.folder / UNTOLD).exists():
+            Workflows.cancel = untold  # type: ignore[method-assign]
         return DBOSRuntime(
             f"sqlite:{self.folder / 'runs.db'}",
             store=super()._runtime().store,

@@ -13,6 +13,7 @@ import pytest
 
 from shipworthy.testing.faults import Point
 from tests.crash import proof
+from tests.dbos.child import SAME_EXECUTOR
 from tests.dbos.worlds import processes, worlds
 
 pytestmark = pytest.mark.crash
@@ -74,19 +75,19 @@ def test_a_kill_at_any_point_harms_nothing(name: str, plan: proof.Plan) -> None:
 def test_nor_does_one_after_which_dbos_recovers_the_workflow(name: str) -> None:
     """It executes the step again, in the process that comes next, and nothing else has the run go on."""
     expected, _ = proof.uncrashed(PLAN)
-    with worlds(same_executor=True) as fresh:
+    with worlds(SAME_EXECUTOR) as fresh:
         world = next(fresh)
         assert proof.crash_and_judge(world, PLAN, expected, points()[name]) == []
         assert world.workflows() == [("SUCCESS", 2)]
 
 
-@pytest.mark.parametrize("same_executor", [False, True])
+@pytest.mark.parametrize("marked", ["", SAME_EXECUTOR])
 def test_without_the_journals_doubt_a_step_that_is_executed_again_doubles_its_effect(
-    same_executor: bool,
+    marked: str,
 ) -> None:
     """The mutant of both of these."""
     expected, _ = proof.uncrashed(PLAN)
     broken = msgspec.structs.replace(PLAN, mutant="doubt_forgotten")
-    with worlds(same_executor=same_executor) as fresh:
+    with worlds(marked) as fresh:
         found = proof.crash_and_judge(next(fresh), broken, expected, points()["after the effect"])
     assert "repeated" in {violation.kind for violation in found}

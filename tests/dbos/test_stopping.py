@@ -93,7 +93,10 @@ def test_whoever_leaves_a_stream_early_cancels_its_run(tmp_path: Path) -> None:
     go(law)
 
 
-def test_a_workflow_that_is_cancelled_in_dbos_has_its_run_cancelled(tmp_path: Path) -> None:
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_workflow_that_is_cancelled_in_dbos_has_its_run_cancelled(tmp_path: Path, waits: bool) -> None:
+    """Its caller is not cancelled, and a tool that takes its time is."""
+
     async def law() -> None:
         till = Till()
         till.go_on.clear()
@@ -103,8 +106,10 @@ def test_a_workflow_that_is_cancelled_in_dbos_has_its_run_cancelled(tmp_path: Pa
             await till.entered.wait()
             (workflow,) = await asyncio.to_thread(DBOS.list_workflows)
             await asyncio.to_thread(DBOS.cancel_workflow, workflow.workflow_id)
-            till.go_on.set()
-            assert ((await task).status, till.taken) == ("cancelled", [5])
+            if not waits:
+                till.go_on.set()
+            status, taken = ("paused", []) if waits else ("cancelled", [5])
+            assert ((await task).status, till.taken) == (status, taken)
             assert await over(1) == ["CANCELLED"]
 
     go(law)

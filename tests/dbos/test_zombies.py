@@ -1,4 +1,4 @@
-"""A process that was stopped goes on when its runs have been taken over: DBOS would have its step go on."""
+"""A process that was stopped goes on when its runs have been taken over, and DBOS does not tell it: the fence does."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from shipworthy.testing.faults import Point
 from tests.crash import proof
 from tests.crash.proof import INSIDE, ZOMBIES
+from tests.dbos.child import UNTOLD
 from tests.dbos.worlds import processes, worlds
 
 pytestmark = pytest.mark.crash
@@ -30,7 +31,7 @@ def before_the_intent() -> list[Point]:
 
 def test_a_process_that_comes_to_itself_again_harms_nothing() -> None:
     expected, _ = proof.uncrashed(ZOMBIES)
-    with worlds() as fresh:
+    with worlds(UNTOLD) as fresh:
         assert proof.stop_and_judge(fresh, ZOMBIES, expected, [*before_the_intent(), INSIDE]) == {}
 
 
@@ -38,6 +39,6 @@ def test_without_the_fence_it_doubles_an_effect() -> None:
     plan = proof.with_setting(ZOMBIES, fencing=False)
     expected, _ = proof.uncrashed(plan)
     broken = proof.with_mutant(plan, "no_fence")
-    with worlds() as fresh:
+    with worlds(UNTOLD) as fresh:
         found = proof.stop_and_judge(fresh, broken, expected, before_the_intent())
     assert "repeated" in {violation.kind for violations in found.values() for violation in violations}

@@ -10,7 +10,6 @@ import msgspec
 
 from tests.crash import proof
 from tests.crash.zygote import Child, Zygote
-from tests.dbos.child import SAME_EXECUTOR
 
 _zygote: Zygote | None = None
 
@@ -32,13 +31,13 @@ class World(proof.World):
 
 
 @contextmanager
-def worlds(*, same_executor: bool = False) -> Iterator[Iterator[World]]:
-    """Fresh ones. *same_executor*: what a process left there, DBOS has to recover in the next."""
+def worlds(marked: str = "") -> Iterator[Iterator[World]]:
+    """Fresh ones, with such a file in them."""
 
     def made(fresh: Iterator[proof.World]) -> Iterator[World]:
         for plain in fresh:
-            if same_executor:
-                (plain.folder / SAME_EXECUTOR).touch()
+            if marked:
+                (plain.folder / marked).touch()
             yield World(plain.folder)
 
     with proof.worlds() as fresh:

@@ -31,9 +31,6 @@ VERSION = "shipworthy-1"
 """DBOS recovers a workflow only in executors of its application version, because changed code might not replay it. The
 one workflow here is a loop over one step; that runs outlive a change of the agent's code is the journal's doing."""
 
-_LAST_ENTRIES = 1.0
-"""Seconds in which DBOS notes what has just ended, before it is closed."""
-
 
 class Worker(Protocol):
     """Who takes the steps. An execution is the workflow's id, "#", and a name of its own."""
@@ -61,7 +58,8 @@ async def sitting(agent: str, tenant: str, run_id: str) -> None:
             raise asyncio.CancelledError from None  # DBOS records nothing of it
 
     try:
-        while await DBOS.run_step_async({"name": "step"}, step):
+        # Preemptible: where the workflow is cancelled, so is the step under way, within a second.
+        while await DBOS.run_step_async({"name": "step", "preemptible": True}, step):
             pass
     except asyncio.CancelledError:
         raise
@@ -114,12 +112,17 @@ class Workflows:
 
     async def cancel(self, prefix: str) -> None:
         """Cancel what is not over of the workflows whose ids begin so. Raises DriverError."""
-        if ids := await self._call(self._found(prefix)):
+        if ids := await self.found(prefix, "PENDING", "ENQUEUED"):
             await self._call(DBOS.cancel_workflows_async(ids))
 
-    async def waits(self, prefix: str) -> bool:
-        """Whether one of them waits in the queue. Raises DriverError."""
-        return bool(await self._call(self._found(prefix, "ENQUEUED", queue=self._queue)))
+    async def found(self, prefix: str, *status: str) -> list[str]:
+        """The workflows of such a status whose ids begin so. Raises DriverError."""
+        seen = await self._call(
+            DBOS.list_workflows_async(
+                workflow_id_prefix=prefix, status=[*status], load_input=False, load_output=False
+            )
+        )  # without regard to case, on SQLite
+        return [each.workflow_id for each in seen if each.workflow_id.startswith(prefix)]
 
     async def close(self) -> None:
         """Stop executing; what is under way stays pending."""
@@ -148,31 +151,18 @@ class Workflows:
         if self._queue is not None:
             await DBOS.register_queue_async(self._queue, on_conflict="never_update")
 
-    async def _start(self, workflow: str, agent: str, tenant: str, run_id: str) -> None:
+    async def _start(self, workflow: str, *arguments: str) -> None:
         with SetWorkflowID(workflow):
-            if self._queue is not None:
-                await DBOS.enqueue_workflow_async(self._queue, sitting, agent, tenant, run_id)
+            if self._queue is None:
+                await DBOS.start_workflow_async(sitting, *arguments)
             else:
-                await DBOS.start_workflow_async(sitting, agent, tenant, run_id)
-
-    async def _found(self, prefix: str, *status: str, queue: str | None = None) -> list[str]:
-        found = await DBOS.list_workflows_async(
-            workflow_id_prefix=prefix,
-            status=list(status) or ["PENDING", "ENQUEUED"],
-            queue_name=queue,
-            load_input=False,
-            load_output=False,
-        )
-        # SQLite compares prefixes without regard to case.
-        return [each.workflow_id for each in found if each.workflow_id.startswith(prefix)]
+                await DBOS.enqueue_workflow_async(self._queue, sitting, *arguments)
 
     async def _drop(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        if tasks:  # most have their last entry to make
-            _, tasks = await asyncio.wait(tasks, timeout=_LAST_ENTRIES)
-        for task in tasks:
-            task.cancel()
-        if tasks:
+        if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(tasks, timeout=1.0)  # most have only their last entry to make
+            for task in tasks:
+                task.cancel()
             await asyncio.wait(tasks)
 
     async def _call(self, work: Coroutine[Any, Any, T]) -> T:
