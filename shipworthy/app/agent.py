@@ -325,7 +325,9 @@ class Agent(Generic[Deps, OutputT]):
         `settle` says of calls in doubt what happened. Raises RunNotFound, RunBusy, SettlementRefused, MissingTool.
         """
         scope, run_id = scope_of_run(run, tenant_id, self._tenant_id)
-        return await self._in_use().resume(scope, run_id, settle or {}, deps)
+        service = self._in_use()
+        service.carry(deps)
+        return await service.resume(scope, run_id, settle or {}, deps)
 
     async def recover(self) -> list[RunResult[OutputT]]:
         """Resume this agent's runs, of every tenant, that nobody drives any more. What cannot be resumed is logged."""

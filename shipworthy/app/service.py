@@ -73,6 +73,7 @@ class Service:
         timeout: float | None,
     ) -> Start:
         """A call, checked. Raises InputError."""
+        self.carry(deps)
         limits = self.blueprint.limits
         try:
             if timeout is not None:
@@ -91,13 +92,16 @@ class Service:
             limits=limits,
         )
 
-    async def _make_deps(self, scope: Scope, given: Any) -> Any:
-        deps = given
+    def carry(self, deps: Any) -> None:
+        """Refuse what one call brings and no worker would see. Raises InvalidDeps."""
         if deps is not None and self.runtime.driver.by_name:
             raise InvalidDeps(
                 "deps= of one call cannot reach the worker that will drive the run.",
                 fix="Give the Agent a deps= factory, which every worker can call.",
             )
+
+    async def _make_deps(self, scope: Scope, given: Any) -> Any:
+        deps = given
         if deps is None and self._deps is not None:
             deps = self._deps(scope)
             if inspect.isawaitable(deps):

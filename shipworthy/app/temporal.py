@@ -152,7 +152,9 @@ class TemporalDriver:
             await asyncio.shield(handed)
             await self._follow(runtime, run)
         except asyncio.CancelledError:
-            if not run.abandoned:
+            if run.abandoned:
+                handed.cancel()
+            else:
                 await _outlasting(self._stop(runtime, run, handed))
             raise
         except ShipworthyError as raised:
@@ -187,15 +189,15 @@ class TemporalDriver:
         finally:
             reading.cancel()
             ending.cancel()
+            await asyncio.gather(reading, ending, return_exceptions=True)
 
     @contextlib.asynccontextmanager
     async def _warning(self, run_id: str) -> AsyncIterator[None]:
         """Say so if this takes long because no worker is there."""
-
         place = self._place
 
         async def warn() -> None:
-            await asyncio.sleep(self._place.patience / 2)
+            await asyncio.sleep(place.patience / 2)
             with contextlib.suppress(DriverError):
                 if not await self._workflows.is_served():
                     log.warning(
@@ -326,7 +328,8 @@ class Holder:
             if run is not None and key not in self._steps:
                 await self._let_go(run)
             raise DriverError(f"Run {at.run_id!r} does not stand here any more.", fix="Take it again.")
-        self._idle.pop(run).cancel()
+        if (timer := self._idle.pop(run, None)) is not None:
+            timer.cancel()
         task = self._steps[key] = asyncio.create_task(
             step(self._seats, run, _stopped if name == "Stop" else _one_step, LiveRun.commit)
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shipworthy import DidNotHappen, Happened, Scope
-from shipworthy.domain.events import Event, ToolReturned
+from shipworthy.domain.events import Event, ModelFailed, ToolReturned
 from shipworthy.errors import InvalidDeps, ModelUnavailable, SettlementRefused
 from tests.temporal.world import SECRET, TENANT, Bank, activities, call, until, with_loop
 
@@ -172,6 +172,19 @@ async def test_a_retry_waits_in_the_workflow(bank: Bank) -> None:
 
 
 @with_loop
+async def test_a_cancellation_ends_the_wait_for_a_retry(bank: Bank) -> None:
+    caller = bank.agent(ModelUnavailable("down", retry_after=30.0), "over")
+    async with bank.worker(ModelUnavailable("down", retry_after=30.0), "over"):
+        async with caller.stream("Hello.", **TENANT, run_id="r") as stream:
+            async for item in stream:
+                if isinstance(item, ModelFailed):
+                    break
+        assert (await caller.resume("r", **TENANT)).status == "cancelled"
+    assert activities(await bank.histories("r")) == ["take", "AskModel", "interrupt", "Stop", "End"]
+    await caller.close()
+
+
+@with_loop
 async def test_dependencies_of_one_call_are_refused_and_a_factory_s_are_made_by_the_worker(
     bank: Bank,
 ) -> None:
@@ -179,7 +192,10 @@ async def test_dependencies_of_one_call_are_refused_and_a_factory_s_are_made_by_
     async with bank.worker(*TURNS, deps=lambda scope: scope.tenant):
         with pytest.raises(InvalidDeps, match="factory"):
             await caller.run("Pay.", **TENANT, deps="mine")
-        assert (await caller.run("Pay.", **TENANT)).status == "completed"
+        assert (await caller.run("Pay.", **TENANT, run_id="r")).status == "completed"
+        assert (await caller.run("Pay.", **TENANT, run_id="r")).status == "completed"
+        with pytest.raises(InvalidDeps, match="factory"):
+            await caller.resume("r", **TENANT, deps="mine")
     await caller.close()
 
 
