@@ -84,6 +84,7 @@ def agent_of(runtime: Any, turns: int, each: Sequence[ToolCall]) -> Agent[Any, s
     script: list[Any] = [list(each)] * turns
     return Agent(
         "You book seats.",
+        name="clerk",
         model=ScriptedModel([*script, "All seats are booked."]),
         tools=[book, look_up],
         runtime=runtime,

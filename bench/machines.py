@@ -6,6 +6,8 @@ A *step* is one batch that is durable when the call returns, and a run is that o
   own, by one caller who does nothing else.
 * The bare grouped commit: as many tasks as there are runs, each with one blob after the other for one thread, which
   sends what waits as one pipelined transaction of INSERTs and wakes the tasks with one call to the event loop.
+* Bare DBOS: as many workflows at once as there are runs, each of as many empty steps as ours takes, on the same server.
+* Bare Temporal: the same, of empty activities, on a development server of its own; worker and caller in this process.
 """
 
 from __future__ import annotations
@@ -17,17 +19,23 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from dbos import DBOS, DBOSConfig
 from durable import Durable, agent_of, wake
+from temporalio import activity, workflow
+from temporalio.client import Client
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from shipworthy import PostgresRuntime, ToolCall
+from shipworthy import DBOSRuntime, PostgresRuntime, TemporalRuntime, ToolCall
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the servers are those of the tests
 
 from tests.servers.postgres import postgres_server
+from tests.servers.temporal import fresh_name, temporal_address
 
 SEAT = '{"seat":"12A","name":"Ada Lovelace"}'
 _names = itertools.count()
@@ -71,12 +79,46 @@ async def _together(agent: Any, runs: int) -> float:
     return seconds
 
 
+def on_dbos(runs: int, turns: int) -> Durable:
+    """The same through DBOS, its tables in the same database. A step is one of DBOS's."""
+    dsn = database()
+
+    async def measured() -> float:
+        async with agent_of(DBOSRuntime(dsn), turns, [ToolCall("book", SEAT)]) as agent:
+            return await _together(agent, runs)
+
+    seconds = asyncio.run(measured())
+    _drop(dsn)
+    return Durable(runs * steps_of(turns), runs * turns, seconds)
+
+
+def on_temporal(runs: int, turns: int) -> Durable:
+    """The same through Temporal, with the journal on Postgres. A step is one activity."""
+    dsn = database()
+
+    async def measured() -> float:
+        runtime = TemporalRuntime(temporal_address(), store=dsn, task_queue=fresh_name("bench"))
+        async with agent_of(runtime, turns, [ToolCall("book", SEAT)]) as agent, runtime.serving():
+            return await _together(agent, runs)
+
+    seconds = asyncio.run(measured())
+    _drop(dsn)
+    return Durable(runs * steps_of(turns), runs * turns, seconds)
+
+
+def steps_of(turns: int) -> int:
+    """A turn asks the model, judges its call and executes it; the last answer is asked for and delivered."""
+    return 3 * turns + 2
+
+
 # --- the floors -------------------------------------------------------------------------------
 
 
 def _bare(dsn: str) -> psycopg.Connection[Any]:
     connection = psycopg.connect(dsn, autocommit=True)
-    connection.execute("CREATE TABLE log (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, data bytea NOT NULL)")
+    connection.execute(
+        "CREATE TABLE log (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, data bytea NOT NULL)"
+    )
     return connection
 
 
@@ -147,3 +189,82 @@ class Grouped:
             with self._connection.transaction():
                 cursor.executemany(_INSERT, [(blob,) for blob, _ in group])
             self._loop.call_soon_threadsafe(wake, [future for _, future in group])
+
+
+async def _nothing() -> bool:
+    return True
+
+
+@DBOS.workflow(name="bench.empty")
+async def _empty_steps(steps: int) -> None:
+    for _ in range(steps):
+        await DBOS.run_step_async({"name": "nothing"}, _nothing)
+
+
+def bare_dbos(runs: int, turns: int) -> Durable:
+    """Empty workflows at once, of as many empty steps."""
+    dsn = database()
+    steps = steps_of(turns)
+
+    async def measured() -> float:
+        DBOS(config=DBOSConfig(name="bench", system_database_url=dsn, log_level="WARNING"))
+        DBOS.launch()
+        await (await DBOS.start_workflow_async(_empty_steps, steps)).get_result()
+        begun = time.perf_counter()
+        handles = [await DBOS.start_workflow_async(_empty_steps, steps) for _ in range(runs)]
+        await asyncio.gather(*[handle.get_result(polling_interval_sec=0.01) for handle in handles])
+        return time.perf_counter() - begun
+
+    try:
+        seconds = asyncio.run(measured())
+    finally:
+        DBOS.destroy()
+    _drop(dsn)
+    return Durable(runs * steps, runs * turns, seconds)
+
+
+@activity.defn(name="nothing")
+async def _no_activity() -> None:
+    pass
+
+
+@workflow.defn(name="bench.empty", sandboxed=False)
+class _EmptyActivities:
+    @workflow.run
+    async def run(self, steps: int) -> None:
+        for _ in range(steps):
+            await workflow.execute_activity(_no_activity, start_to_close_timeout=_A_MINUTE)
+
+
+_A_MINUTE = timedelta(minutes=1)
+
+
+def bare_temporal(runs: int, turns: int) -> Durable:
+    """Empty workflows at once, of as many empty activities."""
+    steps, queue = steps_of(turns), fresh_name("bare")
+
+    async def measured() -> float:
+        client = await Client.connect(temporal_address())
+        async with Worker(
+            client,
+            task_queue=queue,
+            workflows=[_EmptyActivities],
+            activities=[_no_activity],
+            workflow_runner=UnsandboxedWorkflowRunner(),
+        ):
+            await _empty(client, queue, steps, 1)
+            begun = time.perf_counter()
+            await _empty(client, queue, steps, runs)
+            return time.perf_counter() - begun
+
+    seconds = asyncio.run(measured())
+    return Durable(runs * steps, runs * turns, seconds)
+
+
+async def _empty(client: Client, queue: str, steps: int, runs: int) -> None:
+    await asyncio.gather(
+        *[
+            client.execute_workflow(_EmptyActivities.run, steps, id=fresh_name("bare"), task_queue=queue)
+            for _ in range(runs)
+        ]
+    )

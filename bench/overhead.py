@@ -4,9 +4,10 @@
 
 *raw* is a bare loop over dicts, *governed* the same loop with everything that production asks for (`floors.py`).
 In the rows of durable steps *raw* is a bare SQLite commit with `synchronous=FULL` and *governed* a bare group
-commit (`durable.py` says what a step is). Every round takes one sample of each side in turn. Figures are medians; a
-ratio is the median of the rounds' own ratios. Times are CPU time of the process, except those of durable steps and
-turns and the loop's lag, which are wall time.
+commit (`durable.py` says what a step is); `machines.py` has the floors of Postgres, DBOS and Temporal, on servers that
+it starts itself. Every round takes one sample of each side in turn. Figures are medians; a ratio is the median of the
+rounds' own ratios. Times are CPU time of the process, except those of steps, of durable turns and the loop's lag, which
+are wall time.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import durable
+import machines
 import msgspec
 from durable import BOOKED, SEAT, Durable
 from floors import Service
@@ -61,10 +63,11 @@ class Sizes(msgspec.Struct, frozen=True):
     chunks: int = 10_000
     long_turns: int = 500
     durable_turns: tuple[int, int, int] = (300, 80, 40)
+    engine_runs: tuple[int, int] = (16, 10)
     counted_turns: int = 20
 
 
-QUICK = Sizes(1, 20, 5, 2, 2, 20, 200, 20, (3, 2, 1), 2)
+QUICK = Sizes(1, 20, 5, 2, 2, 20, 200, 20, (3, 2, 1), (2, 1), 2)
 
 
 # --- import -----------------------------------------------------------------------------------
@@ -393,6 +396,47 @@ def disk_rows(sizes: Sizes, folder: Path) -> list[Row]:
     ]
 
 
+# --- for many machines ------------------------------------------------------------------------
+
+
+def machine_rows(sizes: Sizes, folder: Path) -> list[Row]:
+    def rate(done: Durable) -> float:
+        return done.steps / done.seconds
+
+    def postgres(runs: int, turns: int, at_least: float | None) -> Row:
+        blobs = payloads(2 * turns)
+        return Row(
+            name=f"Postgres: durable steps, {runs} run{'s' if runs > 1 else ''}",
+            unit="/s",
+            sides={
+                "raw": lambda: rate(machines.single_commits(blobs)),
+                "governed": lambda: rate(machines.grouped_commits(blobs, runs)),
+                "ours": lambda: rate(machines.on_postgres(runs, turns)),
+            },
+            at_least=at_least,
+            note=f"raw: bare commits, one by one; governed: bare grouped commit with {runs} committers",
+        )
+
+    def payloads(steps: int) -> list[bytes]:
+        return durable.payloads(folder, max(sizes.durable_turns))[:steps]
+
+    def engine(name: str, bare: Callable[..., Durable], ours: Callable[..., Durable]) -> Row:
+        runs, turns = sizes.engine_runs
+        return Row(
+            name=f"{name}: steps, {runs} runs",
+            unit="/s",
+            sides={"governed": lambda: rate(bare(runs, turns)), "ours": lambda: rate(ours(runs, turns))},
+            note=f"governed: as many empty steps of {name} alone",
+        )
+
+    return [
+        postgres(1, sizes.durable_turns[0], None),
+        postgres(64, sizes.durable_turns[2], 0.5),
+        engine("DBOS", machines.bare_dbos, machines.on_dbos),
+        engine("Temporal", machines.bare_temporal, machines.on_temporal),
+    ]
+
+
 # --- the run ----------------------------------------------------------------------------------
 
 
@@ -406,6 +450,7 @@ def rows_of(sizes: Sizes, folder: Path) -> list[Row]:
         *long_rows(sizes),
         *durable_rows(sizes, folder),
         *disk_rows(sizes, folder),
+        *machine_rows(sizes, folder),
     ]
 
 

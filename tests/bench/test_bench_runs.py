@@ -36,6 +36,10 @@ ROWS = [
     "syncs a turn with three `once` calls",
     "syncs a turn with three reads",
     "file growth a turn beyond its 109 bytes of content",
+    "Postgres: durable steps, 1 run",
+    "Postgres: durable steps, 64 runs",
+    "DBOS: steps, 2 runs",
+    "Temporal: steps, 2 runs",
 ]
 
 
