@@ -71,7 +71,7 @@ def test_a_kill_at_any_point_harms_nothing(name: str, plan: proof.Plan) -> None:
         assert proof.crash_and_judge(next(fresh), plan, expected, points()[name]) == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES if proof.LONG else ["after the effect", "before DBOS notes the step"])
 def test_nor_does_one_after_which_dbos_recovers_the_workflow(name: str) -> None:
     """It executes the step again, in the process that comes next, and nothing else has the run go on."""
     expected, _ = proof.uncrashed(PLAN)
@@ -91,3 +91,21 @@ def test_without_the_journals_doubt_a_step_that_is_executed_again_doubles_its_ef
     with worlds(marked) as fresh:
         found = proof.crash_and_judge(next(fresh), broken, expected, points()["after the effect"])
     assert "repeated" in {violation.kind for violation in found}
+
+
+if proof.LONG:
+
+    @pytest.mark.parametrize("marked", ["", SAME_EXECUTOR])
+    @pytest.mark.parametrize("name", proof.PLANS)
+    def test_a_kill_at_any_point_at_all_harms_nothing(name: str, marked: str) -> None:
+        plan = proof.PLANS[name]
+        expected, _ = proof.uncrashed(plan)
+        found = {}
+        with worlds() as fresh:
+            world = next(fresh)
+            reached = world.do(plan.job(world)).points
+        with worlds(marked) as fresh:
+            for point, world in zip(reached, fresh, strict=False):
+                if violations := proof.crash_and_judge(world, plan, expected, point):
+                    found[str(point)] = violations
+        assert found == {}

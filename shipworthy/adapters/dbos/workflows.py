@@ -47,7 +47,11 @@ class Worker(Protocol):
 @DBOS.workflow(name="shipworthy.sitting")
 async def sitting(agent: str, tenant: str, run_id: str) -> None:
     """One sitting. What DBOS records of it is how many steps it had."""
+    task = asyncio.current_task()
     assert _live is not None
+    assert task is not None
+    _live.executions.add(task)
+    task.add_done_callback(_live.executions.discard)
     worker, workflow = _live.worker, str(DBOS.workflow_id)
     execution = f"{workflow}#{os.urandom(6).hex()}"
 
@@ -80,6 +84,7 @@ class Workflows:
 
     def __init__(self, url: str, worker: Worker, *, name: str, executor_id: str, queue: str | None) -> None:
         self.worker = worker
+        self.executions: set[asyncio.Task[Any]] = set()
         self._queue = queue
         self._config = DBOSConfig(
             name=name,
@@ -159,8 +164,9 @@ class Workflows:
                 await DBOS.enqueue_workflow_async(self._queue, sitting, *arguments)
 
     async def _drop(self) -> None:
+        if self.executions:
+            await asyncio.wait(self.executions, timeout=1.0)  # most have only their last entry to make
         if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(tasks, timeout=1.0)  # most have only their last entry to make
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
