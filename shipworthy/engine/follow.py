@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from shipworthy.domain.events import AnyEvent, Event, RunEnded, RunParked
+from shipworthy.domain.journal import RunSummary
 from shipworthy.domain.model import Delta
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.runtime import Runtime
@@ -87,7 +88,7 @@ class Follower:
         watcher = self._runtime.watch(self._scope, self._run_id)
         try:
             events = await store.read(self._scope, self._run_id, self._seen)
-            resting = not events and (await store.find(self._scope, self._run_id)).status != "running"
+            resting = not events and self._rests(await store.find(self._scope, self._run_id))
         except BaseException:
             if watcher is not None:
                 self._runtime.unwatch(self._scope, self._run_id, watcher)
@@ -105,6 +106,10 @@ class Follower:
                 await self._adopt()
             await store.news(self._scope, self._run_id, self._poll)
             self._poll = min(self._poll * 2, _SLOWEST_POLL)
+
+    def _rests(self, run: RunSummary) -> bool:
+        """Whether nothing follows: it may have come to its end since its journal was read."""
+        return run.status != "running" and run.events <= self._seen
 
     def _note(self, event: AnyEvent) -> AnyEvent:
         self._seen = event.seq

@@ -287,3 +287,41 @@ def test_a_stream_takes_over_when_the_worker_that_it_follows_dies(tmp_path: Path
         await there.runtime.close()
 
     go(law())
+
+
+def test_a_stream_does_not_miss_an_end_that_comes_while_it_looks(tmp_path: Path) -> None:
+    """Between its two looks, at the journal and at the run, another process drives the run to its end."""
+
+    async def law() -> None:
+        going_on, inside = asyncio.Event(), asyncio.Event()
+
+        def agent() -> Agent[Any, Any]:
+            @tool(effect="read")
+            async def look() -> str:
+                inside.set()
+                await going_on.wait()
+                return "seen"
+
+            model = ScriptedModel([ToolCall("look"), "Done."])
+            return Agent("", model=model, tools=[look], runtime=SqliteRuntime(tmp_path / "runs.db"))
+
+        here, there = agent(), agent()
+        running = asyncio.create_task(here.run("Go", run_id="r", **ALICE))
+        await inside.wait()
+        read = there.runtime.store.read
+
+        async def read_and_be_late(*args: Any) -> Any:
+            events = await read(*args)
+            if not events:
+                going_on.set()
+                await running
+            return events
+
+        there.runtime.store.read = read_and_be_late  # type: ignore[method-assign]
+        async with there.stream(run_id="r", tenant_id="acme") as stream:
+            seen = [item.seq async for item in stream if isinstance(item, Event)]
+        assert seen == list(range(1, (await running).checkpoint.seq + 1))
+        await here.runtime.close()
+        await there.runtime.close()
+
+    go(law())
