@@ -153,6 +153,13 @@ def resend_is_new() -> None:
     _replace(writer, "_values", lambda values: lambda me, again, batches: values(me, False, batches))
 
 
+def left_to_the_server() -> None:
+    """The server is not asked to sync what it acknowledges."""
+    from shipworthy.adapters.postgres import store
+
+    _replace(store, "Server", lambda server: lambda dsn, durable, patience: server(dsn, False, patience))
+
+
 def answered_before_commit() -> None:
     """Whoever waits for a group is told of it while its transaction is still open."""
     from shipworthy.adapters.postgres.writer import Writer
@@ -222,6 +229,7 @@ _MUTANTS: dict[str, Callable[[], None]] = {
         late_start,
         resend_is_new,
         answered_before_commit,
+        left_to_the_server,
     )
 }
 

@@ -197,11 +197,13 @@ def tools(
 
     @tool(effect="once", verify=verify)
     async def pay(ctx: RunContext[Any], amount: int) -> str:
-        await asyncio.sleep(pause)
+        await asyncio.sleep(pause / 2)
         with points.around("once"):
             if amount == 13:
                 raise NotDone("unlucky")
-            return sink.happen("once", ctx, amount=amount)
+            made = sink.happen("once", ctx, amount=amount)
+        await asyncio.sleep(pause / 2)
+        return made
 
     @tool(effect="once", verify=verify)
     async def book(ctx: RunContext[Any], what: str) -> str:

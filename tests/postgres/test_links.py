@@ -29,7 +29,7 @@ def faults(plan: proof.Plan, times: int = 1) -> list[LinkFault]:
         world = next(fresh)
         made = world.do(plan.job(world)).operations["append"]
     surely = made // 2 if plan.way == "together" else made
-    chosen = range(1, surely + 1, 1 if proof.LONG else max(surely // 4, 1))
+    chosen = range(1, surely + 1, 1 if proof.LONG else max(surely // 3, 1))
     return [LinkFault(nth, side, times) for nth in chosen for side in ("before", "after")]
 
 

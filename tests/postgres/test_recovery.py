@@ -9,7 +9,7 @@ from tests.postgres.plans import AT_ONCE, PLANS, around_effects
 
 pytestmark = pytest.mark.crash
 
-RECOVERY = slice(8) if proof.LONG else slice(AT_ONCE)
+RECOVERY = slice(8) if proof.LONG else slice(2, 5)
 """Claiming, taking over, settling, and the first steps after them."""
 SHARDS = 4 if proof.LONG else 1
 
