@@ -12,22 +12,26 @@ from typing import Any, Literal
 import msgspec
 
 from shipworthy import TemporalRuntime
+from shipworthy.adapters.postgres import PostgresStore
 from shipworthy.adapters.sqlite.store import SqliteStore
 from shipworthy.app.agent import Agent
 from shipworthy.domain.scope import Scope
+from shipworthy.ports.store import Store
 from shipworthy.rules.codec import encode_event
 from shipworthy.testing.faults import Point, Points
 from tests.crash import checks, scenario
 from tests.crash.scenario import append
 
 Mutant = Literal["no_intent", "no_doubt"]
-PATIENCE, TTL, SKEW = 0.9, 0.6, 0.1
+PATIENCE, TTL, SKEW, TOOL_TIMEOUT = 0.9, 0.6, 0.1, 1.0
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """What a child is to do. `run`: the run that a caller begins; a worker has none."""
+    """What a child is to do. `run`: the run that a caller begins; a worker has none. `dsn`: of the database, if it is
+    not the file in the folder."""
 
     folder: str
+    dsn: str = ""
     address: str
     queue: str
     run: str | None = None
@@ -38,7 +42,9 @@ class Job(msgspec.Struct, kw_only=True):
 def agent(job: Job, points: Points | None = None) -> Agent[Any, scenario.Report]:
     """The scenario's agent, under Temporal; what its store acknowledges is written down."""
     folder = Path(job.folder)
-    store = SqliteStore(folder / "runs.db", lease_ttl=TTL, clock_skew=SKEW)
+    store: Store = SqliteStore(folder / "runs.db", lease_ttl=TTL, clock_skew=SKEW)
+    if job.dsn:
+        store = PostgresStore(job.dsn, lease_ttl=TTL, clock_skew=SKEW)
     runtime = TemporalRuntime(job.address, store=store, task_queue=job.queue, patience=PATIENCE)
 
     def acknowledged(scope: Scope, run_id: str, events: Any) -> None:
@@ -48,7 +54,12 @@ def agent(job: Job, points: Points | None = None) -> Agent[Any, scenario.Report]
 
     points = points or Points()
     points.watch(runtime, acknowledged=acknowledged)
-    return scenario.agent(folder, runtime, points, scenario.Setting())
+    return scenario.agent(
+        folder,
+        runtime,
+        points,
+        scenario.Setting(tool_timeout=TOOL_TIMEOUT, store="postgres" if job.dsn else "sqlite"),
+    )
 
 
 def no_intent() -> None:

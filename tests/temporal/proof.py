@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 
 from shipworthy.testing.faults import Point
-from tests.crash import proof, scenario
+from tests.crash import databases, proof, scenario
 from tests.crash.checks import Violation
+from tests.crash.databases import Kind
 from tests.servers.temporal import fresh_name
 from tests.temporal.child import Job, Mutant, agent
 from tests.temporal.world import until
@@ -26,9 +27,17 @@ PLAN = proof.Plan(way="run", runs=(RUN,))
 class Proof:
     """One world: a folder, a server's address, a task queue, and the workers that were started."""
 
-    def __init__(self, folder: Path, address: str, mutant: Mutant | None = None) -> None:
-        self.world = proof.World(folder)
-        self.job = Job(folder=str(folder), address=address, queue=fresh_name("proof"), mutant=mutant)
+    def __init__(
+        self, folder: Path, address: str, mutant: Mutant | None = None, kind: Kind = "sqlite"
+    ) -> None:
+        self.world = proof.World(folder, databases.fresh(kind, folder))
+        self.job = Job(
+            folder=str(folder),
+            dsn=self.world.database.address,
+            address=address,
+            queue=fresh_name("proof"),
+            mutant=mutant,
+        )
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def start(self, at: Point | None = None, run: str | None = None) -> subprocess.Popen[bytes]:
@@ -66,15 +75,18 @@ class Proof:
 
 
 @contextlib.contextmanager
-def proving(folder: Path, address: str, mutant: Mutant | None = None) -> Iterator[Proof]:
+def proving(
+    folder: Path, address: str, mutant: Mutant | None = None, kind: Kind = "sqlite"
+) -> Iterator[Proof]:
     """A world, whose workers are killed at the end."""
-    made = Proof(folder, address, mutant)
+    made = Proof(folder, address, mutant, kind)
     try:
         yield made
     finally:
         for worker in made.workers:
             worker.kill()
             worker.wait()
+        made.world.database.drop()
 
 
 async def reached(made: Proof) -> list[Point]:
@@ -98,5 +110,6 @@ async def killed_at(made: Proof, point: Point) -> list[Violation]:
     await until(lambda: first.poll() is not None or running.done())
     assert first.wait() == -signal.SIGKILL, f"{point} was never reached.\n{made.log()}"
     made.start()
-    assert await asyncio.wait_for(running, 25) == "completed", made.log()
+    await until(running.done, f"{point}: the run does not end.\n{made.log()}")
+    assert await running == "completed", made.log()
     return made.judge()

@@ -11,6 +11,8 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from shipworthy.testing.faults import Point
 from tests.crash.checks import Violation
 from tests.crash.proof import LONG, SEED
@@ -54,6 +56,12 @@ async def test_a_worker_killed_at_any_point_is_replaced(tmp_path: Path, temporal
             points = await reached(made)
         assert set(SIX) < set(points)
     assert await all_killed(tmp_path, temporal, points) == {}
+
+
+@pytest.mark.usefixtures("postgres")
+def test_it_is_on_postgres_as_on_sqlite(tmp_path: Path, temporal: str) -> None:
+    with proving(tmp_path, temporal, kind="postgres") as made:
+        assert asyncio.run(killed_at(made, Point("once", 1, "after"))) == []
 
 
 @with_loop

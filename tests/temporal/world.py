@@ -136,8 +136,10 @@ def with_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
     return run
 
 
-async def until(holds: Callable[[], Any], within: float = 40.0) -> None:
+async def until(holds: Callable[[], Any], otherwise: str = "It does not come.", within: float = 40.0) -> None:
     """Wait until *holds*."""
-    async with asyncio.timeout(within):
-        while not holds():  # noqa: ASYNC110 - nothing tells of it
-            await asyncio.sleep(0.01)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + within
+    while not holds():
+        assert loop.time() < end, otherwise
+        await asyncio.sleep(0.01)
