@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Any
 
@@ -52,7 +53,7 @@ class Process(child.Process):
         if (self.folder / UNTOLD).exists():
             Workflows.cancel = untold  # type: ignore[method-assign]
         return DBOSRuntime(
-            f"sqlite:{self.folder / 'runs.db'}",
+            self.job.database or f"sqlite:{self.folder / 'runs.db'}",
             store=super()._runtime().store,
             executor_id="clerk" if self._same else None,
         )
@@ -60,8 +61,12 @@ class Process(child.Process):
     async def _open(self) -> bool:
         await super()._open()
         for run_id in self.job.runs if self._same else ():
-            with contextlib.suppress(RunNotFound):
-                async with self.agent.stream(run_id=run_id, tenant_id=scenario.tenant(run_id)) as stream:
+            # DBOS knows nothing of a run that was begun right before the end.
+            with contextlib.suppress(RunNotFound, TimeoutError):
+                async with (
+                    asyncio.timeout(5),
+                    self.agent.stream(run_id=run_id, tenant_id=scenario.tenant(run_id)) as stream,
+                ):
                     async for _ in stream:
                         pass
         return True

@@ -5,61 +5,24 @@ The ends are those of runs that were never crashed, and that no DBOS drove.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
 import msgspec
 import pytest
 
-from shipworthy.testing.faults import Point
 from tests.crash import proof
 from tests.dbos.child import SAME_EXECUTOR
-from tests.dbos.worlds import processes, worlds
+from tests.dbos.worlds import NAMES, PLAN, points, processes, worlds
 
 pytestmark = pytest.mark.crash
 
-PLAN = proof.Plan(way="run", runs=("z1",))
 BY_PERSON = proof.Plan(way="stream", runs=("z1",), setting=proof.scenario.Setting(verified=False))
-BODY = Point("once", 1, "before")
-NAMES = [
-    "before the intent",
-    "after the intent",
-    "before the effect",
-    "after the effect",
-    "after the result",
-    "before DBOS notes the step",
-    "after DBOS notes the step",
-]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def zygote() -> Iterator[None]:
     with processes():
         yield
-
-
-@functools.cache
-def points() -> dict[str, Point]:
-    """Those around the first effect, by name. What DBOS notes is a durable write as well."""
-    with worlds() as fresh:
-        world = next(fresh)
-        reached = world.do(PLAN.job(world)).points
-    body = reached.index(BODY)
-    before, after = reached[:body][::-1], reached[body:]
-
-    def first(where: list[Point], kind: str, side: str) -> Point:
-        return next(p for p in where if (p.kind, p.side) == (kind, side))
-
-    found = [
-        first(before, "commit", "before"),
-        first(before, "commit", "after"),
-        BODY,
-        first(after, "once", "after"),
-        first(after, "commit", "after"),
-        first(after, "dbos", "before"),
-        first(after, "dbos", "after"),
-    ]
-    return dict(zip(NAMES, found, strict=True))
 
 
 @pytest.mark.parametrize(

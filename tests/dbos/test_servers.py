@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+
+import pytest
 
 from shipworthy import DBOSRuntime
+from tests.crash import proof
+from tests.dbos.child import SAME_EXECUTOR
 from tests.dbos.world import ALICE, Till, agent, go, over
+from tests.dbos.worlds import PLAN, points, processes, worlds
 from tests.servers.postgres import OwnPostgres
+
+ON_POSTGRES = proof.with_setting(PLAN, store="postgres", ttl=0.6, skew=0.1, tool_timeout=0.4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def zygote() -> Iterator[None]:
+    with processes():
+        yield
 
 
 def test_a_run_outlives_the_death_of_the_server() -> None:
@@ -30,3 +44,10 @@ def test_a_run_outlives_the_death_of_the_server() -> None:
                 await runtime.close()
 
     go(law)
+
+
+def test_a_kill_harms_nothing_where_journal_and_dbos_share_a_database() -> None:
+    """A lost session is no proof of death, so what is said not to have happened is believed a little later."""
+    expected, _ = proof.uncrashed(PLAN)
+    with worlds(SAME_EXECUTOR, "postgres") as fresh:
+        assert proof.crash_and_judge(next(fresh), ON_POSTGRES, expected, points()["after the effect"]) == []
