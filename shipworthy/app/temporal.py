@@ -178,9 +178,11 @@ class TemporalDriver:
         try:
             async with self._warning(run.run_id):
                 await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
-                if not reading.done():
-                    ending.result()
-                await reading
+                if reading.done():
+                    return await reading
+                ending.result()
+                reading.cancel()  # instead of waiting for its next look
+                await _read_along(runtime, run)
         except RunNotFound:
             raise DriverError(
                 f"The workers of the task queue {self._place.task_queue!r} have no run {run.run_id!r} in their store.",

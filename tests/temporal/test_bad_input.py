@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.service import RetryConfig
 
 from shipworthy import InMemoryStore, Scope, TemporalRuntime
 from shipworthy.errors import (
@@ -71,8 +72,8 @@ async def test_an_unknown_namespace_is_named_with_the_command_that_makes_it(bank
 @with_loop
 async def test_a_server_that_goes_away_loses_nothing(tmp_path: Path) -> None:
     with OwnTemporal() as server:
-        bank = Bank(tmp_path, server.address)
-        caller = bank.agent("over", call("look", n=1))
+        bank = Bank(tmp_path, server.address, options={"retry_config": RetryConfig(max_retries=1)})
+        caller = bank.agent("over")
         await caller.runtime.open()
         server.kill()
         with pytest.raises(DriverUnavailable, match="journal"):
