@@ -38,12 +38,12 @@ class Driver(Protocol):
         """Take no more runs, and give up connections."""
         ...
 
-    async def take(self, runtime: Runtime, asked: Resume) -> LiveRun:
+    def take(self, runtime: Runtime, asked: Resume) -> Coroutine[Any, Any, LiveRun]:
         """Have a run go on that is left or paused; it is to be driven unless it has ended. Raises RunNotFound, RunBusy,
         SettlementRefused."""
         ...
 
-    async def drive(self, runtime: Runtime, run: LiveRun) -> LiveRun:
+    def drive(self, runtime: Runtime, run: LiveRun) -> Coroutine[Any, Any, LiveRun]:
         """One sitting of *run*, to an end or a pause; the run as it stands then. Raises StoreError, DriverError."""
         ...
 

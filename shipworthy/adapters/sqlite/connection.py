@@ -240,11 +240,11 @@ def _recognise(database: Database, application: int, version: int, empty: bool) 
 
 
 def _ours(connection: apsw.Connection, database: Database) -> bool:
-    """The same, as one transaction sees it."""
-    with connection:
-        empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall() == [(0,)]
-        application, version = connection.pragma("application_id"), connection.pragma("user_version")
-    return _recognise(database, application, version, empty)
+    """The same, as one statement sees it, and so one snapshot."""
+    query = """SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)
+    FROM pragma_application_id, pragma_user_version"""
+    [(application, version, count)] = rows(connection.cursor(), query)
+    return _recognise(database, application, version, count == 0)
 
 
 def _create(connection: apsw.Connection, database: Database) -> None:
