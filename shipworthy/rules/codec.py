@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import msgspec
 
@@ -13,13 +11,6 @@ from shipworthy.domain.messages import AnyPart, Message
 from shipworthy.errors import JournalDamaged, UnknownEvent
 
 _encoder = msgspec.json.Encoder()
-
-
-@functools.cache
-def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
-    """Made at its first use: a process that reads no journal need not pay for it."""
-    return msgspec.json.Decoder(kind)
-
 
 KNOWN_KINDS = frozenset(str(t.__struct_config__.tag) for t in AnyEvent.__args__)
 
@@ -30,8 +21,10 @@ encode_events: Callable[[list[AnyEvent]], bytes] = _encoder.encode
 
 def decode_events(data: bytes | str) -> list[AnyEvent]:
     """The events of a batch. Raises UnknownEvent for a newer release's kinds, JournalDamaged for anything else."""
+    from shipworthy.rules import decoders
+
     try:
-        events: list[AnyEvent] = _decoder(list[AnyEvent]).decode(data)
+        events = decoders.EVENTS.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _reason(data, error) from None
     for event in events:
@@ -59,11 +52,12 @@ def encode_parts(parts: Sequence[AnyPart]) -> bytes:
 
 def decode_part(data: bytes) -> AnyPart:
     """A part from its stored body. Raises JournalDamaged."""
+    from shipworthy.rules import decoders
+
     try:
-        part: AnyPart = _decoder(AnyPart).decode(data)
+        return decoders.PART.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise JournalDamaged(f"A stored body cannot be decoded: {error}.") from None
-    return part
 
 
 def encode_messages(messages: tuple[Message, ...]) -> bytes:
@@ -73,16 +67,19 @@ def encode_messages(messages: tuple[Message, ...]) -> bytes:
 
 def decode_messages(data: bytes) -> tuple[Message, ...]:
     """A conversation from its body. Raises JournalDamaged."""
+    from shipworthy.rules import decoders
+
     try:
-        messages: tuple[Message, ...] = _decoder(tuple[Message, ...]).decode(data)
+        return decoders.MESSAGES.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise JournalDamaged(f"A stored conversation cannot be decoded: {error}.") from None
-    return messages
 
 
 def _reason(data: bytes | str, error: Exception) -> UnknownEvent | JournalDamaged:
+    from shipworthy.rules import decoders
+
     try:
-        kinds = {str(e.get("kind")) for e in _decoder(list[dict[str, object]]).decode(data)}
+        kinds = {str(e.get("kind")) for e in decoders.PLAIN.decode(data)}
     except (msgspec.DecodeError, UnicodeDecodeError):
         kinds = set()
     if unknown := sorted(kinds - KNOWN_KINDS):
