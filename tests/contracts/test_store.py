@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from shipworthy.adapters.inmemory.store import InMemoryStore
@@ -59,8 +61,13 @@ class OnPostgres(Workers):
         assert isinstance(store, PostgresStore)
         sessions, store._sessions, store._closed = store._sessions, None, True
         assert sessions is not None
+        assert sessions.writer._connection is not None
+        pid = sessions.writer._connection.info.backend_pid
         sessions.writer.stop()
         sessions.stop()
+        with psycopg.connect(self.dsn, autocommit=True) as admin:  # the server learns of it in its own time
+            while admin.execute("SELECT FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchall():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     async def freeze(self, store: Store) -> None:
         assert isinstance(store, PostgresStore)

@@ -101,6 +101,20 @@ def test_a_begin_that_was_lost_does_not_take_anothers_run(database: str, proxy: 
     asyncio.run(scenario())
 
 
+def test_a_begin_that_was_lost_does_not_take_an_earlier_run(database: str, proxy: Proxy) -> None:
+    """Of the same worker and the same id, with another input."""
+
+    async def scenario() -> None:
+        async with opened(proxy.dsn(database)) as store:
+            await begun(store, ALICE, "the-run")
+            for how in LOST:
+                proxy.fault(b"the-run", how)
+                assert await store.begin(ALICE, "the-run", opening(ALICE, "the-run", at=7)) is None
+            assert proxy.struck == 3
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("how", LOST)
 def test_patience_that_runs_out_leaves_a_commit_uncertain_and_the_journal_tells(
     how: How, database: str, proxy: Proxy

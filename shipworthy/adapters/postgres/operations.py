@@ -73,9 +73,10 @@ def claim(connection: Connection, lease: Lease, scope: Scope, run_id: str) -> Cl
 
 def release(connection: Connection, lease: Lease, fence: Fence) -> None:
     """Make a run anybody's, if the fence still holds."""
-    query = "UPDATE runs SET worker = NULL WHERE key = ? AND fence = ? AND worker = ? AND status = 'running'"
+    query = """UPDATE runs SET worker = NULL
+    WHERE key = ? AND tenant = ? AND fence = ? AND worker = ? AND status = 'running'"""
     with of(connection, "tenant", fence.scope.tenant):
-        do(connection, query, (fence.key, fence.token, lease.id))
+        do(connection, query, (fence.key, fence.scope.tenant, fence.token, lease.id))
 
 
 # of every tenant

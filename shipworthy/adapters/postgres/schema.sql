@@ -70,11 +70,6 @@ CREATE FUNCTION append(me text, again boolean, batches json, owners integer[], d
 RETURNS TABLE (fate text, handle bigint, why text) LANGUAGE plpgsql SET search_path = shipworthy AS $$
 DECLARE b record; watched_until bigint; batch bytea;
 BEGIN
-  IF strpos(batches::text, '"joins":true') > 0 THEN -- locks of sessions, in one order, or two groups wait in a circle
-    PERFORM pg_advisory_xact_lock(lock) FROM (SELECT DISTINCT hashtextextended(jsonb_build_array(tenant, user_id,
-      session_id)::text, 0) AS lock FROM json_to_recordset(batches) AS u (tenant text, user_id text, session_id text,
-      joins boolean) WHERE joins AND session_id IS NOT NULL ORDER BY 1) AS sessions;
-  END IF;
   FOR b IN SELECT row_number() OVER () AS n, * FROM json_to_recordset(batches) AS u (tenant text, user_id text,
     session_id text, run_id text, key bigint, token bigint, first integer, last integer, started bigint, at bigint,
     status text, joins boolean, events text)
@@ -101,6 +96,7 @@ BEGIN
           FROM unnest(owners, digests, datas) AS u (owner, digest, data) WHERE owner = b.n ON CONFLICT DO NOTHING;
         END IF;
         IF b.joins AND b.session_id IS NOT NULL THEN
+          PERFORM pg_advisory_xact_lock(hashtextextended(jsonb_build_array(b.tenant, b.user_id, b.session_id)::text, 0));
           UPDATE runs AS r SET position = (SELECT coalesce(max(s.position), 0) + 1 FROM runs AS s WHERE
             s.tenant = b.tenant AND s.session = b.session_id AND s."user" IS NOT DISTINCT FROM b.user_id)
           WHERE r.key = handle AND r.position IS NULL;

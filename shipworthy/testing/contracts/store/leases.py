@@ -82,7 +82,7 @@ async def a_stopped_workers_run_is_taken_over_when_its_lease_expires(workers: Wo
     assert one.start_by() > two.clock()
     with refused(RunBusy):
         await two.claim(ALICE, "r")
-    await asyncio.sleep((one.start_by() + one.skew + 20 - two.clock()) / 1000)
+    await asyncio.sleep((one.start_by() + one.skew + 100 - two.clock()) / 1000)
     assert [summary.run_id for summary in await two.orphans(OPERATOR)] == ["r"]
     claim = await two.claim(ALICE, "r")
     assert claim.previous == "expired"
@@ -99,7 +99,7 @@ async def a_claim_that_commits_nothing_does_not_hide_a_stopped_worker(workers: W
     three = await workers.new(clock_skew=0.0)
     await begun(one, ALICE, "r")
     await workers.freeze(one)
-    await asyncio.sleep((one.start_by() + one.skew + 20 - two.clock()) / 1000)
+    await asyncio.sleep((one.start_by() + one.skew + 100 - two.clock()) / 1000)
     assert (await two.claim(ALICE, "r")).previous == "expired"
     assert (await two.claim(ALICE, "r")).previous == "expired"
     await workers.kill(two)
