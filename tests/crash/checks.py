@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from shipworthy.domain.events import AnyEvent, ToolAttempted
+from shipworthy.domain.events import AnyEvent, RunResumed, ToolAttempted, ToolInDoubt
 from shipworthy.domain.messages import Message, Stored, Text, ToolCall, ToolResult
 from shipworthy.rules.codec import encode_event
 from shipworthy.rules.state import RunState, replay
@@ -232,17 +232,29 @@ def believed_too_early(
     found = []
     for question in asked:
         events = journal[question.tenant, question.run_id].events
-        made = next(
-            e
-            for e in events
-            if isinstance(e, ToolAttempted) and (e.call_id, e.attempt) == (question.call_id, question.attempt)
-        )
+        made = _attempt(events, question)
+        if (question.tenant, question.run_id, made.seq, question.pid) in own or _is_over(events, made):
+            continue
         until = made.start_by + int((made.timeout or 0) * 1000) + skew
-        by_another = (question.tenant, question.run_id, made.seq, question.pid) not in own
-        if by_another and question.clock < until:
+        if question.clock < until:
             early = until - question.clock
             found.append(Violation("zombie", f"{question.call_id}: asked {early} ms before it was safe"))
     return found
+
+
+def _attempt(events: Sequence[AnyEvent], question: Asked) -> ToolAttempted:
+    sought = (question.call_id, question.attempt)
+    return next(e for e in events if isinstance(e, ToolAttempted) and (e.call_id, e.attempt) == sought)
+
+
+def _is_over(events: Sequence[AnyEvent], made: ToolAttempted) -> bool:
+    """Whether the sitting that made the attempt said itself that its body is at an end."""
+    for event in events[made.seq :]:
+        if isinstance(event, ToolInDoubt) and event.call_id == made.call_id:
+            return not event.thread_running
+        if isinstance(event, RunResumed):
+            return False
+    return False
 
 
 # of one run
