@@ -164,12 +164,15 @@ def full_commits(parent: Path, blobs: Sequence[bytes]) -> Durable:
 class GroupCommit:
     """One thread that commits whatever waits, and wakes all who waited at once."""
 
-    def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._connection = _bare(path)
         self._queue: queue.SimpleQueue[tuple[bytes, asyncio.Future[None]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    def land(self, blobs: Sequence[bytes]) -> None:
+        """Commit them in one transaction."""
+        raise NotImplementedError
 
     def commit(self, blob: bytes) -> asyncio.Future[None]:
         future = self._loop.create_future()
@@ -179,21 +182,35 @@ class GroupCommit:
     def close(self) -> None:
         self._queue.put(None)
         self._thread.join()
-        self._connection.close()
 
     def _run(self) -> None:
-        cursor = self._connection.cursor()
         while (first := self._queue.get()) is not None:
             group = [first]
             while not self._queue.empty() and (more := self._queue.get()) is not None:
                 group.append(more)
-            cursor.execute("BEGIN IMMEDIATE")
-            cursor.executemany("INSERT INTO log (data) VALUES (?)", [(blob,) for blob, _ in group])
-            cursor.execute("COMMIT")
-            self._loop.call_soon_threadsafe(wake, [future for _, future in group])
+            self.land([blob for blob, _ in group])
+            self._loop.call_soon_threadsafe(_wake, [future for _, future in group])
 
 
-def wake(futures: list[asyncio.Future[None]]) -> None:
+class OnDisk(GroupCommit):
+    """Into a SQLite file."""
+
+    def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
+        self._connection = _bare(path)
+        super().__init__(loop)
+
+    def land(self, blobs: Sequence[bytes]) -> None:
+        cursor = self._connection.cursor()
+        cursor.execute("BEGIN IMMEDIATE")
+        cursor.executemany("INSERT INTO log (data) VALUES (?)", [(blob,) for blob in blobs])
+        cursor.execute("COMMIT")
+
+    def close(self) -> None:
+        super().close()
+        self._connection.close()
+
+
+def _wake(futures: list[asyncio.Future[None]]) -> None:
     for future in futures:
         future.set_result(None)
 
@@ -207,7 +224,7 @@ def group_commits(parent: Path, blobs: Sequence[bytes], committers: int) -> Dura
                 await group.commit(blob)
 
         async def measured() -> float:
-            group = GroupCommit(folder / "group.db", asyncio.get_running_loop())
+            group = OnDisk(folder / "group.db", asyncio.get_running_loop())
             begun = time.perf_counter()
             await asyncio.gather(*[commit_all(group) for _ in range(committers)])
             seconds = time.perf_counter() - begun
@@ -252,7 +269,7 @@ def governed(parent: Path, blobs: Sequence[bytes], runs: int, turns: int) -> Dur
     with Folder(parent) as folder:
 
         async def measured() -> float:
-            group = GroupCommit(folder / "group.db", asyncio.get_running_loop())
+            group = OnDisk(folder / "group.db", asyncio.get_running_loop())
             loop = GovernedOnDisk(turns, group, blobs[1], blobs[2])
             begun = time.perf_counter()
             await asyncio.gather(*[loop.run("Book.", "acme", f"user-{n}") for n in range(runs)])

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import queue
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -25,7 +23,7 @@ from typing import Any
 
 import psycopg
 from dbos import DBOS, DBOSConfig
-from durable import Durable, agent_of, wake
+from durable import Durable, GroupCommit, agent_of
 from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
@@ -160,35 +158,20 @@ def grouped_commits(blobs: Sequence[bytes], committers: int) -> Durable:
     return Durable(len(blobs) * committers, 0, seconds)
 
 
-class Grouped:
-    """One thread that commits whatever waits, and wakes all who waited at once."""
+class Grouped(GroupCommit):
+    """Into a table on the server."""
 
     def __init__(self, dsn: str, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
         self._connection = _bare(dsn)
-        self._queue: queue.SimpleQueue[tuple[bytes, asyncio.Future[None]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        super().__init__(loop)
 
-    def commit(self, blob: bytes) -> asyncio.Future[None]:
-        future = self._loop.create_future()
-        self._queue.put((blob, future))
-        return future
+    def land(self, blobs: Sequence[bytes]) -> None:
+        with self._connection.transaction():
+            self._connection.cursor().executemany(_INSERT, [(blob,) for blob in blobs])
 
     def close(self) -> None:
-        self._queue.put(None)
-        self._thread.join()
+        super().close()
         self._connection.close()
-
-    def _run(self) -> None:
-        cursor = self._connection.cursor()
-        while (first := self._queue.get()) is not None:
-            group = [first]
-            while not self._queue.empty() and (more := self._queue.get()) is not None:
-                group.append(more)
-            with self._connection.transaction():
-                cursor.executemany(_INSERT, [(blob,) for blob, _ in group])
-            self._loop.call_soon_threadsafe(wake, [future for _, future in group])
 
 
 async def _nothing() -> bool:
