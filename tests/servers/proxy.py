@@ -68,7 +68,7 @@ class Proxy:
             self._faults.extend((needle, how) for _ in range(times))
 
     def until_struck(self) -> None:
-        """Until something went wrong for the first time."""
+        """Until something went wrong for the first time, and the server had done what it was to do."""
         assert self._struck.wait(30)
 
     def refuse(self) -> None:
@@ -146,18 +146,19 @@ class Proxy:
                 if needle in data:
                     del self._faults[i]
                     self.struck += 1
-                    self._struck.set()
                     return how
         return None
 
     def _strike(self, how: How, client: socket.socket, server: socket.socket, data: bytes) -> None:
         if how == "hold":
+            self._struck.set()
             self._free.wait()
             server.sendall(data)
             server.recv(1 << 20)
         elif how != "lose the request":
             server.sendall(data)
             _until_done(client, server)
+        self._struck.set()
         if how == "stall":
             self._free.wait()
         if how == "reset":

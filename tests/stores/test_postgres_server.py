@@ -651,7 +651,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(own: OwnPostgres, tmp_path: Pat
         fence = await begun(store, ALICE, "r")
         free = os.statvfs(disk)
         filler = disk / "filler"
-        filler.write_bytes(bytes(max(free.f_bavail * free.f.frsize - 2_000_000, 0)))
+        filler.write_bytes(bytes(max(free.f_bavail * free.f_frsize - 2_000_000, 0)))
         seq = 3
         with pytest.raises(StoreFull, match="Free space"):  # noqa: PT012
             while True:
