@@ -17,7 +17,7 @@ from shipworthy.adapters.postgres.connection import connect
 from shipworthy.adapters.shared import entries, queries
 from shipworthy.domain.scope import Scope
 from shipworthy.errors import RunBusy, ShipworthyError
-from shipworthy.testing.contracts.store import Law, Workers, check, name
+from shipworthy.testing.contracts.store import LAWS, SHARED_LAWS, Law, Workers, check, name
 from shipworthy.testing.contracts.store.directory import a_foreign_run_is_an_unknown_run
 from shipworthy.testing.contracts.store.journal import (
     a_batch_goes_on_from_the_last,
@@ -45,7 +45,6 @@ from tests.servers.postgres import Postgres
 from tests.servers.proxy import Proxy
 from tests.stores import test_postgres_network as network
 from tests.stores import test_postgres_server as server
-from tests.stores.test_postgres_network import opened
 
 # laws of this store alone
 
@@ -140,8 +139,17 @@ async def a_store_wakes_who_follows(workers: Workers) -> None:
     waiting = asyncio.ensure_future(two.news(ALICE, "r", 60.0))
     await asyncio.sleep(0.1)
     await one.commit(fence, answer(3))
-    await asyncio.wait([waiting], timeout=2.0)
-    assert waiting.done()
+    done, _ = await asyncio.wait([waiting], timeout=1.0)
+    waiting.cancel()
+    assert done
+
+
+async def a_server_that_turns_read_only_is_waited_for(workers: Workers) -> None:
+    """Another session may be one that writes: it is not the batch that is wrong."""
+    store: Any = await workers.new()
+    fence = await begun(store, ALICE, "r")
+    store._sessions.writer._connection.execute("SET default_transaction_read_only = on")
+    await store.commit(fence, answer(3))
 
 
 async def nothing_of_another_tenant_is_given(workers: Workers) -> None:
@@ -198,6 +206,10 @@ SCHEMAS: dict[str, tuple[list[tuple[str, str]], Law]] = {
         [("expired = (previous = 'expired')", "expired = false")],
         a_claim_that_commits_nothing_does_not_hide_a_stopped_worker,
     ),
+    "a read-only server is a batch's fault": (
+        [("WHEN read_only_sql_transaction THEN RAISE;", "")],
+        a_server_that_turns_read_only_is_waited_for,
+    ),
     "nobody is told": (
         [("PERFORM pg_notify('shipworthy', handle::text);", "NULL;")],
         a_store_wakes_who_follows,
@@ -208,7 +220,8 @@ SCHEMAS: dict[str, tuple[list[tuple[str, str]], Law]] = {
 @pytest.mark.parametrize("mutant", SCHEMAS)
 def test_a_mutant_of_the_schema_is_caught(mutant: str, postgres: Postgres) -> None:
     changes, law = SCHEMAS[mutant]
-    check(law, OnPostgres(made(postgres.fresh_database())))
+    if law not in LAWS + SHARED_LAWS:  # those are held against the sound store elsewhere
+        check(law, OnPostgres(made(postgres.fresh_database())))
     with pytest.raises((AssertionError, ShipworthyError)):
         check(law, OnPostgres(made(postgres.fresh_database(), *changes)))
     assert name(law)
@@ -231,21 +244,7 @@ AGAIN: dict[str, tuple[list[tuple[str, str]], Test]] = {
         [(" AND coalesce(r.worker, me) = me", "")],
         network.test_a_begin_that_was_lost_does_not_take_anothers_run,
     ),
-    "a read-only server is a batch's fault": (
-        [("WHEN read_only_sql_transaction THEN RAISE;", "")],
-        lambda dsn, proxy: asyncio.run(a_server_that_turns_read_only_is_waited_for(dsn)),
-    ),
 }
-
-
-async def a_server_that_turns_read_only_is_waited_for(dsn: str) -> None:
-    async with opened(dsn) as store:
-        fence = await begun(store, ALICE, "r")
-        assert store._sessions is not None
-        connection = store._sessions.writer._connection
-        assert connection is not None
-        connection.execute("SET default_transaction_read_only = on")
-        await store.commit(fence, answer(3))
 
 
 def proxied(dsn: str) -> Proxy:
@@ -255,14 +254,9 @@ def proxied(dsn: str) -> Proxy:
 @pytest.mark.parametrize("mutant", AGAIN)
 def test_a_mutant_is_caught_when_a_commit_is_cut(mutant: str, postgres: Postgres) -> None:
     changes, test = AGAIN[mutant]
-    for wrong in (False, True):
-        dsn = made(postgres.fresh_database(), *(changes if wrong else ()))
-        with proxied(dsn) as proxy:
-            if wrong:
-                with pytest.raises((AssertionError, ShipworthyError)):
-                    test(dsn, proxy)
-            else:
-                test(dsn, proxy)
+    dsn = made(postgres.fresh_database(), *changes)
+    with proxied(dsn) as proxy, pytest.raises((AssertionError, ShipworthyError)):
+        test(dsn, proxy)
 
 
 def test_a_writer_that_forgets_that_it_sent_a_commit_is_caught(
