@@ -169,7 +169,7 @@ class PostgresStore(Reads):
 
     @property
     def skew(self) -> int:
-        return self._skew
+        return self._skew if self._sessions is None else self._sessions.lease.slack
 
     # parts
 

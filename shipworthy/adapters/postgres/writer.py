@@ -77,11 +77,12 @@ class _Row(msgspec.Struct, gc=False, omit_defaults=True):
 
 
 class Lease:
-    """This worker among the owners of runs. Milliseconds, on the server's clock."""
+    """This worker among the owners of runs. Milliseconds, on the server's clock; `slack`: how far ahead ours may be."""
 
     def __init__(self, ttl: int, skew: int) -> None:
         self.id, self.lock = secrets.token_hex(8), secrets.randbits(63)
         self.ttl, self.skew = ttl, skew
+        self.slack = skew
         self.start_by = 0
         self._ahead: int | None = None
         self._last = 0
@@ -96,8 +97,9 @@ class Lease:
         before = boot_ms()
         query = "SELECT at, until, locked FROM beat(%s, %s, %s, %s)"
         [(at, until, locked)] = connection.execute(query, (self.id, self.lock, self.ttl, fresh)).fetchall()
-        if self._ahead is None or boot_ms() - before <= max(self.skew // 2, 1):
-            self._ahead = at - before
+        took = boot_ms() - before
+        if self._ahead is None or took <= max(self.skew // 2, 1):
+            self._ahead, self.slack = at - before, max(self.slack, took)
         self.start_by = until
         return bool(locked)
 
