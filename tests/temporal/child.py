@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +36,7 @@ class Job(msgspec.Struct, kw_only=True):
     run: str | None = None
     at: Point | None = None
     mutant: Mutant | None = None
+    log: str = ""
 
 
 def agent(job: Job, points: Points | None = None) -> Agent[Any, scenario.Report]:
@@ -110,5 +110,16 @@ async def work(job: Job) -> None:
     append(folder / "points", [msgspec.to_builtins(point) for point in points.reached])
 
 
-if __name__ == "__main__":
-    asyncio.run(work(msgspec.json.decode(sys.argv[1], type=Job)))
+def preload() -> None:
+    """Import what a job needs, in the process that is forked for each."""
+    import pydantic  # noqa: F401
+
+    import shipworthy.adapters.temporal.client
+    import shipworthy.adapters.temporal.worker
+    import shipworthy.app.outputs
+    import shipworthy.engine.follow  # noqa: F401
+
+
+def main(raw: dict[str, Any]) -> None:
+    """Do a job to its end, or to its point."""
+    asyncio.run(work(msgspec.convert(raw, Job)))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +14,30 @@ from shipworthy.testing.faults import Point
 from tests.crash import databases, proof, scenario
 from tests.crash.checks import Violation
 from tests.crash.databases import Kind
+from tests.crash.zygote import Child, Zygote
 from tests.servers.temporal import fresh_name
 from tests.temporal.child import Job, Mutant, agent
 from tests.temporal.world import until
 
 RUN = "g1"
+_zygote: Zygote | None = None
 PLAN = proof.Plan(way="run", runs=(RUN,))
+
+
+def zygote() -> Zygote:
+    """The one of this process."""
+    global _zygote
+    if _zygote is None:
+        _zygote = Zygote("tests.temporal.child")
+    return _zygote
+
+
+def end_zygote() -> None:
+    """Let go of it, if there is one."""
+    global _zygote
+    if _zygote is not None:
+        _zygote.close()
+        _zygote = None
 
 
 class Proof:
@@ -38,24 +54,20 @@ class Proof:
             queue=fresh_name("proof"),
             mutant=mutant,
         )
-        self.workers: list[subprocess.Popen[bytes]] = []
+        self.children: list[Child] = []
+        (folder / "log").touch()
 
-    def start(self, at: Point | None = None, run: str | None = None) -> subprocess.Popen[bytes]:
+    def start(self, at: Point | None = None, run: str | None = None) -> Child:
         """A worker; with *run*, a caller. It dies at *at*."""
         job = msgspec.structs.replace(self.job, at=at, run=run)
-        with open(self.world.folder / "log", "ab") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "tests.temporal.child", msgspec.json.encode(job).decode()],
-                stdout=log,
-                stderr=log,
-            )
-        self.workers.append(child)
+        child = zygote().start(msgspec.to_builtins(job), self.world.folder / "log")
+        self.children.append(child)
         return child
 
-    async def serving(self, worker: subprocess.Popen[bytes]) -> None:
+    async def serving(self, worker: Child) -> None:
         """Wait until the worker polls."""
         path = self.world.folder / "serving"
-        await until(lambda: path.exists() and str(worker.pid).encode() in path.read_bytes().split())
+        await until(lambda: path.exists() and str(worker.pid).encode() in path.read_bytes().split(), self.log)
 
     def log(self) -> str:
         return (self.world.folder / "log").read_text()
@@ -83,10 +95,18 @@ def proving(
     try:
         yield made
     finally:
-        for worker in made.workers:
-            worker.kill()
-            worker.wait()
+        for child in made.children:
+            if not child.ended:
+                child.signal(signal.SIGKILL)
         made.world.database.drop()
+
+
+async def ended(child: Child, number: int = 0) -> int:
+    """The exit code of a child that ends, after the signal *number* if there is one."""
+    if number:
+        child.signal(number)
+    await until(lambda: child.ended)
+    return child.wait()
 
 
 async def reached(made: Proof) -> list[Point]:
@@ -94,9 +114,7 @@ async def reached(made: Proof) -> list[Point]:
     worker = made.start()
     await made.serving(worker)
     assert await made.run() == "completed", made.log()
-    worker.terminate()
-    await until(lambda: worker.poll() is not None)
-    assert worker.returncode == 0, made.log()
+    assert await ended(worker, signal.SIGTERM) == 0, made.log()
     assert made.judge() == []
     (line,) = (made.world.folder / "points").read_bytes().splitlines()
     return msgspec.json.decode(line, type=list[Point])
@@ -107,9 +125,9 @@ async def killed_at(made: Proof, point: Point) -> list[Violation]:
     first = made.start(at=point)
     await made.serving(first)
     running = asyncio.create_task(made.run())
-    await until(lambda: first.poll() is not None or running.done())
-    assert first.wait() == -signal.SIGKILL, f"{point} was never reached.\n{made.log()}"
+    await until(lambda: first.ended or running.done())
+    assert first.ended, f"{point} was never reached.\n{made.log()}"
     made.start()
-    await until(running.done, f"{point}: the run does not end.\n{made.log()}")
+    await until(running.done, lambda: f"{point}: the run does not end.\n{made.log()}")
     assert await running == "completed", made.log()
     return made.judge()

@@ -18,7 +18,7 @@ from tests.crash.checks import Violation
 from tests.crash.proof import LONG, SEED
 from tests.servers.temporal import OwnTemporal
 from tests.temporal.child import agent
-from tests.temporal.proof import Proof, killed_at, proving, reached
+from tests.temporal.proof import Proof, ended, killed_at, proving, reached
 from tests.temporal.world import until, with_loop
 
 SIX = [
@@ -70,8 +70,7 @@ async def test_a_caller_killed_before_its_run_has_a_workflow_is_recovered(
 ) -> None:
     with proving(tmp_path, temporal) as made:
         caller = made.start(at=Point("begin", 1, "after"), run="g1")
-        await until(lambda: caller.poll() is not None)
-        assert caller.returncode == -signal.SIGKILL, made.log()
+        assert await ended(caller) == -signal.SIGKILL, made.log()
         made.start()
         other = agent(made.job)
         (result,) = await other.recover()
@@ -117,7 +116,7 @@ async def _killing(made: Proof, server: OwnTemporal, dice: random.Random) -> Non
             server.start()
         else:
             victim = dice.randrange(2)
-            workers[victim].kill()
+            workers[victim].signal(signal.SIGKILL)
             workers[victim] = made.start()
     assert await asyncio.wait_for(running, 40) == "completed", f"SHIPWORTHY_SEED={SEED}\n{made.log()}"
     assert made.judge() == [], f"SHIPWORTHY_SEED={SEED}"

@@ -131,15 +131,17 @@ def with_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 
     @functools.wraps(test)
     def run(*args: Any, **options: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(*args, **options), 60.0 if not LONG else 900.0))
+        asyncio.run(asyncio.wait_for(test(*args, **options), 120.0 if not LONG else 900.0))
 
     return run
 
 
-async def until(holds: Callable[[], Any], otherwise: str = "It does not come.", within: float = 40.0) -> None:
+async def until(
+    holds: Callable[[], Any], otherwise: Callable[[], str] = lambda: "It does not come.", within: float = 40.0
+) -> None:
     """Wait until *holds*."""
     loop = asyncio.get_running_loop()
     end = loop.time() + within
     while not holds():
-        assert loop.time() < end, otherwise
+        assert loop.time() < end, otherwise()
         await asyncio.sleep(0.01)
