@@ -214,7 +214,7 @@ class StoreLocked(StoreError):
 class StoreUnavailable(StoreError):
     """The database server cannot be reached, or does not take connections now."""
 
-    fix = "Check the address, and that the server runs; runs in flight are resumed when it is back."
+    fix = "Check address, role and password, and that the server runs and has room; runs are resumed when it is back."
 
 
 class StoreRefused(StoreError):
