@@ -28,7 +28,7 @@ SESSION = tuple(f"b{n}" for n in range(24))
 """Of one session; the others are of several tenants, and some of them make calls at once."""
 OTHERS = tuple(f"{'gz'[n % 2]}{n}" for n in range(RUNS - len(SESSION)))
 AFTER = 5
-PAUSE = SECONDS * WORKERS * AT_ONCE / RUNS / 5
+PAUSE = SECONDS * WORKERS * AT_ONCE / RUNS / 6
 """Seconds that a body takes, so that serving takes as long as killing: there are two or three after one another."""
 PLAN = Plan(
     way="serve",

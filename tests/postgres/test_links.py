@@ -17,9 +17,10 @@ pytestmark = pytest.mark.crash
 
 PLANS = {
     "run": on_postgres(proof.Plan(way="run", runs=("z1", "p2"))),
-    "stream": on_postgres(proof.Plan(way="stream", runs=("z1", "p2"))),
     "together": on_postgres(proof.Plan(way="together", runs=("g1", "g2", "z3"))),
 }
+if proof.LONG:
+    PLANS["stream"] = on_postgres(proof.Plan(way="stream", runs=("z1", "p2")))
 FOR_EVER = 10**6
 
 

@@ -11,9 +11,9 @@ from tests.postgres.plans import on_postgres
 
 pytestmark = pytest.mark.crash
 
-KILLS = 500 if proof.LONG else 16
-SHARDS = 8 if proof.LONG else 2
-TOGETHER = 4
+KILLS = 500 if proof.LONG else 12
+SHARDS = 8 if proof.LONG else 1
+TOGETHER = 6
 PLANS = [
     on_postgres(proof.Plan(way="together", runs=("g1", "g2", "z3", "z4"))),
     on_postgres(proof.Plan(way="together", runs=("a", "g2", "p3", "z4")), verified=False),

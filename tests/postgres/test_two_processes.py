@@ -13,9 +13,10 @@ pytestmark = pytest.mark.crash
 
 PLANS = {
     "run": proof.Plan(way="run", runs=proof.SESSION),
-    "stream": proof.Plan(way="stream", runs=proof.SESSION),
     "together": proof.Plan(way="together", runs=("g1", "g2", "z3", "p4")),
 }
+if proof.LONG:
+    PLANS["stream"] = proof.Plan(way="stream", runs=proof.SESSION)
 ROUNDS = 20 if proof.LONG else 1
 TOGETHER = 3
 
