@@ -228,13 +228,14 @@ class TemporalDriver:
     @contextlib.asynccontextmanager
     async def serving(self, runtime: Runtime) -> AsyncIterator[None]:
         """Take steps of runs of the runtime's agents as long as this lasts; then leave them to other workers."""
+        from shipworthy import __version__
         from shipworthy.adapters.temporal.worker import workers
 
         await runtime.open()
         holder = Holder(runtime, self._place.patience)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(holder.close)
-            for worker in workers(self._workflows.client, holder, self._place):
+            for worker in workers(self._workflows.client, holder, self._place, __version__):
                 await stack.enter_async_context(worker)
             try:
                 yield

@@ -16,7 +16,6 @@ from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 from temporalio.workflow import NondeterminismError
 
-from shipworthy import __version__
 from shipworthy.adapters.temporal.payloads import STEPS, At, Place, Sitting, Taken, thin, thin_state
 from shipworthy.adapters.temporal.workflow import PASSED_THROUGH, RunWorkflow
 from shipworthy.domain.events import AnyEvent
@@ -34,12 +33,12 @@ class Hands(Protocol):
     def interrupt(self, at: At) -> None: ...
 
 
-def workers(client: Client, hands: Hands, place: Place) -> list[Worker]:
+def workers(client: Client, hands: Hands, place: Place, release: str) -> list[Worker]:
     """Those that poll the shared queue and this process's own. A shutdown gives steps *patience* seconds to end."""
     own, patience = f"{place.task_queue}@{os.urandom(8).hex()}", timedelta(seconds=place.patience)
     restrictions = SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
     common: dict[str, Any] = {
-        "build_id": __version__,
+        "build_id": release,
         "max_concurrent_activities": 1_000,
         "graceful_shutdown_timeout": patience,
     }
