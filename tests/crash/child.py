@@ -35,8 +35,6 @@ from tests.crash.scenario import Report, append, identity, prompt, tenant
 T = TypeVar("T")
 Way = Literal["run", "stream", "sync", "together", "serve", "follow"]
 Action = Literal["kill", "stop", "power"]
-AT_ONCE = 16
-"""Runs that a serving process drives at once."""
 
 
 class DiskFault(msgspec.Struct, frozen=True):
@@ -51,8 +49,8 @@ class DiskFault(msgspec.Struct, frozen=True):
 class Job(msgspec.Struct, kw_only=True):
     """What a child is to do. `runs` in their order; `settle`: what a person found out, by run and call.
 
-    "serve": drive the runs, some at once, and recover what others left, until all of them have ended. "follow": read
-    along with runs that other processes drive, each in two streams: from its beginning, and from the event `after`.
+    "serve": drive the runs, `at_once` of them, and recover what others left, until all of them have ended. "follow":
+    read along with runs that others drive, each in two streams: from its beginning, and from the event `after`.
 
     `again`: how often a run that a StoreError stopped is taken up again in this process; after that the error ends the
     process, unless it is `tolerant`. `lossy`: on a disk that forgets what was not synced when the power fails, which
@@ -69,6 +67,7 @@ class Job(msgspec.Struct, kw_only=True):
     settle: dict[str, dict[str, str | None]] = {}
     again: int = 0
     after: int = 0
+    at_once: int = 16
     tolerant: bool = False
     setting: scenario.Setting = scenario.Setting()
     at: Point | None = None
@@ -250,7 +249,7 @@ class Process:
         await self.agent.runtime.close()
 
     async def _serve(self) -> None:
-        slots = asyncio.Semaphore(AT_ONCE)
+        slots = asyncio.Semaphore(self.job.at_once)
 
         async def serve(run_id: str) -> None:
             async with slots:

@@ -197,12 +197,14 @@ def tools(
 
     @tool(effect="once", verify=verify)
     async def pay(ctx: RunContext[Any], amount: int) -> str:
-        await asyncio.sleep(pause / 2)
+        await asyncio.sleep(
+            pause / 10
+        )  # short: a body that is killed three times before its effect is given up
         with points.around("once"):
             if amount == 13:
                 raise NotDone("unlucky")
             made = sink.happen("once", ctx, amount=amount)
-        await asyncio.sleep(pause / 2)
+        await asyncio.sleep(pause)
         return made
 
     @tool(effect="once", verify=verify)

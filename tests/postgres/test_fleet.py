@@ -15,7 +15,6 @@ import pytest
 
 from shipworthy.domain.events import RunEnded
 from tests.crash import checks, laws, proof, scenario
-from tests.crash.child import AT_ONCE
 from tests.crash.proof import Plan, World
 from tests.crash.zygote import Child
 
@@ -28,8 +27,9 @@ SESSION = tuple(f"b{n}" for n in range(24))
 """Of one session; the others are of several tenants, and some of them make calls at once."""
 OTHERS = tuple(f"{'gz'[n % 2]}{n}" for n in range(RUNS - len(SESSION)))
 AFTER = 5
-PAUSE = SECONDS * WORKERS * AT_ONCE / RUNS / 6
-"""Seconds that a body takes, so that serving takes as long as killing: there are two or three after one another."""
+AT_ONCE = 3 if proof.LONG else 12
+"""Runs that each process drives at once, so few that serving takes as long as killing."""
+PAUSE = 0.4
 PLAN = Plan(
     way="serve",
     runs=SESSION + OTHERS,
@@ -59,7 +59,9 @@ def serve_and_kill(world: World, chance: random.Random) -> None:
     order = list(PLAN.runs)
     chance.shuffle(order)
     shares = [proof.with_runs(PLAN, tuple(order[i::WORKERS])) for i in range(WORKERS)]
-    workers: dict[int, Child] = {i: world.start(share.job(world)) for i, share in enumerate(shares)}
+    workers: dict[int, Child] = {
+        i: world.start(share.job(world, at_once=AT_ONCE)) for i, share in enumerate(shares)
+    }
     began = time.monotonic()
     for second in range(1, SECONDS + 1):
         time.sleep(max(began + second - time.monotonic(), 0.0))
@@ -72,7 +74,7 @@ def serve_and_kill(world: World, chance: random.Random) -> None:
         workers[i].signal(signal.SIGKILL)
         if workers[i].wait() == -signal.SIGKILL:
             world.killed("from outside")
-            workers[i] = world.start(shares[i].job(world))
+            workers[i] = world.start(shares[i].job(world, at_once=AT_ONCE))
         else:
             del workers[i]
     for worker in workers.values():
