@@ -131,7 +131,7 @@ def test_patience_that_runs_out_leaves_a_commit_uncertain_and_the_journal_tells(
             before = time.monotonic()
             with pytest.raises(CommitUncertain, match="resume"):
                 await commit
-            with pytest.raises(StoreUnavailable, match="Check the address"):
+            with pytest.raises(StoreUnavailable, match="Check address"):
                 await store.read(ALICE, "the-run")
             assert time.monotonic() - before < 4 * SHORT + 1
             proxy.accept()
@@ -360,7 +360,7 @@ def test_a_server_that_is_down_at_the_start_is_named(database: str, proxy: Proxy
     async def scenario() -> None:
         proxy.refuse()
         store = PostgresStore(proxy.dsn(database), patience=SHORT)
-        with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1.*Check the address"):
+        with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1.*Check address"):
             await store.open()
         proxy.accept()
         await store.open()

@@ -65,10 +65,11 @@ $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint $$;
 
 -- A group of batches in one transaction, a savepoint each: one that fails or is refused aborts no other. No key:
 -- a new run. `again`: the group was sent before and its fate is not known, so what is there already has landed. The
--- events come in base64, since JSON text may hold what a text of PostgreSQL may not.
+-- events come in base64, since JSON text may hold what a text of PostgreSQL may not. Gives what became of each batch,
+-- but for those of runs that are there and that landed.
 CREATE FUNCTION append(me text, again boolean, batches json, owners integer[], digests text[], datas bytea[])
-RETURNS TABLE (fate text, handle bigint, why text) LANGUAGE plpgsql SET search_path = shipworthy AS $$
-DECLARE b record; watched_until bigint; batch bytea;
+RETURNS TABLE (nth bigint, fate text, handle bigint, why text) LANGUAGE plpgsql SET search_path = shipworthy AS $$
+DECLARE b record; watched_until bigint; batch bytea; named text;
 BEGIN
   FOR b IN SELECT row_number() OVER () AS n, * FROM json_to_recordset(batches) AS u (tenant text, user_id text,
     session_id text, run_id text, key bigint, token bigint, first integer, last integer, started bigint, at bigint,
@@ -76,7 +77,9 @@ BEGIN
   LOOP
     fate := 'landed'; handle := NULL; why := NULL; watched_until := 0;
     BEGIN
-      PERFORM set_config('shipworthy.tenant', b.tenant, true);
+      IF b.tenant IS DISTINCT FROM named THEN
+        PERFORM set_config('shipworthy.tenant', b.tenant, true); named := b.tenant;
+      END IF;
       batch := decode(b.events, 'base64');
       IF b.key IS NULL THEN
         INSERT INTO runs (tenant, "user", session, run_id, status, fence, worker, head, started_at, updated_at)
@@ -110,9 +113,10 @@ BEGIN
       IF handle IS NULL THEN fate := 'refused'; END IF;
     EXCEPTION
       WHEN read_only_sql_transaction THEN RAISE;
-      WHEN OTHERS THEN fate := SQLSTATE; why := SQLERRM;
+      WHEN OTHERS THEN fate := SQLSTATE; why := SQLERRM; named := NULL; -- a savepoint takes the setting back
     END;
-    RETURN NEXT;
+    nth := b.n;
+    IF b.key IS NULL OR fate <> 'landed' THEN RETURN NEXT; END IF;
   END LOOP;
 END $$;
 

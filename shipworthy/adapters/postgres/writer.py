@@ -26,7 +26,7 @@ AT_ONCE = 64
 """Batches of one transaction: more subtransactions than these would slow every snapshot of the server."""
 BYTES_AT_ONCE = 1 << 26
 """Bytes of bodies after which a transaction takes no further batch: a statement holds less than a gigabyte."""
-_APPEND = "SELECT fate, handle, why FROM append(%s, %s, %s, %b, %b, %b)"
+_APPEND = "SELECT nth, fate, handle, why FROM append(%s, %s, %s, %b, %b, %b)"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -44,10 +44,10 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     fence: Fence | None
     entry: Entry
 
-    def __call__(self, row: tuple[str, int | None, str | None]) -> Fence | None:
-        fate, handle, why = row
+    def __call__(self, answer: tuple[str, int | None, str | None]) -> Fence | None:
+        fate, handle, why = answer
         if fate == "landed" and handle is not None:
-            return self.fence or Fence(self.scope, self.run_id, 1, handle)
+            return Fence(self.scope, self.run_id, 1, handle)
         if fate == "53100":
             raise StoreFull(f"No room is left for run {self.run_id!r} ({why}).")
         if fate != "refused":
@@ -164,9 +164,10 @@ class Writer(Session):
             for job in group:
                 job.error = kind(what, fix=None if sent else getattr(error, "fix", ""))
             return
-        for job, row in zip(group, rows, strict=True):
+        for nth, *answer in rows:
+            job = group[nth - 1]
             try:
-                job.value = job.work(row)
+                job.value = job.work(answer)
             except StoreError as refusal:
                 job.error = refusal
 
