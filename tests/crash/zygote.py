@@ -42,6 +42,12 @@ class Child:
         self._zygote.read(0.0)
         return self.pid in self._zygote.ended
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it is known to be stopped."""
+        self._zygote.read(0.0)
+        return self.pid in self._zygote.stopped
+
     def wait(self) -> int:
         """The exit code; a negative one is the number of the signal that ended it."""
         self._until(self._zygote.ended)

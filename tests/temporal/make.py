@@ -7,8 +7,11 @@ import json
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from shipworthy.errors import RequestRejected
+from shipworthy import Agent
+from shipworthy.domain.events import ModelFailed
+from shipworthy.errors import ModelUnavailable, RequestRejected
 from tests.servers import session
 from tests.servers.temporal import OwnTemporal
 from tests.temporal.world import TENANT, Bank, call, until
@@ -18,16 +21,31 @@ RUNS = {
     "paid": ([call("look", n=1), call("look", n=2)], call("pay", amount=7), "over"),
     "rejected": (RequestRejected("wrong key"),),
     "cancelled": (call("wire", amount=7), "over"),
+    "stopped": (ModelUnavailable("down", retry_after=30.0), "over"),
 }
 
 
+async def to_its_end(caller: Agent[Any, str], run_id: str) -> None:
+    """The run."""
+    await caller.run("Do it.", **TENANT, run_id=run_id)
+
+
+async def until_it_waits(caller: Agent[Any, str], run_id: str) -> None:
+    """The run, which is stopped while it waits for the model's next attempt: between two steps."""
+    async with caller.stream("Do it.", **TENANT, run_id=run_id) as stream:
+        async for item in stream:
+            if isinstance(item, ModelFailed):
+                return
+
+
 async def record(address: str, folder: Path) -> None:
-    """Every kind of step, in three runs."""
+    """Every kind of step, in four runs."""
     for run_id, turns in RUNS.items():
         bank = Bank(folder, address)
         caller = bank.agent(*turns)
         async with bank.worker(*turns):
-            task = asyncio.create_task(caller.run("Do it.", **TENANT, run_id=run_id))
+            read = until_it_waits if run_id == "stopped" else to_its_end
+            task = asyncio.create_task(read(caller, run_id))
             if run_id == "cancelled":
                 await until(bank.begun.is_set)
                 task.cancel()

@@ -7,6 +7,7 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -16,7 +17,7 @@ from tests.crash.checks import Violation
 from tests.crash.databases import Kind
 from tests.crash.zygote import Child, Zygote
 from tests.servers.temporal import fresh_name
-from tests.temporal.child import Job, Mutant, agent
+from tests.temporal.child import Action, Job, agent, setting
 from tests.temporal.world import until
 
 RUN = "g1"
@@ -43,23 +44,21 @@ def end_zygote() -> None:
 class Proof:
     """One world: a folder, a server's address, a task queue, and the workers that were started."""
 
-    def __init__(
-        self, folder: Path, address: str, mutant: Mutant | None = None, kind: Kind = "sqlite"
-    ) -> None:
+    def __init__(self, folder: Path, address: str, kind: Kind = "sqlite", **options: Any) -> None:
         self.world = proof.World(folder, databases.fresh(kind, folder))
         self.job = Job(
             folder=str(folder),
             dsn=self.world.database.address,
             address=address,
             queue=fresh_name("proof"),
-            mutant=mutant,
+            **options,
         )
         self.children: list[Child] = []
         (folder / "log").touch()
 
-    def start(self, at: Point | None = None, run: str | None = None) -> Child:
-        """A worker; with *run*, a caller. It dies at *at*."""
-        job = msgspec.structs.replace(self.job, at=at, run=run)
+    def start(self, at: Point | None = None, run: str | None = None, action: Action = "kill") -> Child:
+        """A worker; with *run*, a caller. It dies, or is stopped, at *at*."""
+        job = msgspec.structs.replace(self.job, at=at, run=run, action=action)
         child = zygote().start(msgspec.to_builtins(job), self.world.folder / "log")
         self.children.append(child)
         return child
@@ -87,11 +86,9 @@ class Proof:
 
 
 @contextlib.contextmanager
-def proving(
-    folder: Path, address: str, mutant: Mutant | None = None, kind: Kind = "sqlite"
-) -> Iterator[Proof]:
-    """A world, whose workers are killed at the end."""
-    made = Proof(folder, address, mutant, kind)
+def proving(folder: Path, address: str, kind: Kind = "sqlite", **options: Any) -> Iterator[Proof]:
+    """A world, whose workers are killed at the end. *options*: what their jobs say."""
+    made = Proof(folder, address, kind, **options)
     try:
         yield made
     finally:
@@ -131,3 +128,19 @@ async def killed_at(made: Proof, point: Point) -> list[Violation]:
     await until(running.done, lambda: f"{point}: the run does not end.\n{made.log()}")
     assert await running == "completed", made.log()
     return made.judge()
+
+
+async def stopped_at(made: Proof, point: Point) -> list[Violation]:
+    """A worker is stopped at *point* until it was given up and another one has ended the run; then it goes on."""
+    zombie = made.start(at=point, action="stop")
+    await made.serving(zombie)
+    running = asyncio.create_task(made.run())
+    await until(lambda: zombie.stopped or running.done())
+    assert zombie.stopped, f"{point} was never reached.\n{made.log()}"
+    made.start()
+    await until(running.done, lambda: f"{point}: the run does not end.\n{made.log()}")
+    assert await running == "completed", made.log()
+    before = made.world.journal()
+    zombie.signal(signal.SIGCONT)
+    assert await ended(zombie, signal.SIGTERM) == 0, made.log()
+    return proof.judge_zombie(made.world, proof.uncrashed(PLAN)[0], before, setting(made.job))

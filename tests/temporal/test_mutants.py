@@ -17,6 +17,6 @@ from tests.temporal.world import with_loop
 async def test_without_our_journal_temporal_doubles_an_effect_and_is_caught(
     tmp_path: Path, temporal: str, mutant: Mutant
 ) -> None:
-    with proving(tmp_path, temporal, mutant) as made:
+    with proving(tmp_path, temporal, mutant=mutant) as made:
         violations = await killed_at(made, Point("once", 1, "after"))
     assert "repeated" in {violation.kind for violation in violations}
