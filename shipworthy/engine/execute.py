@@ -196,7 +196,7 @@ async def _perform(run: LiveRun, attempt: Attempt) -> None:
     task = asyncio.current_task()
     before = task.cancelling() if task is not None else 0
     start_by = attempt.start_by
-    may_start = (lambda: run.store.clock() <= start_by) if start_by and tool.threaded else None
+    may_start = (lambda: _may_start(run, start_by)) if start_by and tool.threaded else None
     for retries_left in range(tool.retries, -1, -1):
         limit = asyncio.timeout(attempt.timeout)
         try:
@@ -216,6 +216,11 @@ async def _perform(run: LiveRun, attempt: Attempt) -> None:
             if task is not None and task.cancelling() > before:
                 raise asyncio.CancelledError  # the body kept it to itself
             return
+
+
+def _may_start(run: LiveRun, start_by: int) -> bool:
+    """Whether this worker surely owns the run still; also by its present lease, if the clock was set back meanwhile."""
+    return run.store.clock() <= min(start_by, run.store.start_by())
 
 
 def _returned(run: LiveRun, attempt: Attempt, content: tuple[Text | Image | File, ...]) -> None:

@@ -196,7 +196,15 @@ def _check(connection: Connection, server: Server) -> None:
 
 def is_lost(error: psycopg.Error, connection: Connection | None) -> bool:
     """Whether there is no session, or one that serves no writes any more, so that another one is worth trying."""
-    return connection is None or connection.closed or isinstance(error, errors.ReadOnlySqlTransaction)
+    return is_unanswered(error, connection) or isinstance(error, errors.ReadOnlySqlTransaction)
+
+
+def is_unanswered(error: psycopg.Error, connection: Connection | None) -> bool:
+    """Whether what was asked may have been done for all that: the session ended, or ends (57P..), before an answer."""
+    if connection is None or connection.closed:
+        return True
+    ends = error.sqlstate is None or error.sqlstate.startswith(("57P", "08"))
+    return ends and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
 
 
 def translate(error: psycopg.Error, server: Server) -> StoreError:

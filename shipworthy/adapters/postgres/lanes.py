@@ -68,10 +68,10 @@ class Session(Lane):
 
 class Listener:
     """Wakes whoever waits for a run when some instance tells of a commit to it. While the server is away nobody is
-    woken: those who wait look by themselves in the end."""
+    woken: those who wait look by themselves in the end. *lost* is called when it goes away."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, server: Server, lost: Callable[[], None]) -> None:
+        self._server, self._lost = server, lost
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._lock = threading.Lock()
         self.stopped = threading.Event()
@@ -100,12 +100,15 @@ class Listener:
 
     def _run(self) -> None:
         while not self.stopped.is_set():
-            with contextlib.suppress(psycopg.Error), connect(self._server) as connection:
-                connection.execute("LISTEN shipworthy")
-                while not self.stopped.is_set():
-                    for note in connection.notifies(timeout=_LOOK, stop_after=1):
-                        self._wake(note.payload)
-            self.stopped.wait(_LOOK)
+            try:
+                with connect(self._server) as connection:
+                    connection.execute("LISTEN shipworthy")
+                    while not self.stopped.is_set():
+                        for note in connection.notifies(timeout=_LOOK, stop_after=1):
+                            self._wake(note.payload)
+            except psycopg.Error:
+                self._lost()
+                self.stopped.wait(_LOOK)
 
     def _wake(self, key: str) -> None:
         with self._lock:

@@ -27,8 +27,10 @@ _ORPHANS = f"""WITH owners AS MATERIALIZED (
   WHERE worker = ? OR gone(worker, ?))
 {SUMMARY} WHERE status = 'running' AND (worker IS NULL OR worker IN (SELECT worker FROM owners)) ORDER BY key"""
 _OLD_SINGLES = f"SELECT key FROM runs WHERE {_ENDED} AND updated_at < ? AND position IS NULL LIMIT ?"
-_OLD_SESSION = f"""SELECT array_agg(key) FROM runs WHERE session IS NOT NULL GROUP BY tenant, "user", session
-HAVING bool_and({_ENDED} AND updated_at < ?) LIMIT 1"""
+_OLD_SESSIONS = f"""SELECT DISTINCT tenant, "user", session FROM runs
+WHERE {_ENDED} AND updated_at < ? AND position IS NOT NULL"""
+_OF_SESSION = f"""SELECT key, {_ENDED} AND updated_at < ? FROM runs
+WHERE tenant = ? AND "user" IS NOT DISTINCT FROM ? AND session = ? FOR UPDATE"""
 
 
 @contextmanager
@@ -96,12 +98,27 @@ def resign(connection: Connection, lease: Lease) -> None:
         do(connection, "SELECT pg_notify('shipworthy', '0')")
 
 
-def prune(connection: Connection, ended_before: int) -> int:
-    """Forget some of the runs that ended before this time and are in no session, or one session whose every run did."""
+def prune_singles(connection: Connection, ended_before: int) -> int:
+    """Forget some of the runs that ended before this time and are in no session's order. Gives how many."""
     with of(connection, "operator", "on"):
         gone = [key for (key,) in ask(connection, _OLD_SINGLES, (ended_before, PRUNED_AT_ONCE))]
-        if not gone and (session := ask(connection, _OLD_SESSION, (ended_before,))):
-            gone = session[0][0]
-        for table, column in (("journal", "run"), ("bodies", "run"), ("runs", "key")):
-            do(connection, f"DELETE FROM {table} WHERE {column} = ANY(?)", (gone,))
-    return len(gone)
+        return _forget(connection, gone)
+
+
+def old_sessions(connection: Connection, ended_before: int) -> list[tuple[Any, ...]]:
+    """Sessions of which at least one run ended before this time."""
+    with of(connection, "operator", "on"):
+        return ask(connection, _OLD_SESSIONS, (ended_before,))
+
+
+def prune_session(connection: Connection, session: tuple[Any, ...], ended_before: int) -> int:
+    """Forget a session if its every run is old, in one transaction: no part is ever seen. Gives how many."""
+    with of(connection, "operator", "on"):
+        found = ask(connection, _OF_SESSION, (ended_before, *session))
+        return _forget(connection, [key for key, _ in found]) if all([old for _, old in found]) else 0
+
+
+def _forget(connection: Connection, keys: list[int]) -> int:
+    for table, column in (("journal", "run"), ("bodies", "run"), ("runs", "key")):
+        do(connection, f"DELETE FROM {table} WHERE {column} = ANY(?)", (keys,))
+    return len(keys)

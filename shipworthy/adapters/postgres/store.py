@@ -34,7 +34,7 @@ class _Sessions:
         self.writer = Writer(server, self.lease)
         self.readers = [Session("reader", server) for _ in range(readers)]
         self.turn = itertools.cycle(self.readers)
-        self.listener = Listener(server)
+        self.listener = Listener(server, self.writer.renew_now)
         for thread in (self.writer, *self.readers):
             thread.start()
         self.listener.start()
@@ -138,7 +138,7 @@ class PostgresStore(Reads):
         now = time.monotonic()
         key, until = self._watched.get((scope.tenant, run_id), (0, 0.0))
         if now > until:
-            self._watched = {run: mark for run, mark in self._watched.items() if mark[1] > now}
+            self._watched = {run: mark for run, mark in list(self._watched.items()) if mark[1] > now}
             key = await self._do(lambda c: operations.watch(c, scope, run_id))
             self._watched[scope.tenant, run_id] = key, now + operations.WATCHED / 2
         await self._ready().listener.wait(str(key), within)
@@ -153,8 +153,12 @@ class PostgresStore(Reads):
     async def prune(self, operator: Operator, ended_before: int) -> int:
         demand(operator)
         total = 0
-        while gone := await self._do(lambda c: operations.prune(c, ended_before)):
+        while gone := await self._do(lambda c: operations.prune_singles(c, ended_before)):
             total += gone
+        for session in await self._do(lambda c: operations.old_sessions(c, ended_before)):
+            total += await self._do(
+                partial(operations.prune_session, session=session, ended_before=ended_before)
+            )
         return total
 
     # lease

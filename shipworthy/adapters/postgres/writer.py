@@ -6,15 +6,15 @@ A group whose answer never came is sent again, and what had landed is recognised
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+import psycopg
 
-from shipworthy.adapters.postgres.connection import Connection, Server
+from shipworthy.adapters.postgres.connection import Connection, Server, is_unanswered
 from shipworthy.adapters.postgres.lanes import Session
 from shipworthy.adapters.shared.entries import Entry
 from shipworthy.adapters.shared.lane import Job
@@ -27,6 +27,10 @@ AT_ONCE = 64
 BYTES_AT_ONCE = 1 << 26
 """Bytes of bodies after which a transaction takes no further batch: a statement holds less than a gigabyte."""
 _APPEND = "SELECT nth, fate, handle, why FROM append(%s, %s, %s, %b, %b, %b)"
+_CROSSED = ("40P01", "40001")
+"""A deadlock, or a serialisation failure: nothing was done, and alone it will not come again."""
+_SOON, _AGAIN_MS = 0.5, 200
+"""How long a renewal is tried (seconds), and when it is tried again."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -88,7 +92,7 @@ class Lease:
         self._last = 0
 
     def clock(self) -> int:
-        """Now, or up to a round trip later, so that a body rather does not start; it never goes back."""
+        """Now, or a round trip later, so that a body rather does not start; it goes back only with the server's."""
         self._last = max(self._last, boot_ms() + (self._ahead or 0))
         return self._last
 
@@ -98,6 +102,8 @@ class Lease:
         query = "SELECT at, until, locked FROM beat(%s, %s, %s, %s)"
         [(at, until, locked)] = connection.execute(query, (self.id, self.lock, self.ttl, fresh)).fetchall()
         took = boot_ms() - before
+        if at + took + self.slack < self._last:  # the server's clock was set back, and its leases with it
+            self._ahead, self._last = at - before, at
         if self._ahead is None or took <= max(self.skew // 2, 1):
             self._ahead, self.slack = at - before, max(self.slack, took)
         self.start_by = until
@@ -135,8 +141,15 @@ class Writer(Session):
         deadline = self._deadline()
         for portion in _portions(group):
             self._append(portion, deadline)
-        with contextlib.suppress(StoreError):  # bodies stop starting before the lease runs out
-            self._persist(self._renew, 0.0)
+        try:
+            self._persist(self._renew, time.monotonic() + _SOON)
+        except StoreError:  # bodies stop starting before the lease runs out
+            self._renew_at = boot_ms() + _AGAIN_MS
+
+    def renew_now(self) -> None:
+        """Write the lease, and take its lock, though it is not due: sessions were ended. From any thread."""
+        self._renew_at = 0
+        self._queue.put([])
 
     def _append(self, group: list[Job[Any]], deadline: float, sent: bool = False) -> None:
         """*sent*: what became of an earlier attempt is not known."""
@@ -146,11 +159,11 @@ class Writer(Session):
             nonlocal sent
             self._renew(connection)
             values = _values(self._lease.id, sent, batches)
-            before, sent = sent, True
             try:
                 return connection.execute(_APPEND, values, prepare=True).fetchall()
-            finally:
-                sent = before or connection.closed  # otherwise it was answered
+            except psycopg.Error as error:
+                sent = sent or is_unanswered(error, connection)
+                raise
 
         try:
             rows = self._persist(append, deadline)
@@ -166,6 +179,9 @@ class Writer(Session):
             return
         for nth, *answer in rows:
             job = group[nth - 1]
+            if answer[0] in _CROSSED and time.monotonic() < deadline:
+                self._append([job], deadline)
+                continue
             try:
                 job.value = job.work(answer)
             except StoreError as refusal:
@@ -173,8 +189,10 @@ class Writer(Session):
 
 
 def _order(job: Job[Any]) -> tuple[str, ...]:
+    """New runs first, by what makes them unique; then the others, by their sessions."""
     batch: Any = job.work
-    return (batch.scope.tenant, batch.scope.user or "", batch.scope.session or "", batch.run_id)
+    tenant, user, session = batch.scope.tenant, batch.scope.user or "", batch.scope.session or ""
+    return ("", tenant, batch.run_id) if batch.fence is None else ("1", tenant, user, session, batch.run_id)
 
 
 def _portions(group: list[Job[Any]]) -> Iterator[list[Job[Any]]]:

@@ -24,7 +24,7 @@ _EVERYTHING = f"{SUMMARY} WHERE key > ? ORDER BY key LIMIT ?"
 _BODY = """SELECT b.data FROM runs AS r LEFT JOIN bodies AS b ON b.run = r.key AND b.digest = ?
 WHERE r.tenant = ? AND r.run_id = ?"""
 _SESSION = """SELECT run_id FROM runs WHERE tenant = ? AND "user" IS NOT DISTINCT FROM ? AND session = ?
-AND position <= ? ORDER BY position"""
+AND position IS NOT NULL ORDER BY position LIMIT ?"""
 
 
 class Reads:
