@@ -17,8 +17,9 @@ class Journal(Protocol):
     """Appending to runs and reading them back. A commit is not abandoned by cancellation: it completes first, and that
     it failed outranks the cancellation."""
 
-    async def begin(self, scope: Scope, run_id: str, batch: Batch) -> Fence | None:
-        """Create a run with its first batch, owned by this worker. None if the tenant has a run of this id.
+    async def begin(self, scope: Scope, run_id: str, batch: Batch, token: int = 1) -> Fence | None:
+        """Create a run with its first batch, owned by this worker under a fence of this *token*: above those that it
+        had elsewhere, if it was there. None if the tenant has a run of this id.
 
         A cancellation waits: this returns first, and the task is cancelled where it waits next, so that somebody holds
         the fence of a run that was begun.

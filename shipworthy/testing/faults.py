@@ -88,9 +88,9 @@ class PointedStore(Store):
         self._points = points
         self._acknowledged = acknowledged
 
-    async def begin(self, scope: Scope, run_id: str, batch: Batch) -> Fence | None:
+    async def begin(self, scope: Scope, run_id: str, batch: Batch, token: int = 1) -> Fence | None:
         with self._points.around("begin"):
-            fence = await self._store.begin(scope, run_id, batch)
+            fence = await self._store.begin(scope, run_id, batch, token)
             if fence is not None:
                 self._acknowledged(scope, run_id, batch.events)
         return fence

@@ -21,6 +21,7 @@ from shipworthy.testing.contracts.store import LAWS, SHARED_LAWS, Law, Workers, 
 from shipworthy.testing.contracts.store.directory import a_foreign_run_is_an_unknown_run
 from shipworthy.testing.contracts.store.journal import (
     a_batch_goes_on_from_the_last,
+    a_run_begins_with_the_token_it_is_given,
     an_old_token_writes_nothing,
     one_of_many_begins_wins,
 )
@@ -182,6 +183,10 @@ SCHEMAS: dict[str, tuple[list[tuple[str, str]], Law]] = {
     "no fence": ([(" AND r.fence = b.token", "")], an_old_token_writes_nothing),
     "no head": ([(" AND r.head = b.first - 1", "")], a_batch_goes_on_from_the_last),
     "no owner": ([(" AND r.worker = me", "")], parking_and_ending_release),
+    "first tokens": (
+        [("b.status, coalesce(b.token, 1),", "b.status, 1,")],
+        a_run_begins_with_the_token_it_is_given,
+    ),
     "no savepoint": (
         [("WHEN OTHERS THEN fate := SQLSTATE; why := SQLERRM; named := NULL;", "WHEN OTHERS THEN RAISE;")],
         a_failure_costs_the_group_nothing,
@@ -237,6 +242,10 @@ AGAIN: dict[str, tuple[list[tuple[str, str]], Test]] = {
     "known by the id alone": (
         [(" AND j.events = batch", "")],
         network.test_a_begin_that_was_lost_does_not_take_an_earlier_run,
+    ),
+    "known by the first token": (
+        [("r.fence = coalesce(b.token, 1)", "r.fence = CASE WHEN b.key IS NULL THEN 1 ELSE b.token END")],
+        lambda dsn, proxy: network.test_a_begin_that_is_cut_makes_one_run("lose the answer", dsn, proxy),
     ),
     "known whoever began it": (
         [(" AND coalesce(r.worker, me) = me", "")],

@@ -74,8 +74,10 @@ def test_a_begin_that_is_cut_makes_one_run(how: How, database: str, proxy: Proxy
     async def scenario() -> None:
         async with opened(proxy.dsn(database)) as store, opened(database) as other:
             proxy.fault(b"the-run", how, times=2)
-            fence = await begun(store, ALICE, "the-run")
+            fence = await store.begin(ALICE, "the-run", opening(ALICE, "the-run"), 7)
             assert proxy.struck == 2
+            assert fence is not None
+            assert fence.token == 7
             assert await store.begin(ALICE, "the-run", opening(ALICE, "the-run")) is None
             assert await other.begin(ALICE, "the-run", opening(ALICE, "the-run")) is None
             await store.commit(fence, answer(3))

@@ -18,6 +18,7 @@ from shipworthy.testing.contracts.store.directory import (
 from shipworthy.testing.contracts.store.journal import (
     a_batch_goes_on_from_the_last,
     a_cancelled_commit_lands_or_not_before_it_is_cancelled,
+    a_run_begins_with_the_token_it_is_given,
     an_old_token_writes_nothing,
     bodies_are_not_shared,
 )
@@ -68,6 +69,12 @@ def order_of_beginnings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operations, "_JOIN", operations._JOIN.replace("coalesce(max(position), 0) + 1", "?4"))
 
 
+def first_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = "VALUES (?, ?, ?, ?, ?, ?,"
+    assert row in operations._CREATE
+    monkeypatch.setattr(operations, "_CREATE", operations._CREATE.replace(row, f"{row[:-2]}min(?, 1),"))
+
+
 @pytest.mark.parametrize(
     ("mutant", "law"),
     [
@@ -78,6 +85,7 @@ def order_of_beginnings(monkeypatch: pytest.MonkeyPatch) -> None:
             cancellable, a_cancelled_commit_lands_or_not_before_it_is_cancelled, id="abandoned commit"
         ),
         pytest.param(nobody_lives, a_live_workers_run_is_busy, id="no lock"),
+        pytest.param(first_tokens, a_run_begins_with_the_token_it_is_given, id="first tokens"),
         pytest.param(any_tenants_journal, a_foreign_run_is_an_unknown_run, id="no tenant"),
         pytest.param(any_runs_bodies, bodies_are_not_shared, id="shared bodies"),
         pytest.param(

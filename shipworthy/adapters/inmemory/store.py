@@ -57,19 +57,19 @@ class InMemoryStore:
 
     # journal
 
-    async def begin(self, scope: Scope, run_id: str, batch: Batch) -> Fence | None:
+    async def begin(self, scope: Scope, run_id: str, batch: Batch, token: int = 1) -> Fence | None:
         with self._lock:
             if (scope.tenant, run_id) in self._runs:
                 return None
             self._make_room(scope)
             key = self._next_key
             self._next_key += 1
-            run = _Run(scope, run_id, key, [], {})
+            run = _Run(scope, run_id, key, [], {}, token=token)
             if scope.session is not None:
                 self._live[scope] = self._live.get(scope, 0) + 1
             self._append(run, batch)
             self._runs[scope.tenant, run_id] = self._by_key[key] = run
-        return Fence(scope, run_id, 1, key)
+        return Fence(scope, run_id, token, key)
 
     async def claim(self, scope: Scope, run_id: str) -> Claim:
         with self._lock:

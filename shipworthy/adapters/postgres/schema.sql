@@ -63,10 +63,10 @@ END $$;
 CREATE FUNCTION now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
 $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint $$;
 
--- A group of batches in one transaction, a savepoint each: one that fails or is refused aborts no other. No key:
--- a new run. `again`: the group was sent before and its fate is not known, so what is there already has landed. The
--- events come in base64, since JSON text may hold what a text of PostgreSQL may not. Gives what became of each batch,
--- but for those of runs that are there and that landed.
+-- A group of batches in one transaction, a savepoint each: one that fails or is refused aborts no other. No key: a
+-- new run, which begins with its token. `again`: the group was sent before and its fate is not known, so what is there
+-- already has landed. The events come in base64, since JSON text may hold what a text of PostgreSQL may not. Gives what
+-- became of each batch, but for those of runs that are there and that landed.
 CREATE FUNCTION append(me text, again boolean, batches json, owners integer[], digests text[], datas bytea[])
 RETURNS TABLE (nth bigint, fate text, handle bigint, why text) LANGUAGE plpgsql SET search_path = shipworthy AS $$
 DECLARE b record; watched_until bigint; batch bytea; named text;
@@ -83,7 +83,7 @@ BEGIN
       batch := decode(b.events, 'base64');
       IF b.key IS NULL THEN
         INSERT INTO runs (tenant, "user", session, run_id, status, fence, worker, head, started_at, updated_at)
-        VALUES (b.tenant, b.user_id, b.session_id, b.run_id, b.status, 1,
+        VALUES (b.tenant, b.user_id, b.session_id, b.run_id, b.status, coalesce(b.token, 1),
           CASE b.status WHEN 'running' THEN me END, b.last, b.started, b.at)
         ON CONFLICT (tenant, run_id) DO NOTHING RETURNING key INTO handle;
       ELSE

@@ -114,13 +114,13 @@ class PostgresStore(Reads):
 
     # journal
 
-    async def begin(self, scope: Scope, run_id: str, batch: Batch) -> Fence | None:
+    async def begin(self, scope: Scope, run_id: str, batch: Batch, token: int = 1) -> Fence | None:
         entry = entry_of(batch)
         if entry.first != 1:
             raise Fenced(
                 f"The first batch of run {run_id!r} starts at event {entry.first}; nothing was written."
             )
-        return await outlived(self._ready().writer.submit(Append(scope, run_id, None, entry)))
+        return await outlived(self._ready().writer.submit(Append(scope, run_id, None, entry, token)))
 
     async def claim(self, scope: Scope, run_id: str) -> Claim:
         lease = self._ready().lease

@@ -47,11 +47,12 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     run_id: str
     fence: Fence | None
     entry: Entry
+    token: int = 1
 
     def __call__(self, answer: tuple[str, int | None, str | None]) -> Fence | None:
         fate, handle, why = answer
         if fate == "landed" and handle is not None:
-            return Fence(self.scope, self.run_id, 1, handle)
+            return Fence(self.scope, self.run_id, self.token, handle)
         if fate == "53100":
             raise StoreFull(f"No room is left for run {self.run_id!r} ({why}).")
         if fate != "refused":
@@ -208,13 +209,13 @@ def _portions(group: list[Job[Any]]) -> Iterator[list[Job[Any]]]:
 
 def _values(me: str, again: bool, batches: Sequence[Append]) -> list[Any]:
     """The group as `append` takes it (schema.sql): one document, and beside it the bodies of all."""
-    rows = [_row(batch.scope, batch.run_id, batch.fence, batch.entry) for batch in batches]
+    rows = [_row(batch) for batch in batches]
     bodies = [(n, *body) for n, batch in enumerate(batches, 1) for body in batch.entry.bodies.items()]
     return [me, again, _encode(rows).decode(), *[[body[i] for body in bodies] for i in range(3)]]
 
 
-def _row(scope: Scope, run_id: str, fence: Fence | None, entry: Entry) -> _Row:
-    key, token = (None, None) if fence is None else (fence.key, fence.token)
-    e = entry
-    who = (scope.tenant, scope.user, scope.session, run_id)
+def _row(batch: Append) -> _Row:
+    key, token = (None, batch.token) if batch.fence is None else (batch.fence.key, batch.fence.token)
+    e = batch.entry
+    who = (batch.scope.tenant, batch.scope.user, batch.scope.session, batch.run_id)
     return _Row(*who, key, token, e.first, e.last, e.started, e.at, e.status, e.joins, e.events)

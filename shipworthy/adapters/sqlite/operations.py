@@ -27,7 +27,7 @@ status = ?, worker = CASE ? WHEN 'running' THEN worker END, expired = 0
 WHERE key = ? AND fence = ? AND head = ? AND worker = ? AND tenant = ?"""
 _CREATE = """INSERT INTO runs
 (tenant, user, session, run_id, status, fence, worker, head, started_at, updated_at, tail)
-VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, (SELECT coalesce(max(id), 0) + 1 FROM journal))
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(id), 0) + 1 FROM journal))
 ON CONFLICT (tenant, run_id) DO NOTHING"""
 _APPEND = """INSERT INTO journal (run, prev, first, last, events)
 VALUES (?1, (SELECT before FROM runs WHERE key = ?1), ?2, ?3, ?4)"""
@@ -44,7 +44,9 @@ _JOIN = """UPDATE runs SET position = (
 ) WHERE key = ?4 AND position IS NULL"""
 
 
-def begin(cursor: apsw.Cursor, worker: Worker, scope: Scope, run_id: str, entry: Entry) -> Fence | None:
+def begin(
+    cursor: apsw.Cursor, worker: Worker, scope: Scope, run_id: str, entry: Entry, token: int
+) -> Fence | None:
     """Create a run with its first batch. None if the tenant has a run of this id."""
     if entry.first != 1:
         raise Fenced(f"The first batch of run {run_id!r} starts at event {entry.first}; nothing was written.")
@@ -55,6 +57,7 @@ def begin(cursor: apsw.Cursor, worker: Worker, scope: Scope, run_id: str, entry:
         scope.session,
         run_id,
         entry.status,
+        token,
         owner,
         entry.last,
         entry.started,
@@ -65,7 +68,7 @@ def begin(cursor: apsw.Cursor, worker: Worker, scope: Scope, run_id: str, entry:
         return None
     key = cursor.connection.last_insert_rowid()
     _append(cursor, scope, key, entry)
-    return Fence(scope, run_id, 1, key)
+    return Fence(scope, run_id, token, key)
 
 
 def commit(cursor: apsw.Cursor, worker: Worker, fence: Fence, entry: Entry) -> None:

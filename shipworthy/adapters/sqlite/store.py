@@ -112,12 +112,12 @@ class SqliteStore(Reads):
 
     # journal
 
-    async def begin(self, scope: Scope, run_id: str, batch: Batch) -> Fence | None:
+    async def begin(self, scope: Scope, run_id: str, batch: Batch, token: int = 1) -> Fence | None:
         """Create a run with its first batch, owned by this worker. None if there is one of this id."""
         writer, worker = self._ready()
         entry = entry_of(batch)
         return await outlived(
-            writer.submit(lambda cursor: operations.begin(cursor, worker, scope, run_id, entry))
+            writer.submit(lambda cursor: operations.begin(cursor, worker, scope, run_id, entry, token))
         )
 
     async def claim(self, scope: Scope, run_id: str) -> Claim:

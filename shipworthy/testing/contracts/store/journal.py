@@ -65,6 +65,21 @@ async def a_second_begin_changes_nothing(workers: Workers) -> None:
     assert await store.begin(STRANGER, "r", opening(STRANGER, "r")) is not None
 
 
+async def a_run_begins_with_the_token_it_is_given(workers: Workers) -> None:
+    """And goes on above it; without one with the first. A run that is there keeps its own."""
+    store = await workers.new()
+    parked = Batch(opening(ALICE, "parked").events, {}, status="paused")
+    assert await store.begin(ALICE, "parked", parked, 7) is not None
+    assert (await store.claim(ALICE, "parked")).fence.token == 8
+    fence = await store.begin(ALICE, "r", opening(ALICE, "r"), 7)
+    assert fence is not None
+    assert fence.token == 7
+    await store.commit(fence, answer(3))
+    assert await store.begin(ALICE, "r", opening(ALICE, "r"), 70) is None
+    assert (await store.claim(ALICE, "r")).fence.token == 8
+    assert (await begun(store, ALICE, "new")).token == 1
+
+
 async def one_of_many_begins_wins(workers: Workers) -> None:
     """However many begin a run at once, one gets it."""
     store = await workers.new()
@@ -189,6 +204,7 @@ JOURNAL: tuple[Law, ...] = (
     a_run_reads_back_as_it_was_written,
     a_cancelled_begin_gives_its_fence_first,
     a_second_begin_changes_nothing,
+    a_run_begins_with_the_token_it_is_given,
     one_of_many_begins_wins,
     a_batch_goes_on_from_the_last,
     an_old_token_writes_nothing,
