@@ -13,11 +13,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from shipworthy.adapters.postgres import PostgresStore
+from shipworthy.adapters.postgres import PostgresStore, writer
 from shipworthy.adapters.postgres.writer import Writer
 from shipworthy.domain.scope import Scope
 from shipworthy.errors import StoreError
-from shipworthy.testing.contracts.store.workers import ALICE, answer, begun, ending, seqs
+from shipworthy.testing.contracts.store.workers import ALICE, answer, begun, ending, opening, seqs
 from tests.crash import mutants
 
 OTHER = Scope("acme", "alice", "another trip")
@@ -132,3 +132,50 @@ def test_without_the_mark_it_is_forgotten(database: str) -> None:
 @pytest.fixture(autouse=True)
 def figures() -> None:
     """Nothing is counted here."""
+
+
+def test_runs_that_several_instances_begin_at_once_have_each_one_owner(database: str) -> None:
+    """Though they come from other users, whose batches are in another order in each group."""
+
+    async def law() -> None:
+        async with opened(*[database] * 3) as stores:
+            users = [Scope("acme", user, f"trip {user}") for user in "abc"]
+            for _ in range(4):
+                ids = [f"r{number}-{_}" for number in range(24)]
+                begins = [
+                    store.begin(users[(at + number) % 3], run_id, opening(users[(at + number) % 3], run_id))
+                    for at, store in enumerate(stores)
+                    for number, run_id in enumerate(ids)
+                ]
+                got = await asyncio.gather(*begins)
+                assert sorted([fence.run_id for fence in got if fence is not None]) == sorted(ids)
+
+    asyncio.run(law())
+
+
+async def ends_in_a_circle(database: str) -> None:
+    """Two instances end runs of two sessions in one group each, in opposite orders."""
+    async with opened(database, database) as [one, two]:
+        for number in range(5):
+            ends = []
+            for store, letters in ((one, "ab"), (two, "cd")):
+                for letter, scope in zip(
+                    letters, (ALICE, OTHER) if store is one else (OTHER, ALICE), strict=True
+                ):
+                    fence = await begun(store, scope, f"{letter}{number}")
+                    ends.append(store.commit(fence, ending(3)))
+            await asyncio.gather(*ends)
+        assert len(await one.session(ALICE)) == len(await two.session(OTHER)) == 10
+
+
+def test_a_deadlock_is_made_again(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names no culprit, and nothing of it was done."""
+    monkeypatch.setattr(writer, "_order", lambda job: job.work.run_id)
+    asyncio.run(ends_in_a_circle(database))
+
+
+def test_otherwise_one_of_them_is_told_of_it(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "_order", lambda job: job.work.run_id)
+    monkeypatch.setattr(writer, "_CROSSED", ())
+    with pytest.raises(StoreError, match="40P01"):
+        asyncio.run(ends_in_a_circle(database))
