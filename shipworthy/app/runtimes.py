@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from typing import TYPE_CHECKING, Literal
 
@@ -88,7 +89,7 @@ class DBOSRuntime(Runtime):
         kind, _, path = url.partition(":") if isinstance(url, str) else ("", "", "")
         if kind not in ("sqlite", "postgres", "postgresql") or not path.strip("/"):
             raise ConfigurationError(
-                f"{kind or type(url).__name__!r} is not a place that DBOS can use.",
+                f"{_named(url)} is not a place that DBOS can use.",
                 fix='Pass "sqlite:bot.db" or "postgres://user@host/database".',
             )
         if kind == "sqlite":
@@ -149,6 +150,12 @@ def _times(**given: float) -> None:
             raise ConfigurationError(f"{name}={value!r} is not a time.", fix="Pass seconds.")
 
 
+def _named(given: object) -> str:
+    """What was given in place of an address, without a password that may be in it: no more than its first word."""
+    word = re.match(r"[A-Za-z][\w+.-]*(?=:|\Z)", given) if isinstance(given, str) else None
+    return repr(word[0]) if word else f"This {type(given).__name__}"
+
+
 def runtime_for(runtime: Runtime | str | None) -> Runtime:
     """A runtime from what `Agent(runtime=)` takes: a runtime, "inmemory", "sqlite:<path>", or "postgres://..."."""
     if runtime is None or runtime == "inmemory":
@@ -159,12 +166,7 @@ def runtime_for(runtime: Runtime | str | None) -> Runtime:
         return SqliteRuntime(runtime.removeprefix("sqlite:"))
     if isinstance(runtime, str) and runtime.startswith(("postgres://", "postgresql://")):
         return PostgresRuntime(runtime)
-    said = (
-        f"{runtime.partition('://')[0]}://..."
-        if isinstance(runtime, str) and "://" in runtime
-        else repr(runtime.partition(":")[0] if isinstance(runtime, str) else runtime)
-    )
     raise ConfigurationError(
-        f"{said} is not a runtime.",
+        f"{_named(runtime)} is not a runtime.",
         fix='Pass InMemoryRuntime(), "sqlite:./bot.db", "postgres://user@host/database", or a runtime.',
     )

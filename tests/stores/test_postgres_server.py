@@ -7,8 +7,10 @@ import contextlib
 import logging
 import os
 import pwd
+import socket
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +20,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from shipworthy import PostgresRuntime
-from shipworthy.adapters.postgres import PostgresStore
+from shipworthy import DBOSRuntime, PostgresRuntime
+from shipworthy.adapters.postgres import PostgresStore, operations
+from shipworthy.adapters.postgres.connection import Connection, Server
+from shipworthy.app.commands.runs import existing, place_of
 from shipworthy.app.runtimes import runtime_for
 from shipworthy.domain.journal import RunFilter
 from shipworthy.domain.scope import Scope
@@ -36,6 +40,7 @@ from shipworthy.errors import (
 )
 from shipworthy.testing.contracts.store.workers import (
     ALICE,
+    STRANGER,
     answer,
     begun,
     digest_of,
@@ -129,6 +134,7 @@ def made(dsn: str) -> str:
         f"postgres://u:{SECRET}@h/d?colour=red",
         f"postgres://u:p@{SECRET}@127.0.0.1/d",
         f"postgres://u:p/{SECRET}@127.0.0.1/d",
+        f"postgres://u:{SECRET}@127.0.0.1/d?connect_timeout=soon",
     ],
 )
 def test_an_address_that_cannot_be_read_is_refused_without_its_password(dsn: Any) -> None:
@@ -138,17 +144,75 @@ def test_an_address_that_cannot_be_read_is_refused_without_its_password(dsn: Any
 
 
 @pytest.mark.parametrize(
-    "runtime",
-    ["postgres", "postgres:", "postgres:/x", "mysql://u:hunter2@h/d", "POSTGRES://h/d", "sqlite:", ""],
+    ("runtime", "named"),
+    [
+        ("postgres", "'postgres' is not"),
+        ("postgres:", "'postgres' is not"),
+        ("postgres:/x", "'postgres' is not"),
+        ("mysql://u:hunter2@h/d", "'mysql' is not"),
+        ("postgresql+psycopg://u:hunter2@h/d", "'postgresql\\+psycopg' is not"),
+        ("POSTGRES://h/d", "'POSTGRES' is not"),
+        ("host=db user=bot password=hunter2 dbname=b", "This str is not"),
+        ("host=db user=bot password=hunter2 options=-csearch_path=a:b", "This str is not"),
+        ("hunter2@h/d", "This str is not"),
+        (b"postgres://u:hunter2@h/d", "This bytes is not"),
+        ({"password": "hunter2"}, "This dict is not"),
+        ("", "This str is not"),
+    ],
 )
-def test_a_runtime_string_that_means_nothing_is_refused_without_its_password(runtime: str) -> None:
-    with pytest.raises(ConfigurationError, match="postgres://user@host/database") as caught:
-        runtime_for(runtime)
-    assert SECRET not in str(caught.value)
+def test_a_runtime_that_means_nothing_is_refused_without_its_password(runtime: Any, named: str) -> None:
+    for refused in (runtime_for, DBOSRuntime):
+        if refused is DBOSRuntime and str(runtime).startswith("postgres:/"):
+            continue
+        with pytest.raises(ConfigurationError, match=f"{named}.*postgres://user@host/database") as caught:
+            refused(runtime)
+        assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_no_representation_of_a_server_has_its_user_or_password() -> None:
+    server = Server(f"postgres://somebody:{SECRET}@127.0.0.1/d", True, 5.0)
+    assert repr(server) == str(server) == "<The database 'd' on 127.0.0.1>"
+    store = PostgresStore(server.dsn)
+    assert SECRET not in repr(vars(store)) + repr(PostgresRuntime(server.dsn))
+
+
+def test_several_hosts_are_taken_by_the_commands_too(fresh: str) -> None:
+    """As by the runtime: the first that answers."""
+    several = fresh.replace("@127", "@127.0.0.1:1,127").replace("postgres@", f"postgres:{SECRET}@")
+    assert place_of(several) == several.replace(f"postgres:{SECRET}@", "").replace("postgresql", "postgres")
+    assert place_of(f"postgres://u:{SECRET}@one,two:1/d") == "postgres://one:5432,two:1/d"
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        place_of("postgres://u@one:1,two:x/d")
+
+    async def scenario() -> None:
+        runtime = existing(several)
+        await runtime.open()
+        await runtime.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_addresss_own_time_to_connect_counts() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=8) as deaf:
+        address = f"postgres://u@127.0.0.1:{deaf.getsockname()[1]}/d"
+        for dsn, patience, least, most in (
+            (f"{address}?connect_timeout=2", 30.0, 1.5, 10.0),
+            (f"{address}?connect_timeout=4", 0.2, 3.5, 12.0),
+        ):
+            since = time.monotonic()
+            with pytest.raises(StoreUnavailable):
+                works(dsn, patience=patience)
+            assert least < time.monotonic() - since < most
 
 
 @pytest.mark.parametrize(
-    "settings", [{"durability": "maybe"}, {"lease_ttl": 0}, {"patience": -1}, {"readers": 0}]
+    "settings",
+    [
+        {"durability": "maybe"},
+        {"lease_ttl": 0},
+        *[{"patience": wrong} for wrong in (-1, 3601, float("inf"), float("nan"))],
+        *[{"readers": wrong} for wrong in (0, -1, 65, 100_000, True, "2", 2.0, None)],
+    ],
 )
 def test_settings_are_refused_when_the_store_is_built(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
@@ -195,6 +259,48 @@ def test_a_wrong_password_role_or_database_is_told_without_the_password(
 
 
 # roles
+
+
+def test_a_schema_whose_functions_are_nobodys_by_default_is_made_whole(own: OwnPostgres, fresh: str) -> None:
+    """Where an administrator has taken from PUBLIC what functions give it."""
+    me = role(own, "hardened")
+    sql(
+        fresh,
+        "DO $$ BEGIN CREATE ROLE shipworthy_app; EXCEPTION WHEN duplicate_object THEN NULL; END $$",
+        "GRANT shipworthy_app TO hardened",
+        f"GRANT CREATE ON DATABASE {database_of(fresh)} TO hardened",
+        f"ALTER DEFAULT PRIVILEGES FOR ROLE {me} REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC",
+    )
+    works(as_role(fresh, me))
+
+
+PRIVILEGES = {
+    "all": [
+        "REVOKE ALL ON ALL TABLES IN SCHEMA shipworthy FROM shipworthy_app",
+        "REVOKE ALL ON SCHEMA shipworthy FROM shipworthy_app",
+        "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA shipworthy FROM PUBLIC, shipworthy_app",
+    ],
+    "the schema": ["REVOKE ALL ON SCHEMA shipworthy FROM shipworthy_app"],
+    "meta": ["REVOKE ALL ON shipworthy.meta FROM shipworthy_app"],
+    "bodies": ["REVOKE DELETE ON shipworthy.bodies FROM shipworthy_app"],
+    "beat": [
+        "REVOKE ALL ON FUNCTION shipworthy.beat(text, bigint, bigint, boolean) FROM PUBLIC, shipworthy_app"
+    ],
+}
+
+
+@pytest.mark.parametrize("lost", PRIVILEGES)
+def test_privileges_that_a_restore_left_out_are_told_with_what_gives_them_back(
+    lost: str, own: OwnPostgres, fresh: str
+) -> None:
+    """`pg_restore --no-acl` keeps none."""
+    made(fresh)
+    sql(fresh, *PRIVILEGES[lost])
+    with pytest.raises(StoreRefused, match="lacks privileges of shipworthy_app") as caught:
+        works(fresh)
+    assert lost in ("all", *caught.value.what.partition("(on ")[2].rstrip(").").split(", "))
+    sql(fresh, caught.value.fix.partition(": ")[2])
+    works(fresh)
 
 
 def test_the_statements_that_a_refusal_names_are_enough(own: OwnPostgres, fresh: str) -> None:
@@ -275,6 +381,95 @@ def test_a_table_that_is_not_under_row_level_security_is_refused(
     sql(fresh, f"ALTER TABLE shipworthy.{table} {change}")
     with pytest.raises(StoreRefused, match=rf"{table}.*ENABLE ROW LEVEL SECURITY"):
         works(fresh)
+
+
+POLICIES = {
+    "one more": ["CREATE POLICY x ON shipworthy.{} USING (true)"],
+    "one more for reading": ["CREATE POLICY x ON shipworthy.{} FOR SELECT USING (true)"],
+    "all may be seen": ["ALTER POLICY tenant ON shipworthy.{} USING (true)"],
+    "only one setting counts": [
+        "ALTER POLICY tenant ON shipworthy.{} USING (tenant = current_setting('shipworthy.tenant', true))"
+    ],
+    "all may be written": ["ALTER POLICY tenant ON shipworthy.{} WITH CHECK (true)"],
+    "another": [
+        "DROP POLICY tenant ON shipworthy.{}",
+        "CREATE POLICY tenant ON shipworthy.{} FOR SELECT USING (tenant = current_setting('shipworthy.tenant', true)"
+        " OR current_setting('shipworthy.operator', true) = 'on')",
+    ],
+    "another name": ["ALTER POLICY tenant ON shipworthy.{} RENAME TO landlord"],
+    "none": ["DROP POLICY tenant ON shipworthy.{}"],
+}
+
+
+@pytest.mark.parametrize("table", ["runs", "journal", "bodies"])
+@pytest.mark.parametrize("change", POLICIES)
+def test_a_table_under_another_policy_is_refused(table: str, change: str, fresh: str) -> None:
+    made(fresh)
+    sql(fresh, *[statement.format(table) for statement in POLICIES[change]])
+    with pytest.raises(StoreRefused, match=rf" {table}\..*its only policy is `tenant`"):
+        works(fresh)
+
+
+@pytest.mark.parametrize("where", ["DATABASE", "ROLE", "options"])
+@pytest.mark.parametrize("setting", ["operator", "tenant"])
+def test_a_tenant_or_an_operator_that_is_set_elsewhere_does_not_count(
+    where: str, setting: str, own: OwnPostgres, fresh: str
+) -> None:
+    """Neither in a transaction that names a tenant, nor in a session that names none."""
+    made(fresh)
+    me = role(own, f"preset_{os.getpid()}_{setting}_{where}".lower())
+    value = "on" if setting == "operator" else STRANGER.tenant
+    dsn = as_role(fresh, me)
+    sql(fresh, f"GRANT shipworthy_app TO {me}")
+    if where == "options":
+        dsn += f"?options=-c%20shipworthy.{setting}%3D{value}"
+    else:
+        whose = database_of(fresh) if where == "DATABASE" else me
+        sql(fresh, f"ALTER {where} {whose} SET \"shipworthy.{setting}\" = '{value}'")
+
+    def seen(c: Connection) -> tuple[Any, Any]:
+        with operations.of(c, "tenant", ALICE.tenant):
+            mine = c.execute("SELECT DISTINCT tenant FROM runs").fetchall()
+        return mine, c.execute("SELECT tenant FROM runs").fetchall()
+
+    async def scenario() -> None:
+        store = PostgresStore(dsn)
+        await store.open()
+        for scope in (ALICE, STRANGER):
+            await ended(store, scope, "r")
+        assert await store._do(seen) == ([(ALICE.tenant,)], [])
+        assert store._sessions is not None
+        writer = store._sessions.writer._connection
+        assert writer is not None
+        assert seen(writer) == ([(ALICE.tenant,)], [])  # its thread rests
+        await store.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [
+        ("local", "on"),
+        ("remote_write", "on"),
+        ("off", "on"),
+        ("on", "on"),
+        ("remote_apply", "remote_apply"),
+    ],
+)
+def test_a_commit_is_synced_at_least(asked: str, got: str, fresh: str) -> None:
+    async def said(durability: Any) -> list[Any]:
+        store = PostgresStore(f"{fresh}?options=-csynchronous_commit%3D{asked}", durability=durability)
+        await store.open()
+        assert store._sessions is not None
+        writer = store._sessions.writer._connection
+        assert writer is not None
+        rows = writer.execute("SHOW synchronous_commit").fetchall()  # its thread rests
+        await store.close()
+        return rows
+
+    assert asyncio.run(said("power")) == [(got,)]
+    assert asyncio.run(said("process")) == [("off",)]
 
 
 HOSTILE = {
@@ -400,6 +595,30 @@ def test_many_instances_make_the_schema_at_once() -> None:
         for dsn in databases:
             assert sql(dsn, "SELECT version, oldest FROM shipworthy.meta") == [(1, 1)]
             assert sql(dsn, "SELECT count(*) FROM shipworthy.runs") == [(4,)]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "default_transaction_isolation = 'repeatable read'",
+        "default_transaction_isolation = 'serializable'",
+        "statement_timeout = '20ms'",
+    ],
+)
+def test_settings_of_the_role_that_makes_the_schema_do_not_count(
+    setting: str, own: OwnPostgres, fresh: str
+) -> None:
+    """Neither when several instances make it at once, nor when they wait for each other for long."""
+    me = role(own, f"maker_{os.urandom(4).hex()}", "SUPERUSER")
+    sql(own.dsn, f"ALTER ROLE {me} SET {setting}")
+    with psycopg.connect(fresh) as other:  # none is first: all wait, and go on at once
+        other.execute("SELECT pg_advisory_xact_lock(hashtextextended('shipworthy schema', 0))")
+        with ThreadPoolExecutor(4) as pool:
+            starts = [pool.submit(works, as_role(fresh, me)) for _ in range(4)]
+            time.sleep(0.5)
+            other.rollback()
+            for start in starts:
+                start.result(60)
 
 
 # settings of the server
@@ -674,6 +893,8 @@ def test_a_store_is_used_between_open_and_close_only_and_may_be_opened_again(fre
     async def scenario() -> None:
         store = PostgresStore(fresh)
         with pytest.raises(StoreClosed, match=r"await store\.open\(\)"):
+            await store.find(ALICE, "r")
+        with pytest.raises(StoreClosed, match=r"^The database '\w+' on 127\.0\.0\.1 is not open\. Call"):
             await store.find(ALICE, "r")
         for is_new in (True, False):
             await asyncio.gather(*[store.open() for _ in range(4)])

@@ -28,13 +28,31 @@ VERSION = 1
 ROLE = "shipworthy_app"
 SILENCE = 60.0
 """Seconds after which a server that neither takes nor sends anything while it is waited for is taken for gone."""
-_SESSION = f"""SET ROLE {ROLE}; SET search_path = shipworthy, pg_temp;
+_WORK = f"SET ROLE {ROLE}"
+_SESSION = """SET statement_timeout = 0; SET search_path = shipworthy, pg_temp;
 SET default_transaction_isolation = 'read committed'; SET row_security = on;
+SET shipworthy.tenant = ''; SET shipworthy.operator = '';
 SELECT set_config(name, '0', false) FROM pg_settings
-WHERE name ~ '^(statement|lock|transaction|idle_in_transaction_session|idle_session)_timeout$'"""
+WHERE name ~ '^(statement|lock|transaction|idle_in_transaction_session|idle_session)_timeout$'; """
+_SYNCED = """SELECT set_config('synchronous_commit', 'on', false)
+WHERE current_setting('synchronous_commit') <> 'remote_apply'; """
+_MADE = """SELECT count(c.oid) = 5 FROM pg_namespace AS n LEFT JOIN pg_class AS c ON c.relnamespace = n.oid
+AND c.relname IN ('meta', 'runs', 'journal', 'bodies', 'workers') WHERE n.nspname = 'shipworthy' GROUP BY n.oid"""
+_LACKING = """SELECT c.relname FROM pg_class AS c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p
+WHERE c.relnamespace = 'shipworthy'::regnamespace AND NOT has_table_privilege(c.oid, p)
+AND (c.relname IN ('runs', 'journal', 'bodies', 'workers') OR c.relname = 'meta' AND p = 'SELECT')
+UNION SELECT 'the schema' WHERE NOT has_schema_privilege('shipworthy', 'USAGE')
+UNION SELECT proname FROM pg_proc
+WHERE pronamespace = 'shipworthy'::regnamespace AND NOT has_function_privilege(oid, 'EXECUTE')"""
+_GRANTS = f"""GRANT USAGE ON SCHEMA shipworthy TO {ROLE}; GRANT SELECT ON shipworthy.meta TO {ROLE}; \
+GRANT SELECT, INSERT, UPDATE, DELETE ON shipworthy.runs, shipworthy.journal, shipworthy.bodies, shipworthy.workers \
+TO {ROLE}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA shipworthy TO {ROLE};"""
 _FORCED = """SELECT c.relname FROM pg_class AS c WHERE c.relnamespace = 'shipworthy'::regnamespace
 AND c.relname IN ('runs', 'journal', 'bodies')
-AND NOT (c.relrowsecurity AND c.relforcerowsecurity AND c.relowner <> current_user::regrole)"""
+AND NOT (c.relrowsecurity AND c.relforcerowsecurity AND c.relowner <> current_user::regrole
+AND (SELECT array_agg(policyname = 'tenant' AND cmd = 'ALL' AND with_check IS NULL
+  AND qual LIKE '%shipworthy.tenant%shipworthy.operator%') FROM pg_policies AS p
+  WHERE p.schemaname = 'shipworthy' AND p.tablename = c.relname) IS NOT DISTINCT FROM '{t}')"""
 _MEANINGS: tuple[tuple[tuple[type[psycopg.Error], ...], type[StoreError], str | None], ...] = (
     ((errors.DiskFull,), StoreFull, None),
     (
@@ -92,6 +110,9 @@ class Server(msgspec.Struct, frozen=True, gc=False):
         said = conninfo_to_dict(self.dsn)
         return f"The database {said.get('dbname', '')!r} on {said.get('host') or 'the local server'}"
 
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
 
 def checked(dsn: str) -> str:
     """The address as libpq takes it. Raises ConfigurationError, which does not repeat a password."""
@@ -99,6 +120,7 @@ def checked(dsn: str) -> str:
         said = conninfo_to_dict(dsn)
         if "@" in f"{said.get('host')}{said.get('dbname')}":
             raise ValueError("a part of the password would be taken for an address")
+        int(said.get("connect_timeout") or 0)
     except (psycopg.Error, AttributeError, ValueError):
         raise ConfigurationError(
             "The address of the PostgreSQL server cannot be read.",
@@ -107,31 +129,26 @@ def checked(dsn: str) -> str:
     return dsn
 
 
-def connect(server: Server) -> Connection:
-    """A session as the role that sees one tenant at a time. Raises psycopg.Error."""
-    connection = _connect(server)
+def connect(server: Server, first: str = _WORK) -> Connection:
+    """A session in which no setting of the role's, the database's or the address's counts that a promise depends on; as
+    the role that sees one tenant at a time, unless *first* says otherwise. Raises psycopg.Error."""
+    ours = {
+        "connect_timeout": max(int(server.patience), 2),
+        "fallback_application_name": "shipworthy",
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": int(max(server.patience, 2) * 1000),
+    }
+    said: dict[str, Any] = ours | conninfo_to_dict(server.dsn) | {"client_encoding": "utf8"}
+    connection = Connection.connect(autocommit=True, **said)
     try:
-        connection.execute(_SESSION)
-        if not server.durable or _show(connection, "synchronous_commit") == "off":
-            connection.execute(f"SET synchronous_commit = {'on' if server.durable else 'off'}")
+        synced = _SYNCED if server.durable else "SET synchronous_commit = off; "
+        connection.execute((_SESSION + synced + first).encode())
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _connect(server: Server) -> Connection:
-    return Connection.connect(
-        server.dsn,
-        autocommit=True,
-        client_encoding="utf8",
-        connect_timeout=max(int(server.patience), 2),
-        fallback_application_name="shipworthy",
-        keepalives_idle=5,
-        keepalives_interval=2,
-        keepalives_count=3,
-        tcp_user_timeout=int(max(server.patience, 2) * 1000),
-    )
 
 
 def _show(connection: Connection, setting: str) -> Any:
@@ -142,7 +159,7 @@ def prepare(server: Server) -> None:
     """Make the schema, unless it is there, and check that all is as the guarantees need it. Any number of instances may
     do so at once. Raises StoreError."""
     try:
-        with _connect(server) as connection:
+        with connect(server, first="") as connection:
             if not _is_made(connection, server):
                 schema = resources.files("shipworthy.adapters.postgres").joinpath("schema.sql").read_bytes()
                 with connection.transaction():
@@ -160,14 +177,16 @@ def prepare(server: Server) -> None:
 def _is_made(connection: Connection, server: Server) -> bool:
     """Whether the schema is there. Raises StoreForeign for one of a newer format."""
     # Not by to_regnamespace, which may remember how it was before another instance made it.
-    if not connection.execute("SELECT FROM pg_namespace WHERE nspname = 'shipworthy'").fetchall():
+    if not (found := connection.execute(_MADE).fetchall()):
         return False
-    with connection.transaction():
-        connection.execute(f"SET LOCAL ROLE {ROLE}")
-        try:
+    try:
+        with connection.transaction():
+            connection.execute(f"SET LOCAL ROLE {ROLE}")
             [(version, oldest)] = connection.execute("SELECT version, oldest FROM shipworthy.meta").fetchall()
-        except (psycopg.ProgrammingError, ValueError):
-            version, oldest = "unknown", VERSION + 1
+    except (psycopg.ProgrammingError, ValueError) as error:
+        if isinstance(error, errors.InsufficientPrivilege) and found == [(True,)]:
+            return True  # what is lacking is told in the end
+        version, oldest = "unknown", VERSION + 1
     if oldest > VERSION:
         raise StoreForeign(
             f"{server.name} has a schema `shipworthy` of a newer release, or of something else (format {version}; "
@@ -183,9 +202,15 @@ def _check(connection: Connection, server: Server) -> None:
     if connection.execute(passes).fetchall():
         what = f"is used as {ROLE}, which passes by row level security"
         fix = f"ALTER ROLE {ROLE} NOSUPERUSER NOBYPASSRLS;"
+    elif lacking := connection.execute(_LACKING).fetchall():
+        what = f"lacks privileges of {ROLE} (on {', '.join([name for (name,) in lacking])})"
+        fix = f"As the owner of the schema: {_GRANTS}"
     elif tables := connection.execute(_FORCED).fetchall():
         what = f"does not enforce row level security on {', '.join([name for (name,) in tables])}"
-        fix = f"ALTER TABLE ... ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; and {ROLE} must not own it."
+        fix = (
+            "ALTER TABLE ... ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; its only policy is `tenant`, as in "
+            f"schema.sql; and {ROLE} must not own it."
+        )
     elif server.durable and _show(connection, "fsync") == "off":
         what = "runs with fsync off: what it acknowledges does not survive power loss"
         fix = 'Set fsync = on, or pass durability="process" where that is acceptable.'

@@ -154,4 +154,5 @@ BEGIN
   RETURNING fence INTO token;
 END $$;
 
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA shipworthy TO shipworthy_app; -- where PUBLIC may not
 INSERT INTO meta VALUES (1, 1);

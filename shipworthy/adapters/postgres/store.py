@@ -72,10 +72,10 @@ class PostgresStore(Reads):
             raise ConfigurationError(
                 f"durability={durability!r} is unknown.", fix='Use "power" or "process".'
             )
-        if lease_ttl <= 0 or clock_skew < 0 or patience < 0 or readers < 1:
-            raise ConfigurationError(
-                "lease_ttl and readers must be above 0, clock_skew and patience not below it."
-            )
+        if lease_ttl <= 0 or clock_skew < 0 or not 0 <= patience <= 3600:
+            raise ConfigurationError("lease_ttl must be above 0, clock_skew 0 or more, patience 0 to 3600 s.")
+        if type(readers) is not int or not 1 <= readers <= 64:
+            raise ConfigurationError(f"readers={readers!r} is no number of sessions.", fix="Pass 1 to 64.")
         self._server = Server(checked(dsn), durability == "power", patience)
         self._ttl, self._skew, self._readers = max(int(lease_ttl * 1000), 1), int(clock_skew * 1000), readers
         self._opening = threading.Lock()
@@ -180,10 +180,10 @@ class PostgresStore(Reads):
     def _ready(self) -> _Sessions:
         if self._sessions is None:
             fix = None if self._closed else "Call `await store.open()` first."
-            raise StoreClosed(f"The store on {self._server.name} is not open.", fix=fix)
+            raise StoreClosed(f"{self._server.name} is not open.", fix=fix)
         if self._sessions.forks != forks():
             raise StoreClosed(
-                f"The store on {self._server.name} was opened before this process was forked.",
+                f"{self._server.name} was opened before this process was forked.",
                 fix="Open a store of its own in each process.",
             )
         return self._sessions

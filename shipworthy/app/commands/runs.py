@@ -92,10 +92,13 @@ def place_of(address: str) -> str:
     try:
         said = urlsplit(address)
         options = dict(parse_qsl(said.query))
-        host, port = said.hostname or options.get("host", ""), said.port or options.get("port", 5432)
+        hosts = [urlsplit(f"//{host}") for host in said.netloc.rpartition("@")[2].split(",")]
+        where = [
+            f"{h.hostname or options.get('host', '')}:{h.port or options.get('port', 5432)}" for h in hosts
+        ]
     except ValueError:
         raise ConfigurationError("The address of the server cannot be read.", fix=_STORES) from None
-    return f"postgres://{host}:{port}/{options.get('dbname', said.path.lstrip('/'))}"
+    return f"postgres://{','.join(where)}/{options.get('dbname', said.path.lstrip('/'))}"
 
 
 async def listing(printer: Printer, store: Store, scope: Scope, which: RunFilter) -> int:
