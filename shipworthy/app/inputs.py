@@ -9,7 +9,7 @@ from typing import Any
 
 from shipworthy.domain.messages import USER, File, Image, Message, Text, ToolCall, ToolResult, UserPart
 from shipworthy.domain.results import Checkpoint, RunResult
-from shipworthy.domain.scope import ANONYMOUS, Scope
+from shipworthy.domain.scope import ANONYMOUS, LONGEST_ID, Scope, is_too_long
 from shipworthy.errors import (
     EmptyPrompt,
     IdentityMissing,
@@ -21,6 +21,8 @@ from shipworthy.errors import (
 from shipworthy.rules.text import clean
 from shipworthy.rules.values import misfit, misfit_part
 
+_SHORTER = f"Pass at most {LONGEST_ID} bytes of UTF-8: a name, a key, or a digest of what is longer."
+
 Prompt = str | Text | Image | File | Sequence[str | Text | Image | File]
 
 
@@ -28,9 +30,8 @@ def scope_of(
     tenant_id: str | None, user_id: str | None, session_id: str | None, *, default: str | None, required: bool
 ) -> Scope:
     """The identity of a call. Whoever names nobody gets a fresh scope that nobody else has."""
-    _check_id("tenant_id", tenant_id)
-    _check_id("user_id", user_id)
-    _check_id("session_id", session_id)
+    for name, value in (("tenant_id", tenant_id), ("user_id", user_id), ("session_id", session_id)):
+        _check_new(name, value)
     tenant = default if tenant_id is None else tenant_id
     if session_id is not None and user_id is None:
         raise IdentityMissing("session_id was given without user_id.")
@@ -81,9 +82,16 @@ def _check_id(name: str, value: str | None) -> None:
         raise IdentityMissing(f"{name} has characters that cannot be stored.")
 
 
+def _check_new(name: str, value: str | None) -> None:
+    """An id under which runs may be begun. A run that is kept under a longer one can still be found."""
+    _check_id(name, value)
+    if is_too_long(value):
+        raise IdentityMissing(f"{name} is too long for some stores.", fix=_SHORTER)
+
+
 def tenant_of(tenant_id: str | None) -> str | None:
     """The tenant that an agent works for. Raises IdentityMissing."""
-    _check_id("tenant_id", tenant_id)
+    _check_new("tenant_id", tenant_id)
     return tenant_id
 
 
@@ -95,6 +103,13 @@ def run_id_of(run_id: str | None) -> str | None:
         raise InvalidPrompt(
             f"run_id {run_id!r} is not a text that can be stored.", fix="Pass a non-empty str."
         )
+    return run_id
+
+
+def new_run_id(run_id: str | None) -> str | None:
+    """The id of a run that may be begun. Raises InvalidPrompt."""
+    if is_too_long(run_id_of(run_id)):
+        raise InvalidPrompt("run_id is too long for some stores.", fix=_SHORTER)
     return run_id
 
 

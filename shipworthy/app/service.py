@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from shipworthy.app.configuration import UNNAMED, seconds, settings_of
-from shipworthy.app.inputs import Prompt, history_of, prompt_of, run_id_of
+from shipworthy.app.inputs import Prompt, history_of, new_run_id, prompt_of
 from shipworthy.domain.effects import Settlement
 from shipworthy.domain.events import Event, RunStarted
 from shipworthy.domain.journal import RunSummary
@@ -85,7 +85,7 @@ class Service:
         return Start(
             scope=scope,
             prompt=prompt_of(prompt),
-            run_id=run_id_of(run_id),
+            run_id=new_run_id(run_id),
             history=history_of(message_history, scope),
             deps=await self._make_deps(scope, deps),
             settings=settings,

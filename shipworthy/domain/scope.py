@@ -27,5 +27,14 @@ class Operator(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
+LONGEST_ID = 512
+"""Bytes of UTF-8 that the id of a tenant, a user, a session or a run may have, so that every store can index it."""
+
+
+def is_too_long(name: str | None) -> bool:
+    """Whether an id is one that some store could not index."""
+    return name is not None and len(name.encode(errors="surrogatepass")) > LONGEST_ID
+
+
 ANONYMOUS = "~anon-"
 """Prefix of the tenants of runs that name nobody. It cannot be chosen: a tenant_id with it is refused."""

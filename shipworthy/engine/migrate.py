@@ -16,7 +16,7 @@ import msgspec
 
 from shipworthy.domain.events import AnyEvent, RunEnded, ToolAttempted
 from shipworthy.domain.journal import Batch, Claim, RunFilter, RunSummary
-from shipworthy.domain.scope import Operator, Scope
+from shipworthy.domain.scope import LONGEST_ID, Operator, Scope, is_too_long
 from shipworthy.engine.bodies import digests_of
 from shipworthy.errors import (
     Fenced,
@@ -30,17 +30,19 @@ from shipworthy.errors import (
     UnknownEvent,
 )
 from shipworthy.ports.store import Store
+from shipworthy.rules.codec import encode_events
 from shipworthy.rules.state import RunState, replay, status_of
 
 MOVED = "moved"
 """The stop reason of a run that goes on in another store."""
 LARGEST = 256 * 1024 * 1024
-"""Bytes of bodies up to which a run is brought over: it lands in one transaction."""
+"""Bytes of events and bodies up to which a run is brought over: it lands in one transaction."""
 LONGEST_LEASE = 3_600_000
 """Milliseconds; a start that is further ahead than any lease was recorded on a clock that has begun anew since, by a
 process that is gone with it."""
 _OPERATOR = Operator("shipworthy runs migrate")
 _OF_ONE_RUN = (InputError, JournalDamaged, UnknownEvent)
+_KEEP = "Let it end where it is, and keep it there or export it."
 _AGAIN = "Stop the service that drives it, or wait until it ends or pauses; then run the same command again."
 
 Fate = Literal["copied", "moved", "there"]
@@ -182,6 +184,7 @@ class Migration:
         """Bring over a run that has not ended."""
         if await self._has(run):
             raise _other(run)
+        await self._nameable(run)
         try:
             claim = await self.source.claim(run.scope, run.run_id)
         except RunBusy as error:
@@ -203,6 +206,16 @@ class Migration:
         except Fenced:
             raise RunBusy(f"Run {run.run_id!r} was taken up by a worker of the source.", fix=_AGAIN) from None
         return await self._go_on(run, events)
+
+    async def _nameable(self, run: RunSummary) -> None:
+        """Raises StoreError for a run whose ids the destination could not keep, while the source still has it."""
+        scope = run.scope
+        if any(map(is_too_long, (scope.tenant, scope.user, scope.session, run.run_id))):
+            raise StoreError(
+                f"An id of run {run.run_id[:64]!r} has more than {LONGEST_ID} bytes, too many for some stores.",
+                fix=_KEEP,
+            )
+        await self.destination.list(scope, RunFilter(limit=1))  # fails where its database cannot spell them
 
     async def _ready(self, run: RunSummary, claim: Claim) -> list[AnyEvent]:
         """The events of a run that this worker owns; only if nothing can go wrong with it and nothing is under way."""
@@ -229,13 +242,15 @@ class Migration:
     async def _put(
         self, run: RunSummary, events: list[AnyEvent], *, joins: bool = False, moved: bool = False
     ) -> Fate:
-        """Begin the run in the destination, whole, if it is not there; and read it back either way."""
+        """Begin the run in the destination, whole, if it is not there; and read it back either way. A moved one begins
+        above its fence in the source, whose claims drive it no more: they only count on."""
         fence = None
         there = await self._has(run)
         if not there:
             bodies = await self._bodies(run, events)
             batch = Batch(events, bodies, status=run.status, joins_session=joins)
-            fence = await self.destination.begin(run.scope, run.run_id, batch)
+            token = (await self.source.claim(run.scope, run.run_id)).fence.token if moved else 1
+            fence = await self.destination.begin(run.scope, run.run_id, batch, token)
         await self._verify(run, events, moved=moved)
         if fence is not None and run.status == "running":
             await self.destination.release(fence)
@@ -249,16 +264,17 @@ class Migration:
         return True
 
     async def _bodies(self, run: RunSummary, events: list[AnyEvent]) -> dict[str, bytes]:
+        """The run's bodies. Raises StoreError if with its events they are too much for one transaction."""
         bodies: dict[str, bytes] = {}
-        size = 0
+        size = len(encode_events(events))
         for digest in digests_of(events):
+            if size > LARGEST:
+                break
             bodies[digest] = await _body(self.source, run, digest)
             size += len(bodies[digest])
-            if size > LARGEST:
-                raise StoreError(
-                    f"Run {run.run_id!r} has more than {LARGEST >> 20} MB of bodies, too much for one transaction.",
-                    fix="Let it end where it is, and keep it there or export it.",
-                )
+        if size > LARGEST:
+            what = f"Run {run.run_id!r} has more than {LARGEST >> 20} MB, too much for one transaction."
+            raise StoreError(what, fix=_KEEP)
         return bodies
 
     async def _verify(self, run: RunSummary, events: list[AnyEvent], *, moved: bool) -> None:

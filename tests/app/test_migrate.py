@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
 import pytest
 
 from shipworthy import InMemoryStore
@@ -444,6 +445,35 @@ def test_whatever_the_moment_of_death_it_goes_on(tmp_path: Path) -> None:
         assert on(f"sqlite:{folder / 'new.db'}", holdings) == before, point
 
 
+def test_a_moved_run_begins_above_its_fence_whatever_the_moment_of_death(tmp_path: Path) -> None:
+    """What its tools have shown to others is never followed by a lower one."""
+
+    async def raised(store: Store) -> int:
+        await store_parked(store)
+        for _ in range(3):
+            fence = (await store.claim(ALICE, "parked")).fence
+        await store.commit(fence, Batch([RunResumed(seq=4, fence=fence.token, previous="released")], {}))
+        await store.commit(fence, parking(5))
+        return fence.token
+
+    async def seen(store: Store) -> int:
+        return (await store.claim(ALICE, "parked")).fence.token
+
+    (tmp_path / "first").mkdir()
+    before = on(f"sqlite:{tmp_path / 'first' / 'old.db'}", raised)
+    counting = Points()
+    shutil.copytree(tmp_path / "first", tmp_path / "whole")
+    asyncio.run(_bring(tmp_path / "whole", counting))
+    assert on(f"sqlite:{tmp_path / 'whole' / 'new.db'}", seen) > before == 4
+    for number, point in enumerate(counting.reached):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "first", folder)
+        with pytest.raises(Died):
+            asyncio.run(_bring(folder, Points(point, _die)))
+        assert asyncio.run(_bring(folder)).left == []
+        assert on(f"sqlite:{folder / 'new.db'}", seen) > before, point
+
+
 # --- what is refused --------------------------------------------------------------------------
 
 
@@ -589,6 +619,67 @@ def test_a_run_too_large_for_a_transaction_stays_as_it_is(monkeypatch: pytest.Mo
     asyncio.run(go())
 
 
+def test_events_count_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate, "LARGEST", 100)
+
+    async def go() -> None:
+        old, new = await _two()
+        await store_parked(old)
+        before = await holdings(old)
+        report = await Migration(old, new, to="new").work()
+        assert "too much for one transaction" in str(report.left[0].error)
+        assert await holdings(old) == before
+
+    asyncio.run(go())
+
+
+TOO_LONG = os.urandom(300).hex()  # as random as it is long: an index does not make it smaller
+
+
+@pytest.mark.parametrize(
+    ("scope", "run_id"),
+    [
+        (Scope(TOO_LONG, "u", "s"), "r"),
+        (Scope("t", TOO_LONG), "r"),
+        (Scope("t", "u", TOO_LONG), "r"),
+        (Scope("t", "u", "s"), TOO_LONG),
+    ],
+    ids=["tenant", "user", "session", "run"],
+)
+def test_a_run_whose_id_some_store_cannot_index_stays_as_it_is(scope: Scope, run_id: str) -> None:
+    async def go() -> None:
+        old, new = await _two()
+        await old.commit(await begun(old, scope, run_id), parking(3))
+        await ended(old, scope, "ended")  # which is copied if it can be
+        before = await holdings(old)
+        report = await Migration(old, new, to="new").work()
+        (left,) = report.left
+        assert left.run.run_id == run_id
+        assert "more than 512 bytes" in str(left.error)
+        assert "keep it there" in str(left.error.fix)
+        assert await holdings(old) == before
+        assert [run.run_id async for run in everything(new)] == ["ended"]
+
+    asyncio.run(go())
+
+
+def test_a_run_whose_user_the_database_cannot_spell_stays_as_it_is(folder: Path, database: str) -> None:
+    address, _, name = database.rpartition("/")
+    with psycopg.connect(database, autocommit=True) as admin:
+        admin.execute(
+            f"CREATE DATABASE {name}_latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0".encode()
+        )
+
+    async def park(store: Store) -> None:
+        await store.commit(await begun(store, Scope("t", "Łukasz"), "r"), parking(3))
+
+    on(FROM, park)
+    before = on(FROM, holdings)
+    report = moved(f"{address}/{name}_latin", expected=1)
+    assert "LATIN1" in json.dumps(report["left"])
+    assert on(FROM, holdings) == before
+
+
 ADDRESSES = {
     "the same store": (FROM, FROM, "both"),
     "the same file by another name": (FROM, "sqlite:./bot.db", "both"),
@@ -674,9 +765,9 @@ def _second_copy(patch: pytest.MonkeyPatch) -> None:
     build = Migration.__init__
 
     class Again(PointedStore):
-        async def begin(self, scope: Scope, run_id: str, batch: Batch) -> Fence | None:
-            fence = await super().begin(scope, run_id, batch)
-            return fence or await super().begin(scope, f"{run_id}-again", batch)
+        async def begin(self, scope: Scope, run_id: str, batch: Batch, token: int = 1) -> Fence | None:
+            fence = await super().begin(scope, run_id, batch, token)
+            return fence or await super().begin(scope, f"{run_id}-again", batch, token)
 
     def built(self: Any, source: Store, destination: Store, **more: Any) -> None:
         build(self, source, Again(destination, Points(), lambda *_: None), **more)
@@ -702,8 +793,8 @@ def _in_pieces(patch: pytest.MonkeyPatch) -> None:
     build = Migration.__init__
 
     class Pieces(PointedStore):
-        async def begin(self, scope: Scope, run_id: str, batch: Batch) -> Fence | None:
-            fence = await super().begin(scope, run_id, Batch(batch.events[:1], {}))
+        async def begin(self, scope: Scope, run_id: str, batch: Batch, token: int = 1) -> Fence | None:
+            fence = await super().begin(scope, run_id, Batch(batch.events[:1], {}), token)
             if fence is not None:
                 rest = Batch(batch.events[1:], batch.bodies, batch.status, batch.joins_session)
                 await super().commit(fence, rest)

@@ -10,7 +10,7 @@ import pytest
 
 from shipworthy import EchoModel, RunContext, Scope, ToolCall, tool
 from shipworthy.domain.journal import RunFilter
-from shipworthy.errors import IdentityMissing, IdentityWarning, RunConflict, RunNotFound
+from shipworthy.errors import IdentityMissing, IdentityWarning, InputError, RunConflict, RunNotFound
 from tests.engine.world import ALICE, agent, go
 
 
@@ -65,6 +65,28 @@ def test_whoever_names_nobody_gets_a_fresh_scope_and_a_warning() -> None:
 def test_an_incomplete_identity_is_an_error_that_says_what_to_pass(identity: dict[str, Any]) -> None:
     with pytest.raises(IdentityMissing, match="tenant_id"):
         go(agent("Hi.").run("Hi", **identity))
+
+
+@pytest.mark.parametrize("name", ["tenant_id", "user_id", "session_id", "run_id"])
+def test_an_id_is_bounded_in_bytes_where_runs_begin(name: str) -> None:
+    fits: dict[str, Any] = {
+        "tenant_id": "acme",
+        "user_id": "alice",
+        "session_id": "s",
+        "run_id": "r",
+        name: "é" * 256,
+    }
+    longer: dict[str, Any] = {**fits, name: "é" * 256 + "x"}
+    assert go(agent("Hi.").run("Hi", **fits)).output == "Hi."
+    with pytest.raises(InputError, match=f"{name} is too long .* at most 512 bytes"):
+        go(agent("Hi.").run("Hi", **longer))
+    with pytest.raises(RunNotFound):  # what is kept can be found, whatever its id
+        go(agent("Hi.").resume(longer["run_id"], tenant_id=longer["tenant_id"]))
+
+
+def test_the_tenant_of_an_agent_is_bounded() -> None:
+    with pytest.raises(IdentityMissing, match="at most 512 bytes"):
+        agent("Hi.", tenant_id="t" * 513)
 
 
 def test_identity_can_be_required() -> None:
