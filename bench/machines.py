@@ -5,7 +5,10 @@ A *step* is one batch that is durable when the call returns, and a run is that o
 * The bare Postgres commit: one INSERT of a blob of the same length into a table of two columns, in a transaction of its
   own, by one caller who does nothing else.
 * The bare grouped commit: as many tasks as there are runs, each with one blob after the other for one thread, which
-  sends what waits as one pipelined transaction of INSERTs and wakes the tasks with one call to the event loop.
+  sends what waits as one pipelined transaction of INSERTs and wakes the tasks with one call to the event loop. In it
+  one batch that fails takes all others with it.
+* The bare grouped commit with savepoints: the same with a savepoint around each INSERT, in the same pipeline, so that
+  batches stand alone, as ours do.
 * Bare DBOS: as many workflows at once as there are runs, each of as many empty steps as ours takes, on the same server.
 * Bare Temporal: the same, of empty activities, on a development server of its own; worker and caller in this process.
 """
@@ -136,12 +139,12 @@ def single_commits(blobs: Sequence[bytes]) -> Durable:
     return Durable(len(blobs), 0, seconds)
 
 
-def grouped_commits(blobs: Sequence[bytes], committers: int) -> Durable:
+def grouped_commits(blobs: Sequence[bytes], committers: int, savepoints: bool = False) -> Durable:
     """So many tasks, each with all the blobs one after the other."""
     dsn = database()
 
     async def measured() -> float:
-        group = Grouped(dsn, asyncio.get_running_loop())
+        group = (Saved if savepoints else Grouped)(dsn, asyncio.get_running_loop())
 
         async def commit_all() -> None:
             for blob in blobs:
@@ -172,6 +175,17 @@ class Grouped(GroupCommit):
     def close(self) -> None:
         super().close()
         self._connection.close()
+
+
+class Saved(Grouped):
+    """The same with a savepoint for each batch."""
+
+    def land(self, blobs: Sequence[bytes]) -> None:
+        with self._connection.pipeline(), self._connection.transaction():
+            for blob in blobs:
+                self._connection.execute("SAVEPOINT batch")
+                self._connection.execute(_INSERT, (blob,), prepare=True)
+                self._connection.execute("RELEASE batch")
 
 
 async def _nothing() -> bool:

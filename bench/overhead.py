@@ -403,22 +403,30 @@ def machine_rows(sizes: Sizes, folder: Path) -> list[Row]:
     def rate(done: Durable) -> float:
         return done.steps / done.seconds
 
-    def postgres(runs: int, turns: int, at_least: float | None) -> Row:
-        blobs = payloads(2 * turns)
+    def alone(turns: int, blobs: list[bytes]) -> Row:
         return Row(
-            name=f"Postgres: durable steps, {runs} run{'s' if runs > 1 else ''}",
+            name="Postgres: durable steps, 1 run",
             unit="/s",
             sides={
                 "raw": lambda: rate(machines.single_commits(blobs)),
-                "governed": lambda: rate(machines.grouped_commits(blobs, runs)),
-                "ours": lambda: rate(machines.on_postgres(runs, turns)),
+                "ours": lambda: rate(machines.on_postgres(1, turns)),
             },
-            at_least=at_least,
-            note=f"raw: bare commits, one by one; governed: bare grouped commit with {runs} committers",
+            against="raw",
+            note="raw: bare commits, one by one",
         )
 
-    def payloads(steps: int) -> list[bytes]:
-        return durable.payloads(folder, max(sizes.durable_turns))[:steps]
+    def together(runs: int, turns: int, blobs: list[bytes], savepoints: bool) -> Row:
+        what = "with savepoints" if savepoints else "without savepoints"
+        return Row(
+            name=f"Postgres: durable steps, {runs} runs, beside groups {what}",
+            unit="/s",
+            sides={
+                "governed": lambda: rate(machines.grouped_commits(blobs, runs, savepoints)),
+                "ours": lambda: rate(machines.on_postgres(runs, turns)),
+            },
+            at_least=0.5,
+            note=f"governed: bare grouped commit with {runs} committers, {what}",
+        )
 
     def engine(name: str, bare: Callable[..., Durable], ours: Callable[..., Durable]) -> Row:
         runs, turns = sizes.engine_runs
@@ -429,9 +437,12 @@ def machine_rows(sizes: Sizes, folder: Path) -> list[Row]:
             note=f"governed: as many empty steps of {name} alone",
         )
 
+    single, _, many = sizes.durable_turns
+    blobs = durable.payloads(folder, max(sizes.durable_turns))
     return [
-        postgres(1, sizes.durable_turns[0], None),
-        postgres(64, sizes.durable_turns[2], 0.5),
+        alone(single, blobs[: 2 * single]),
+        together(64, many, blobs[: 2 * many], False),
+        together(64, many, blobs[: 2 * many], True),
         engine("DBOS", machines.bare_dbos, machines.on_dbos),
         engine("Temporal", machines.bare_temporal, machines.on_temporal),
     ]

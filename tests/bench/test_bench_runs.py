@@ -37,7 +37,8 @@ ROWS = [
     "syncs a turn with three reads",
     "file growth a turn beyond its 109 bytes of content",
     "Postgres: durable steps, 1 run",
-    "Postgres: durable steps, 64 runs",
+    "Postgres: durable steps, 64 runs, beside groups without savepoints",
+    "Postgres: durable steps, 64 runs, beside groups with savepoints",
     "DBOS: steps, 2 runs",
     "Temporal: steps, 2 runs",
 ]
