@@ -298,6 +298,12 @@ BLIND = [
 
 
 @pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store starts under any policy."""
+    monkeypatch.setattr("shipworthy.adapters.postgres.connection._FORCED", "SELECT WHERE false")
+
+
+@pytest.fixture
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """The store's own statements do not look at the tenant."""
     for where, what in (
@@ -324,13 +330,15 @@ def test_row_level_security_holds_where_a_statement_forgets_the_tenant(
 @pytest.mark.parametrize(
     "law", [a_foreign_run_is_an_unknown_run, nothing_of_another_tenant_is_given], ids=name
 )
-def test_statements_name_the_tenant_where_row_level_security_is_open(law: Law, postgres: Postgres) -> None:
+def test_statements_name_the_tenant_where_row_level_security_is_open(
+    law: Law, postgres: Postgres, unchecked: None
+) -> None:
     check(law, OnPostgres(made(postgres.fresh_database(), OPEN)))
 
 
 @pytest.mark.parametrize(
     "law", [a_foreign_run_is_an_unknown_run, nothing_of_another_tenant_is_given], ids=name
 )
-def test_a_store_without_either_is_caught(law: Law, postgres: Postgres, blind: None) -> None:
+def test_a_store_without_either_is_caught(law: Law, postgres: Postgres, blind: None, unchecked: None) -> None:
     with pytest.raises((AssertionError, ShipworthyError)):
         check(law, OnPostgres(made(postgres.fresh_database(), OPEN, *BLIND)))
