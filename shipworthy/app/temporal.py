@@ -15,6 +15,7 @@ from shipworthy.adapters.inmemory.store import InMemoryStore
 from shipworthy.adapters.temporal.payloads import At, Given, Place
 from shipworthy.app.configuration import seconds
 from shipworthy.app.runtimes import runtime_for
+from shipworthy.app.service import is_mine
 from shipworthy.domain.effects import Settlement
 from shipworthy.domain.events import (
     AnyEvent,
@@ -301,9 +302,14 @@ class Holder:
         scope, store = Scope(at.tenant), self._seats.store
         events = await store.read(scope, at.run_id)
         name = events[0].agent if isinstance(events[0], RunStarted) else ""
-        if (plan := self._agents.get(name)) is None:
-            log.warning("Run %r is left to another worker: this one has no agent %r.", at.run_id, name)
-            raise DriverError(f"This worker has no agent {name!r}.", fix=f"Start a worker for {name!r}.")
+        plan = self._agents.get(name)
+        if plan is None or not is_mine(plan.blueprint, events[0]):
+            log.warning(
+                "Run %r is left to another worker: this one does not have its agent %r.", at.run_id, name
+            )
+            raise DriverError(
+                f"This worker does not have the agent {name!r} of the run.", fix="Start a worker that has it."
+            )
         if self.leaving or (at.tenant, at.run_id) in self._steps:
             raise RunBusy(
                 f"Run {at.run_id!r} cannot be taken here: a step of it, or the worker, is about to end."

@@ -12,6 +12,7 @@ import pytest
 from temporalio.service import RetryConfig
 
 from shipworthy import InMemoryStore, Scope, TemporalRuntime
+from shipworthy.app.configuration import UNNAMED
 from shipworthy.errors import (
     ConfigurationError,
     DriverError,
@@ -119,9 +120,25 @@ async def test_a_run_of_an_agent_that_a_worker_does_not_have_is_left_to_another(
     with caplog.at_level(logging.WARNING, "shipworthy"):
         async with bank.worker("wrong", name="shop"):
             running = asyncio.create_task(caller.run("Hello.", **TENANT))
-            await until(lambda: "no agent 'bank'" in caplog.text)
+            await until(lambda: "not have its agent 'bank'" in caplog.text)
             async with bank.worker("over"):
                 assert (await running).output == "over"
+    await caller.close()
+
+
+@with_loop
+async def test_a_run_of_an_agent_without_a_name_is_left_by_strangers_without_one(
+    bank: Bank, caplog: pytest.LogCaptureFixture
+) -> None:
+    turns = (call("pay", amount=7), "over")
+    caller = bank.agent("mine", name=UNNAMED)
+    with caplog.at_level(logging.WARNING, "shipworthy"):
+        async with bank.worker(*turns, name=UNNAMED, output=int):
+            running = asyncio.create_task(caller.run("Hello.", **TENANT))
+            await until(lambda: "not have its agent" in caplog.text)
+            async with bank.worker("mine", name=UNNAMED):
+                assert (await running).output == "mine"
+    assert bank.happened == []
     await caller.close()
 
 
