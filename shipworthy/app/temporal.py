@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shipworthy.adapters.inmemory.store import InMemoryStore
-from shipworthy.adapters.temporal.payloads import At, Given, Place
+from shipworthy.adapters.temporal.payloads import At, Given, Place, Told
 from shipworthy.app.configuration import seconds
 from shipworthy.app.runtimes import runtime_for
 from shipworthy.app.service import is_mine
-from shipworthy.domain.effects import Settlement
+from shipworthy.domain.effects import DidNotHappen, Happened, Settlement
 from shipworthy.domain.events import (
     AnyEvent,
     RunEnded,
@@ -26,13 +26,16 @@ from shipworthy.domain.events import (
     StopRequested,
     ToolSettled,
 )
+from shipworthy.domain.messages import Text
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.drive import perform
 from shipworthy.engine.driver import InProcess, is_over, seat, step
+from shipworthy.engine.execute import parts_of
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.plan import Resume
 from shipworthy.engine.recover import load
 from shipworthy.engine.runtime import Runtime, log
+from shipworthy.engine.settle import check
 from shipworthy.errors import (
     ConfigurationError,
     DriverError,
@@ -124,26 +127,31 @@ class TemporalDriver:
         """Nothing to give up: runs go on under their workflows."""
 
     async def take(self, runtime: Runtime, asked: Resume) -> LiveRun:
-        """Have the run's workflow go on, with what a person found out. Raises SettlementRefused, RunNotFound."""
-        settlements = _sent(asked.settlements)
-        while True:
-            run = await load(runtime.store, asked.plan.blueprint, asked.scope, asked.run_id)
-            if run.state.ended is not None:
-                if settlements:
-                    raise SettlementRefused(
-                        f"Run {asked.run_id!r} has ended.", fix="Nothing is left to settle."
-                    )
+        """Have the run's workflow go on, with what a person found out. Raises SettlementRefused, RunNotFound, RunBusy
+        for a settlement of a run that is driven."""
+        run = await load(runtime.store, asked.plan.blueprint, asked.scope, asked.run_id)
+        while run.state.parked:
+            settlements = _sent(run, asked.settlements)
+            with contextlib.suppress(RunBusy):  # its workflow is about to learn that it is paused
+                async with self._warning(run):
+                    await self._workflows.resume(self._given(run, rests=True), settlements)
                 return run
-            if run.state.parked:
-                with contextlib.suppress(RunBusy):  # its workflow is about to learn that it is paused
-                    async with self._warning(run.run_id):
-                        await self._workflows.resume(self._given(run, rests=True), settlements)
-                    return run
-                await asyncio.sleep(_FIRST_POLL)
-            elif settlements:
-                await self.drive(runtime, run)
-            else:
-                return run
+            await asyncio.sleep(_FIRST_POLL)
+            before, run = run, await load(runtime.store, run.blueprint, run.scope, run.run_id)
+            if asked.settlements and run.state.seq > before.state.seq:
+                raise RunBusy(f"Run {run.run_id!r} was resumed by somebody else.")
+        if run.state.ended is not None:
+            if asked.settlements:
+                raise SettlementRefused(f"Run {run.run_id!r} has ended.", fix="Nothing is left to settle.")
+            return run
+        joined = not await self._workflows.start(self._given(run, rests=False))
+        if joined and asked.settlements:
+            raise RunBusy(f"Run {run.run_id!r} is being driven.")
+        if asked.settlements:
+            await self.drive(runtime, run)
+            return await self.take(runtime, asked)
+        run.abandoned = joined  # whose sitting is another caller's to stop
+        return run
 
     async def drive(self, runtime: Runtime, run: LiveRun) -> LiveRun:
         """Hand the run over, and read along until it has ended or is paused. A cancellation stops the run."""
@@ -176,9 +184,14 @@ class TemporalDriver:
     async def _follow(self, runtime: Runtime, run: LiveRun) -> None:
         reading = asyncio.create_task(_read_along(runtime, run))
         ending = asyncio.create_task(self._workflows.end(run.scope.tenant, run.run_id))
+        both, before = {reading, ending}, run.state.seq
         try:
-            async with self._warning(run.run_id):
-                await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
+            async with self._warning(run):
+                left = None if run.deadline is None else run.deadline - time.monotonic()
+                done, _ = await asyncio.wait(both, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if not done and run.state.seq == before and not run.abandoned:
+                    await _expire(runtime, run)
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
                 if reading.done():
                     return await reading
                 ending.result()
@@ -195,18 +208,18 @@ class TemporalDriver:
             await asyncio.gather(reading, ending, return_exceptions=True)
 
     @contextlib.asynccontextmanager
-    async def _warning(self, run_id: str) -> AsyncIterator[None]:
-        """Say so if this takes long because no worker is there."""
-        place = self._place
+    async def _warning(self, run: LiveRun) -> AsyncIterator[None]:
+        """Say so if this takes long because no worker takes the run."""
+        place, before = self._place, run.state.seq
 
         async def warn() -> None:
-            await asyncio.sleep(place.patience / 2)
+            await asyncio.sleep(place.patience)
             with contextlib.suppress(DriverError):
-                if not await self._workflows.is_served():
+                if run.state.seq == before and await self._workflows.waits(run.scope.tenant, run.run_id):
                     log.warning(
-                        "Run %r waits: no worker listens to the task queue %r of %s. Start one: shipworthy worker "
-                        "module:agent --temporal %s --namespace %s --task-queue %s",
-                        *(run_id, place.task_queue, place.address),
+                        "Run %r waits: no worker with its agent %r has taken it from the task queue %r of %s. Start "
+                        "one: shipworthy worker module:agent --temporal %s --namespace %s --task-queue %s",
+                        *(run.run_id, run.blueprint.name, place.task_queue, place.address),
                         *(place.address, place.namespace, place.task_queue),
                     )
 
@@ -244,20 +257,21 @@ class TemporalDriver:
                 holder.leaving = True
 
 
-def _sent(settlements: Mapping[str, Settlement]) -> dict[str, Any]:
-    """What a person found out, as it travels. Raises SettlementRefused."""
-    try:
-        data = msgspec.json.encode(settlements)
-    except (TypeError, ValueError, NotImplementedError) as problem:
+def _sent(run: LiveRun, settlements: Mapping[str, Settlement]) -> Told:
+    """What a person found out, as it travels: as it would be recorded. Raises SettlementRefused."""
+    check(run, settlements)
+    told: Told = {}
+    for call_id, settlement in settlements.items():
+        told[call_id] = None
+        if isinstance(settlement, Happened):
+            parts = parts_of(run, run.state.calls[call_id], settlement.result)
+            told[call_id] = parts[0].text if len(parts) == 1 and isinstance(parts[0], Text) else parts
+    if (size := len(msgspec.json.encode(told))) > _LARGEST_SETTLEMENT:
         raise SettlementRefused(
-            f"The result cannot be recorded: {problem}", fix="Pass plain data."
-        ) from problem
-    if len(data) > _LARGEST_SETTLEMENT:
-        raise SettlementRefused(
-            f"The settlements take {len(data)} bytes, and Temporal carries {_LARGEST_SETTLEMENT}.",
+            f"The settlements take {size} bytes, and Temporal carries {_LARGEST_SETTLEMENT}.",
             fix="Put the result where the tools find it, and settle with a reference to it.",
         )
-    return msgspec.json.decode(data, type=dict[str, Any])
+    return told
 
 
 async def _read_along(runtime: Runtime, run: LiveRun) -> None:
@@ -276,6 +290,18 @@ async def _read_along(runtime: Runtime, run: LiveRun) -> None:
         pause = _FIRST_POLL if events else min(pause * 2, _SLOWEST_POLL)
         if not events:
             await runtime.store.news(run.scope, run.run_id, pause)
+
+
+async def _expire(runtime: Runtime, run: LiveRun) -> None:
+    """Stop a run that no worker took within its time; one that has just been taken has its own deadline there."""
+    here = Runtime(runtime.store, InProcess())
+    if (await runtime.store.find(run.scope, run.run_id)).events != run.state.seq:
+        return
+    with contextlib.suppress(RunBusy):
+        taken = await seat(here, runtime.agents[run.blueprint.name], run.scope, run.run_id)
+        if taken.state.ended is None:
+            taken.record(StopRequested(cause="timeout"))
+            await here.drive(taken)
 
 
 async def _outlasting(work: Coroutine[Any, Any, None]) -> None:
@@ -314,10 +340,11 @@ class Holder:
             raise RunBusy(
                 f"Run {at.run_id!r} cannot be taken here: a step of it, or the worker, is about to end."
             )
-        settlements = msgspec.convert(at.settlements, dict[str, Settlement])
+        told = msgspec.convert(at.settlements, Told)
         if attempt > 1:  # an earlier one may have recorded them, and died before it could say so
             known = {e.call_id for e in events if isinstance(e, ToolSettled) and e.by == "person"}
-            settlements = {call_id: s for call_id, s in settlements.items() if call_id not in known}
+            told = {call_id: found for call_id, found in told.items() if call_id not in known}
+        settlements = {id: DidNotHappen() if found is None else Happened(found) for id, found in told.items()}
         run = await seat(self._seats, plan, scope, at.run_id, settlements)
         if run.state.ended is None:
             try:

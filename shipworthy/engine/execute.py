@@ -306,7 +306,13 @@ def settled_content(run: LiveRun, call: Call, value: Any) -> tuple[tuple[Any, ..
     """What a settlement says that the call returned, as its tool would have shown it."""
     tool = run.blueprint.tools.get(call.call.name)
     limit = run.blueprint.limits.max_result
+    return fit(run, parts_of(run, call, value), limit if tool is None else tool.max_result or limit)
+
+
+def parts_of(run: LiveRun, call: Call, value: Any) -> tuple[Text | Image | File, ...]:
+    """The same, in whole; its own parts stay what they are."""
+    tool = run.blueprint.tools.get(call.call.name)
     if tool is not None:
-        return fit(run, tool.parts(value), tool.max_result or limit)
+        return tool.parts(value)
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    return fit(run, (Text(text, RUNTIME, "untrusted"),), limit)
+    return (Text(text, RUNTIME, "untrusted"),)

@@ -69,10 +69,15 @@ def still_possible_for(run: LiveRun, call: Call) -> int:
 
 def settle_by_person(run: LiveRun, settlements: Mapping[str, Settlement]) -> None:
     """Record what a person found out. Raises SettlementRefused before anything is recorded."""
-    for call_id, settlement in settlements.items():
-        _check(run, call_id, settlement)
+    check(run, settlements)
     for call_id, settlement in settlements.items():
         _record(run, run.state.calls[call_id], settlement, "person")
+
+
+def check(run: LiveRun, settlements: Mapping[str, Settlement]) -> None:
+    """Record nothing. Raises SettlementRefused for what could not be recorded."""
+    for call_id, settlement in settlements.items():
+        _check(run, call_id, settlement)
 
 
 def _check(run: LiveRun, call_id: str, settlement: Settlement) -> None:

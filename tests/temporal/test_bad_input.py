@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.client import Client
 from temporalio.service import RetryConfig
 
-from shipworthy import InMemoryStore, Scope, TemporalRuntime
+from shipworthy import Happened, Image, InMemoryStore, Scope, TemporalRuntime, ToolResult
+from shipworthy.adapters.temporal.payloads import Given
 from shipworthy.app.configuration import UNNAMED
 from shipworthy.errors import (
     ConfigurationError,
@@ -22,7 +24,7 @@ from shipworthy.errors import (
     SettlementRefused,
 )
 from tests.servers.temporal import OwnTemporal
-from tests.temporal.world import TENANT, Bank, activities, call, until, with_loop
+from tests.temporal.world import SECRET, TENANT, Bank, activities, call, until, with_loop
 
 
 @pytest.fixture
@@ -102,6 +104,35 @@ async def test_a_run_without_a_worker_waits_and_says_how_to_start_one(
 
 
 @with_loop
+async def test_a_run_that_no_worker_takes_in_its_time_is_stopped(bank: Bank) -> None:
+    caller = bank.agent("over")
+    result = await caller.run("Hello.", **TENANT, run_id="r", timeout=0.5)
+    assert (result.status, result.stop_reason) == ("stopped", "timeout")
+    async with bank.worker("over"):
+        async with asyncio.timeout(20.0):
+            client = await Client.connect(bank.address)
+            await client.get_workflow_handle(bank.workflow("r")).result()
+    assert activities(await bank.histories("r")) == ["take"]
+    await caller.close()
+
+
+@with_loop
+async def test_a_factory_that_fails_on_the_worker_is_said_by_the_name_of_its_error(bank: Bank) -> None:
+    def broken(scope: Scope) -> str:
+        raise ConnectionError(f"{SECRET} is down")
+
+    caller = bank.agent("over", deps=lambda scope: "mine")
+    async with bank.worker("over", deps=broken):
+        with pytest.raises(DriverError, match="raised ConnectionError"):
+            await caller.run("Hello.", **TENANT, run_id="r", timeout=20.0)
+    (history,) = await bank.histories("r")
+    assert SECRET.encode() not in b"".join([event.SerializeToString() for event in history.events])
+    async with bank.worker("over", deps=lambda scope: "mine"):
+        assert (await caller.resume("r", **TENANT)).output == "over"
+    await caller.close()
+
+
+@with_loop
 async def test_a_worker_on_another_store_is_found_out(bank: Bank, tmp_path: Path) -> None:
     caller = bank.agent("over")
     async with bank.worker("over", store=f"sqlite:{tmp_path}/other.db"):
@@ -121,6 +152,7 @@ async def test_a_run_of_an_agent_that_a_worker_does_not_have_is_left_to_another(
         async with bank.worker("wrong", name="shop"):
             running = asyncio.create_task(caller.run("Hello.", **TENANT))
             await until(lambda: "not have its agent 'bank'" in caplog.text)
+            await until(lambda: "no worker with its agent 'bank' has taken it" in caplog.text)
             async with bank.worker("over"):
                 assert (await running).output == "over"
     await caller.close()
@@ -166,8 +198,6 @@ async def test_a_run_that_is_not_there_is_not_found(bank: Bank) -> None:
 
 @with_loop
 async def test_an_operator_s_termination_is_said_and_resuming_starts_anew(bank: Bank) -> None:
-    from temporalio.client import Client
-
     turns = (call("wait"), "over")
     caller = bank.agent(*turns)
     async with bank.worker(*turns):
@@ -184,8 +214,6 @@ async def test_an_operator_s_termination_is_said_and_resuming_starts_anew(bank: 
 
 @with_loop
 async def test_an_operator_s_cancellation_stops_the_run(bank: Bank) -> None:
-    from temporalio.client import Client
-
     turns = (call("wait"), "over")
     caller = bank.agent(*turns)
     async with bank.worker(*turns):
@@ -199,8 +227,6 @@ async def test_an_operator_s_cancellation_stops_the_run(bank: Bank) -> None:
 
 @with_loop
 async def test_a_settlement_that_cannot_travel_is_refused(bank: Bank) -> None:
-    from shipworthy import Happened
-
     turns = (call("pay", amount=7), "over")
     bank.fails = ValueError("no answer")
     caller = bank.agent(*turns)
@@ -208,6 +234,72 @@ async def test_a_settlement_that_cannot_travel_is_refused(bank: Bank) -> None:
         result = await caller.run("Pay.", **TENANT, run_id="r")
         with pytest.raises(SettlementRefused, match="plain data"):
             await caller.resume("r", **TENANT, settle={result.pending[0].call_id: Happened(object())})
+    await caller.close()
+
+
+@with_loop
+async def test_what_settles_nothing_is_refused_and_the_run_can_still_be_settled(bank: Bank) -> None:
+    turns = (call("pay", amount=7), "over")
+    bank.fails = ValueError("no answer")
+    caller = bank.agent(*turns)
+    async with bank.worker(*turns):
+        (pending,) = (await caller.run("Pay.", **TENANT, run_id="r")).pending
+        with pytest.raises(SettlementRefused, match="settles nothing"):
+            await caller.resume("r", **TENANT, settle={pending.call_id: "happened"})  # type: ignore[dict-item]
+        workflows = caller.runtime.driver._workflows  # type: ignore[attr-defined]
+        with pytest.raises(DriverError, match="raised ValidationError"):  # of another release, say
+            await workflows.resume(Given(tenant="acme", run_id="r"), {pending.call_id: {"kind": 7}})
+        result = await caller.resume("r", **TENANT, settle={pending.call_id: Happened("it did")})
+        assert result.output == "over"
+    await caller.close()
+
+
+@pytest.mark.parametrize(
+    ("found", "content"),
+    [
+        ("it did", "it did"),
+        (Image(data=b"\x89PNG", media_type="image/png"), b"\x89PNG"),
+        ([Image(data=b"1", media_type="image/png"), "and"], b"1"),
+        (float("nan"), "nan"),
+        (None, "(no result)"),
+        ({1: "\ud800"}, '{"1":"\ufffd"}'),
+    ],
+)
+@with_loop
+async def test_what_a_person_found_arrives_as_the_tool_would_have_shown_it(
+    bank: Bank, found: Any, content: Any
+) -> None:
+    turns = (call("pay", amount=7), "over")
+    bank.fails = ValueError("no answer")
+    caller = bank.agent(*turns)
+    async with bank.worker(*turns):
+        (pending,) = (await caller.run("Pay.", **TENANT, run_id="r")).pending
+        with pytest.raises(SettlementRefused, match="bytes"):
+            await caller.resume("r", **TENANT, settle={pending.call_id: Happened(b"raw")})
+        result = await caller.resume("r", **TENANT, settle={pending.call_id: Happened(found)})
+    (said,) = [p for m in result.messages for p in m.parts if isinstance(p, ToolResult)]
+    assert content in (getattr(said.content[0], "text", None), getattr(said.content[0], "data", None))
+    assert len(said.content) == (2 if isinstance(found, list) else 1)
+    assert {part.origin for part in said.content} == {"tool:pay"}
+    await caller.close()
+
+
+@with_loop
+async def test_a_paused_run_whose_workflow_is_cancelled_is_stopped(bank: Bank) -> None:
+    turns = (call("pay", amount=7), call("wait"), "over")
+    bank.fails = ValueError("no answer")
+    caller = bank.agent(*turns)
+    async with bank.worker(*turns):
+        (pending,) = (await caller.run("Pay.", **TENANT, run_id="r")).pending
+        client = await Client.connect(bank.address)
+        await client.get_workflow_handle(bank.workflow("r")).cancel()
+        kinds: list[str] = []
+        while kinds[-2:] != ["StopRequested", "RunParked"]:
+            await caller.runtime.store.news(Scope("acme"), "r", 0.1)
+            events = await caller.runtime.store.read(Scope("acme"), "r")
+            kinds = [type(event).__name__ for event in events]
+        result = await caller.resume("r", **TENANT, settle={pending.call_id: Happened("it did")})
+    assert (result.status, result.stop_reason) == ("cancelled", "cancelled")
     await caller.close()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shipworthy import DidNotHappen, Happened, Scope
-from shipworthy.domain.events import Event, ModelFailed, ToolReturned
+from shipworthy.domain.events import Event, ModelFailed, RunStarted, ToolReturned
 from shipworthy.errors import InvalidDeps, ModelUnavailable, SettlementRefused
 from tests.temporal.world import SECRET, TENANT, Bank, activities, call, until, with_loop
 
@@ -25,6 +25,7 @@ async def test_each_step_is_an_activity_of_its_own_and_says_nothing_of_what_was_
     caller = bank.agent(*TURNS)
     async with bank.worker(*TURNS):
         result = await caller.run(f"The word is {SECRET}.", **TENANT, user_id="alice", run_id="r")
+        (started, *_) = await caller.runtime.store.read(Scope("acme"), "r")
     await caller.close()
     assert (result.status, result.output) == ("completed", f"{SECRET}, done")
     assert bank.happened == [7]
@@ -33,6 +34,8 @@ async def test_each_step_is_an_activity_of_its_own_and_says_nothing_of_what_was_
     assert activities(histories) == ["take", *steps]
     written = [event.SerializeToString() for event in histories[0].events]
     assert SECRET.encode() not in b"".join(written)
+    assert isinstance(started, RunStarted)
+    assert started.digest.encode() not in b"".join(written)  # it lets a prompt be guessed
     assert max(map(len, written)) < 2_000
 
 
@@ -48,6 +51,39 @@ async def test_the_same_call_made_again_or_at_the_same_time_is_one_run(bank: Ban
     assert len(await bank.histories("r")) == 1
     await first.close()
     await second.close()
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+@with_loop
+async def test_a_second_caller_that_is_cancelled_stops_nothing(bank: Bank, resumes: bool) -> None:
+    turns = (call("wait"), "over")
+    first, second = bank.agent(*turns), bank.agent(*turns)
+    async with bank.worker(*turns):
+        running = asyncio.create_task(first.run("Wait.", **TENANT, run_id="r"))
+        await until(bank.begun.is_set)
+        joins = second.resume("r", **TENANT) if resumes else second.run("Wait.", **TENANT, run_id="r")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(joins, 1.0)
+        bank.gate.set()
+        assert (await running).output == "over"
+    assert "interrupt" not in activities(await bank.histories("r"))
+    await first.close()
+    await second.close()
+
+
+@with_loop
+async def test_of_many_who_settle_one_goes_on_and_the_others_are_told(bank: Bank) -> None:
+    turns = (call("pay", amount=7), "over")
+    bank.fails = ValueError("no answer")
+    callers = [bank.agent(*turns) for _ in range(3)]
+    async with bank.worker(*turns):
+        (pending,) = (await callers[0].run("Pay.", **TENANT, run_id="r")).pending
+        settle = {pending.call_id: Happened("it did")}
+        resumed = [caller.resume("r", **TENANT, settle=settle) for caller in callers]
+        results = await asyncio.gather(*resumed, return_exceptions=True)
+    assert sorted([type(result).__name__ for result in results]) == ["RunBusy", "RunBusy", "RunResult"]
+    for caller in callers:
+        await caller.close()
 
 
 @with_loop

@@ -13,9 +13,7 @@ from typing import Any
 import msgspec
 from temporalio import converter
 from temporalio.api.common.v1 import Payload
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, DescribeTaskQueueRequest
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import (
     Client,
     WithStartWorkflowOperation,
@@ -24,7 +22,7 @@ from temporalio.client import (
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import WorkflowIDConflictPolicy
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from shipworthy import errors
@@ -88,10 +86,15 @@ class Workflows:
             "task_timeout": timedelta(seconds=max(self._place.patience, 2.0)),
         }
 
-    async def start(self, given: Given) -> None:
-        """Have the run's workflow."""
-        with _translated(self._place):
-            await self.client.start_workflow(RunWorkflow.run, given, **self._starting(given))
+    async def start(self, given: Given) -> bool:
+        """Have the run's workflow; whether it was not there."""
+        options: dict[str, Any] = self._starting(given) | {
+            "id_conflict_policy": WorkflowIDConflictPolicy.FAIL
+        }
+        with _translated(self._place), contextlib.suppress(WorkflowAlreadyStartedError):
+            await self.client.start_workflow(RunWorkflow.run, given, **options)
+            return True
+        return False
 
     async def resume(self, given: Given, settlements: Mapping[str, Any]) -> None:
         """Have a parked run go on. Raises SettlementRefused, RunBusy."""
@@ -116,15 +119,13 @@ class Workflows:
             except DriverUnavailable:
                 await asyncio.sleep(1.0)
 
-    async def is_served(self) -> bool:
-        """Whether a worker polls the queue."""
-        request = DescribeTaskQueueRequest(
-            namespace=self._place.namespace,
-            task_queue=TaskQueue(name=self._place.task_queue),
-            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-        )
+    async def waits(self, tenant: str, run_id: str) -> bool:
+        """Whether a worker is yet to take the run."""
         with _translated(self._place):
-            return bool((await self.client.workflow_service.describe_task_queue(request)).pollers)
+            handle = self.client.get_workflow_handle(self._id(tenant, run_id))
+            found = (await handle.describe()).raw_description
+        taking = "take" in [activity.activity_type.name for activity in found.pending_activities]
+        return taking or found.HasField("pending_workflow_task")
 
 
 @contextlib.contextmanager

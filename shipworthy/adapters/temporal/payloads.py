@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from shipworthy.domain.events import AnyEvent, ModelAnswered, ToolInDoubt
-from shipworthy.domain.messages import ToolCall
+from shipworthy.domain.messages import File, Image, Text, ToolCall
 from shipworthy.rules.state import RunState, replay
 
 FORMAT = 1
@@ -41,12 +41,13 @@ class Sitting(msgspec.Struct):
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The workflow's input. `rests`: the run is parked, and goes on when it is resumed."""
+    """The workflow's input. `rests`: the run is parked, going on when it is resumed. `stops`: it is to be stopped."""
 
     tenant: str
     run_id: str
     format: int = FORMAT
     rests: bool = False
+    stops: bool = False
     patience: float = 10.0
     sitting: Sitting | None = None
 
@@ -60,6 +61,10 @@ class At(msgspec.Struct, frozen=True, omit_defaults=True):
     settlements: dict[str, Any] = {}
 
 
+Told = dict[str, str | tuple[Text | Image | File, ...] | None]
+"""What a person found out of calls, as it travels: what each would have returned; None: it did not happen."""
+
+
 class Taken(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a step recorded. `leaves`: its worker shuts down and let go of the run."""
 
@@ -67,7 +72,7 @@ class Taken(msgspec.Struct, frozen=True, omit_defaults=True):
     leaves: bool = False
 
 
-_SAID: dict[str, Any] = dict.fromkeys(("message", "problem", "detail", "error"), "")
+_SAID: dict[str, Any] = dict.fromkeys(("message", "problem", "detail", "error", "digest"), "")
 _SAID |= dict.fromkeys(("prompt", "content"), ())
 _SAID |= dict.fromkeys(("instructions", "history", "settings", "user", "session", "whole", "output"))
 

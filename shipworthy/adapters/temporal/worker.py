@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
@@ -19,7 +20,7 @@ from temporalio.workflow import NondeterminismError
 from shipworthy.adapters.temporal.payloads import STEPS, At, Place, Sitting, Taken, thin, thin_state
 from shipworthy.adapters.temporal.workflow import PASSED_THROUGH, RunWorkflow
 from shipworthy.domain.events import AnyEvent
-from shipworthy.errors import RunNotFound, SettlementRefused, ShipworthyError
+from shipworthy.errors import DriverError, RunBusy, ShipworthyError, StoreError
 
 
 class Hands(Protocol):
@@ -89,11 +90,15 @@ async def _reported() -> AsyncIterator[None]:
     beating = asyncio.create_task(beat(patience.total_seconds() / 4))
     try:
         yield
-    except ShipworthyError as error:
+    except Exception as error:
+        passes = isinstance(error, (RunBusy, StoreError, DriverError))
+        if not isinstance(error, ShipworthyError):
+            logging.getLogger("shipworthy").error("A worker's code raised.", exc_info=error)
+            error = DriverError(f"A worker's code raised {type(error).__name__}.", fix="Its log says more.")
         raise ApplicationError(
             *(error.what, error.fix),
             type=type(error).__name__,
-            non_retryable=isinstance(error, (SettlementRefused, RunNotFound)),
+            non_retryable=not passes,
             category=ApplicationErrorCategory.BENIGN,
         ) from None
     finally:

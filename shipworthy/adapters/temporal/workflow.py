@@ -41,7 +41,7 @@ class RunWorkflow:
         self._given = given
         self._at = At(given.tenant, given.run_id)
         self._patience = timedelta(seconds=given.patience)
-        self._rests, self._stopping, self._failures = given.rests, False, 0
+        self._rests, self._stopping, self._failures = given.rests, given.stops, 0
         self._sit(given.sitting)
 
     def _sit(self, sitting: Sitting | None) -> None:
@@ -57,15 +57,18 @@ class RunWorkflow:
                 f"Run {given.run_id!r} is of a newer release: upgrade shipworthy on this worker."
             )
         going = asyncio.create_task(self._go_on())
-        while not going.done():
+        while True:
             try:
-                await asyncio.shield(going)
+                following = await asyncio.shield(going)
+                await workflow.wait_condition(workflow.all_handlers_finished)
+                break
             except asyncio.CancelledError:
-                self._stopping = not self._rests
+                self._stopping = True
                 await self._interrupt()
-        await workflow.wait_condition(workflow.all_handlers_finished)
-        if (following := going.result()) is not None:
-            workflow.continue_as_new(following)
+        if following is not None:
+            stopped = self._sitting is not None and self._sitting.state.stopping is not None
+            stops = self._stopping and not stopped
+            workflow.continue_as_new(msgspec.structs.replace(following, stops=stops))
 
     @workflow.update
     async def resume(self, settlements: dict[str, Any]) -> None:
@@ -88,7 +91,10 @@ class RunWorkflow:
         A pause begins a new history: nothing in it depends on the release that parked the run.
         """
         if self._given.rests:
-            await workflow.wait_condition(lambda: self._sitting is not None)
+            await workflow.wait_condition(
+                lambda: self._sitting is not None or (self._stopping and self._rests)
+            )
+            self._rests = False
         while True:
             if self._sitting is None:
                 self._sit(await self._take({}))
