@@ -24,6 +24,7 @@ from shipworthy.domain.effects import DidNotHappen, Happened, Settlement
 from shipworthy.domain.events import AnyEvent, Event
 from shipworthy.domain.results import RunResult
 from shipworthy.domain.scope import Scope
+from shipworthy.engine import settle
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import RunNotFound, ShipworthyError, StoreError
 from shipworthy.rules.codec import encode_event
@@ -123,6 +124,7 @@ def main(raw: dict[str, Any], process: type[Process] | None = None) -> None:
     """Do a job to its end, or to its point."""
     job = msgspec.convert(raw, Job)
     random.uniform = lambda low, high: low  # type: ignore[assignment]  # backing off costs a proof only time
+    settle.STARTS = 1000  # however often a body is killed, it is not given up
     if job.mutant is not None:
         mutants.switch_on(job.mutant, job.database)
     (process or Process)(job).work()

@@ -173,7 +173,7 @@ def answered_before_commit() -> None:
         return begin_and_perform
 
     def commit_late(self: Any) -> None:
-        time.sleep(0.02)
+        time.sleep(0.3)
         self._connection.commit()
         self._connection.autocommit = True
 

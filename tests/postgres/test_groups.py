@@ -153,10 +153,10 @@ def test_runs_that_several_instances_begin_at_once_have_each_one_owner(database:
     asyncio.run(law())
 
 
-async def ends_in_a_circle(database: str) -> None:
+async def ends_in_a_circle(database: str, rounds: int) -> None:
     """Two instances end runs of two sessions in one group each, in opposite orders."""
     async with opened(database, database) as [one, two]:
-        for number in range(5):
+        for number in range(rounds):
             ends = []
             for store, letters in ((one, "ab"), (two, "cd")):
                 for letter, scope in zip(
@@ -165,17 +165,17 @@ async def ends_in_a_circle(database: str) -> None:
                     fence = await begun(store, scope, f"{letter}{number}")
                     ends.append(store.commit(fence, ending(3)))
             await asyncio.gather(*ends)
-        assert len(await one.session(ALICE)) == len(await two.session(OTHER)) == 10
+        assert len(await one.session(ALICE)) == len(await two.session(OTHER)) == 2 * rounds
 
 
 def test_a_deadlock_is_made_again(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It names no culprit, and nothing of it was done."""
     monkeypatch.setattr(writer, "_order", lambda job: job.work.run_id)
-    asyncio.run(ends_in_a_circle(database))
+    asyncio.run(ends_in_a_circle(database, 5))
 
 
 def test_otherwise_one_of_them_is_told_of_it(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "_order", lambda job: job.work.run_id)
     monkeypatch.setattr(writer, "_CROSSED", ())
     with pytest.raises(StoreError, match="40P01"):
-        asyncio.run(ends_in_a_circle(database))
+        asyncio.run(ends_in_a_circle(database, 200))

@@ -65,6 +65,8 @@ def test_runs_outlive_a_server_that_is_killed_and_started_again(
     with a_world(server, tmp_path) as world:
         job = PATIENT.job(world)
         child = world.start(job)
+        while not world.acks() and not child.ended:
+            time.sleep(0.02)
         for _ in range(KILLS):
             time.sleep(chance.uniform(0.1, PAUSE))
             if child.ended:
