@@ -7,29 +7,38 @@ asked for its next step by one workflow; any other stands by until the run is ov
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import hashlib
 import os
+import re
 import threading
 import time
-from collections.abc import Awaitable, Coroutine
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
 from shipworthy.adapters.dbos import Workflows
+from shipworthy.app.configuration import UNNAMED
 from shipworthy.app.service import is_mine
 from shipworthy.domain.scope import Scope
+from shipworthy.engine.blueprint import Blueprint
 from shipworthy.engine.driver import is_over, seat, step
 from shipworthy.engine.follow import wait_until_over
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.plan import Resume
 from shipworthy.engine.recover import load, take
 from shipworthy.engine.runtime import Runtime, log
-from shipworthy.errors import DriverError, RunBusy, StoreClosed
+from shipworthy.errors import ConfigurationError, DriverError, RunBusy, StoreClosed
 
 T = TypeVar("T")
 
 _STANDBY = 0.25
 """Seconds between two looks at a run that another worker holds."""
+
+_LOOK = 1.0
+"""Seconds between two looks at the workflow of a run that was handed over."""
 
 
 class Sitting:
@@ -107,21 +116,27 @@ async def _cancelled(run: LiveRun) -> None:
 
 
 class DBOSDriver:
-    """Drives runs by DBOS workflows: in this process, or through *queue* by any process that has the agent.
+    """Drives runs by DBOS workflows: in this process, or through a queue of the agent's in *queue* by any process that
+    has the agent.
 
-    A run that a dead worker left goes on under a workflow of its own, and the one that it had is cancelled, unless
-    DBOS recovers that one first.
+    A run that a dead worker left goes on under a workflow of its own, unless DBOS recovers first the one that it had,
+    and that one is cancelled: at once where the run is driven here, else once the run has ended, since the worker may
+    be alive, and about to have the run.
     """
 
     by_name = True
 
     def __init__(self, url: str, *, name: str, executor_id: str, queue: str | None) -> None:
+        if not isinstance(name, str) or not re.fullmatch("[a-z0-9_-]{3,256}", name):
+            fix = "Choose 3 to 256 of a-z, 0-9, - and _."
+            raise ConfigurationError(f"name={name!r} is not a name that DBOS takes.", fix=fix)
         self._queue = queue
-        self._make = partial(Workflows, url, self, name=name, executor_id=executor_id, queue=queue)
+        self._make = partial(Workflows, url, self, name=name, executor_id=executor_id, queues=self._queues)
         self._sittings: dict[tuple[str, str], Sitting] = {}
-        self._left: set[str] = set()
+        self._left: deque[str] = deque(maxlen=10_000)
         """Executions, and workflows without one, that had a run which was left: they are not to take it up again."""
         self._unknown: set[str] = set()
+        """Agents that are not here, and that the log was told of."""
         self._opening = threading.Lock()
         self._opened: Workflows | None = None
         self._runtime: Runtime
@@ -131,7 +146,8 @@ class DBOSDriver:
         """Launch DBOS, once, which recovers what this executor left. Raises DriverError."""
         with self._opening:
             if self._opened is None:
-                self._runtime, self._home, self._opened = runtime, asyncio.get_running_loop(), self._make()
+                self._runtime, self._opened = runtime, self._make()
+                self._home = asyncio.get_running_loop()
             workflows = self._opened
         try:
             await workflows.open()
@@ -144,13 +160,16 @@ class DBOSDriver:
     async def close(self) -> None:
         """Leave every run to be resumed elsewhere, and stop DBOS."""
         workflows, self._opened = self._opened, None
-        for sitting in list(self._sittings.values()):
-            sitting.run.loop.call_soon_threadsafe(sitting.stop, StoreClosed("The runtime was closed."))
-        here = [s.done for s in self._sittings.values() if s.run.loop is asyncio.get_running_loop()]
-        if here:
-            await asyncio.wait(here)
-        if workflows is not None:
-            await workflows.close()
+        sittings = [s for key in list(self._sittings) if (s := self._seated_here(key)) is not None]
+        for sitting in sittings:
+            with contextlib.suppress(RuntimeError):  # its loop was closed this very moment
+                sitting.run.loop.call_soon_threadsafe(sitting.stop, StoreClosed("The runtime was closed."))
+        try:
+            if here := [s.done for s in sittings if s.run.loop is asyncio.get_running_loop()]:
+                await asyncio.wait(here)
+        finally:
+            if workflows is not None:
+                await workflows.close()
 
     @property
     def _workflows(self) -> Workflows:
@@ -160,6 +179,7 @@ class DBOSDriver:
 
     async def take(self, runtime: Runtime, asked: Resume) -> LiveRun:
         """Take the run over. Raises RunBusy, also for one that waits in the queue, RunNotFound, SettlementRefused."""
+        self._note_loop()
         if self._queue is not None and await self._workflows.found(
             _prefix(asked.scope, asked.run_id), "ENQUEUED"
         ):
@@ -168,7 +188,8 @@ class DBOSDriver:
 
     async def drive(self, runtime: Runtime, run: LiveRun) -> LiveRun:
         """One sitting. Raises DriverError: the run is left to be resumed."""
-        sitting = self._sittings.get(_key(run))
+        self._note_loop()
+        sitting = self._seated_here(_key(run))
         if sitting is None and self._queue is not None:
             return await self._hand_over(runtime, run)
         if sitting is None:
@@ -182,13 +203,38 @@ class DBOSDriver:
                 return await self._wait(sitting, error)
         return await self._wait(sitting)
 
+    def _note_loop(self) -> None:
+        """Runs that come from a queue are driven on a loop that runs, as this one does."""
+        if not self._home.is_running():
+            self._home = asyncio.get_running_loop()
+
+    def _queues(self) -> list[str]:
+        """Those of the agents that are here."""
+        return [q for plan in list(self._runtime.agents.values()) if (q := self._queue_of(plan.blueprint))]
+
+    def _queue_of(self, blueprint: Blueprint) -> str | None:
+        """The agent's own: a run that waits there is not taken by a process that does not have the agent."""
+        if self._queue is None or blueprint.name != UNNAMED:
+            return self._queue and f"{self._queue}/{blueprint.name}"
+        return (
+            f"{self._queue}/{UNNAMED}-{hashlib.sha256(repr(blueprint.fingerprint).encode()).hexdigest()[:16]}"
+        )
+
+    def _seated_here(self, key: tuple[str, str]) -> Sitting | None:
+        """The run's sitting; one whose loop was closed is forgotten."""
+        sitting = self._sittings.get(key)
+        if sitting is not None and sitting.run.loop.is_closed():
+            self._sittings.pop(key, None)
+            return None
+        return sitting
+
     def _seated(self, run: LiveRun, workflow: str) -> Sitting:
         key, sitting = _key(run), Sitting(self._runtime, run, workflow)
 
         def unseated(_: object) -> None:
             del self._sittings[key]
             if not is_over(run):
-                self._left.add(sitting.execution or workflow)
+                self._left.append(sitting.execution or workflow)
 
         self._sittings[key] = sitting
         sitting.done.add_done_callback(unseated)
@@ -196,8 +242,11 @@ class DBOSDriver:
 
     async def _start(self, run: LiveRun, workflow: str) -> None:
         if run.state.seq > 1:
-            await self._workflows.cancel(_prefix(run.scope, run.run_id))  # whose worker is gone
-        await self._workflows.start(workflow, run.blueprint.name, run.scope.tenant, run.run_id)
+            await self._workflows.cancel(await self._under_way(run))  # whose worker is gone
+        await self._workflows.start(workflow, None, run.blueprint.name, run.scope.tenant, run.run_id)
+
+    async def _under_way(self, run: LiveRun) -> list[str]:
+        return await self._workflows.found(_prefix(run.scope, run.run_id), "PENDING", "ENQUEUED")
 
     async def _wait(self, sitting: Sitting, cancelled: asyncio.CancelledError | None = None) -> LiveRun:
         while not sitting.done.done():
@@ -216,62 +265,96 @@ class DBOSDriver:
         return run
 
     async def _hand_over(self, runtime: Runtime, run: LiveRun) -> LiveRun:
-        """Let whoever takes it from the queue drive the run, and follow its journal."""
+        """Let whoever takes it from the queue drive the run, and follow its journal. Workflows that it has already are
+        met in `seat`: whoever has the run drives it."""
         workflow = _prefix(run.scope, run.run_id) + os.urandom(6).hex()
+        queue, arguments = self._queue_of(run.blueprint), (run.blueprint.name, run.scope.tenant, run.run_id)
         try:
             await run.let_go()
         finally:
             runtime.leave(run)
         try:
-            await self._start(run, workflow)
-            await wait_until_over(runtime, run.scope, run.run_id, run.state.seq)
+            older = await self._under_way(run) if run.state.seq > 1 else []
+            await self._workflows.start(workflow, queue, *arguments)
+            await self._follow(runtime, run, workflow)
         except asyncio.CancelledError:
-            await self._cancel(runtime, run, workflow)
+            while (
+                not runtime.is_leaving(run.blueprint)
+                and (await runtime.store.find(run.scope, run.run_id)).status == "running"
+            ):
+                await self._workflows.cancel(await self._under_way(run))  # which tells whoever drives it
+                await self._cancel(runtime, run, workflow)
             raise
-        return await load(runtime.store, run.blueprint, run.scope, run.run_id)
+        over = await load(runtime.store, run.blueprint, run.scope, run.run_id)
+        if over.state.ended is not None:
+            with contextlib.suppress(DriverError):
+                await self._workflows.cancel(older)
+        return over
+
+    async def _follow(self, runtime: Runtime, run: LiveRun, workflow: str) -> None:
+        """Return when the sitting is over. Raises DriverError where the workflow ended without it."""
+        over = asyncio.create_task(wait_until_over(runtime, run.scope, run.run_id, run.state.seq))
+        try:
+            while not (await asyncio.wait([over], timeout=_LOOK))[0]:
+                status, error = await self._workflows.ended(workflow)
+                if status == "CANCELLED":  # maybe in the queue, where nobody else is told
+                    await self._cancel(runtime, run, workflow)
+                elif status == "ERROR":
+                    raise DriverError(
+                        error, fix="Mend that in the process that drives it, and resume the run."
+                    )
+            await over
+        finally:
+            over.cancel()
 
     async def _cancel(self, runtime: Runtime, run: LiveRun, workflow: str) -> None:
-        """Whoever drives the run is told by DBOS; if nobody does, it is cancelled here."""
-        await self._workflows.cancel(workflow)
-        while (await runtime.store.find(run.scope, run.run_id)).status == "running":
-            try:
-                taken = await take(runtime, runtime.agents[run.blueprint.name].resume(run.scope, run.run_id))
-            except RunBusy:
-                await runtime.store.news(run.scope, run.run_id, _STANDBY)
-                continue
-            if taken.state.ended is None:
-                sitting = self._seated(taken, workflow)
-                sitting.stop()
-                await asyncio.wait([sitting.done])
+        """Cancel the run, unless somebody drives it."""
+        try:
+            taken = await take(runtime, runtime.agents[run.blueprint.name].resume(run.scope, run.run_id))
+        except RunBusy:
+            await runtime.store.news(run.scope, run.run_id, _STANDBY)
+            return
+        if taken.state.ended is None:
+            sitting = self._seated(taken, workflow)
+            sitting.stop()
+            await asyncio.wait([sitting.done])
 
     # what the workflows ask for, on DBOS's loop
 
-    async def step(self, execution: str, agent: str, tenant: str, run_id: str) -> bool:
+    async def step(self, execution: str, agent: str, tenant: str, run_id: str) -> bool | str:
         """Take a step of the run, wherever it is seated."""
-        return await self._carry(Scope(tenant), run_id, self._step(execution, agent, Scope(tenant), run_id))
+        scope = Scope(tenant)
+        return await self._carry(scope, run_id, lambda: self._step(execution, agent, scope, run_id))
 
     async def stop(self, execution: str, tenant: str, run_id: str, reason: Exception | None) -> None:
         """Cancel the run, or leave it, if it is this execution's."""
-        await self._carry(Scope(tenant), run_id, self._stop(execution, (tenant, run_id), reason))
+        await self._carry(Scope(tenant), run_id, lambda: self._stop(execution, (tenant, run_id), reason))
 
-    async def _carry(self, scope: Scope, run_id: str, work: Coroutine[Any, Any, T]) -> T:
+    async def _carry(self, scope: Scope, run_id: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Have it done on the loop of the run, in the context of whoever waits for it."""
-        run, sitting = self._runtime.active(scope, run_id), self._sittings.get((scope.tenant, run_id))
-        loop = self._home if run is None else run.loop
-        if loop.is_closed():
-            work.close()
-            raise StoreClosed(f"The event loop of run {run_id!r} is closed.")
+        while True:
+            run = self._runtime.active(scope, run_id)
+            if run is not None or self._home.is_running():
+                break
+            await asyncio.sleep(_STANDBY)
+        sitting = self._sittings.get((scope.tenant, run_id))
         context = contextvars.Context() if sitting is None else sitting.context.copy()
-        return await asyncio.wrap_future(context.run(asyncio.run_coroutine_threadsafe, work, loop))
+        loop = self._home if run is None else run.loop
+        return await asyncio.wrap_future(context.run(asyncio.run_coroutine_threadsafe, work(), loop))
 
     # on the loop of the run
 
-    async def _step(self, execution: str, agent: str, scope: Scope, run_id: str) -> bool:
-        sitting = await self._sitting(execution, agent, scope, run_id)
+    async def _step(self, execution: str, agent: str, scope: Scope, run_id: str) -> bool | str:
+        try:
+            sitting = await self._sitting(execution, agent, scope, run_id)
+        except StoreClosed:
+            raise
+        except Exception as error:  # of the agent's deps= factory, whose text may say anything
+            return f"Agent {agent!r} could not take run {run_id!r} up: {type(error).__name__}."
         return sitting is not None and await sitting.step()
 
     async def _stop(self, execution: str, key: tuple[str, str], reason: Exception | None) -> None:
-        sitting = self._sittings.get(key)
+        sitting = self._seated_here(key)
         if sitting is not None and sitting.belongs_to(execution):
             sitting.stop(reason)
             await asyncio.wait([sitting.done])
@@ -280,10 +363,10 @@ class DBOSDriver:
         """The run, seated here and this execution's to drive; None when it is over."""
         runtime, key = self._runtime, (scope.tenant, run_id)
         while True:
-            sitting = self._sittings.get(key)
+            sitting = self._seated_here(key)
             if sitting is not None and sitting.belongs_to(execution):
                 return sitting
-            if {execution, execution.rpartition("#")[0]} & self._left:
+            if execution in self._left or execution.rpartition("#")[0] in self._left:
                 raise StoreClosed(f"Run {run_id!r} was left.")
             if sitting is not None:
                 await asyncio.wait([sitting.done])
@@ -299,9 +382,9 @@ class DBOSDriver:
         """The run, or None while another worker has it, or its agent is not here."""
         plan = self._runtime.agents.get(agent)
         if plan is None or not is_mine(plan.blueprint, (await self._runtime.store.read(scope, run_id))[0]):
-            if run_id not in self._unknown:
+            if agent not in self._unknown:
                 log.warning("Run %r waits for its agent %r, which is not in this process.", run_id, agent)
-                self._unknown.add(run_id)
+                self._unknown.add(agent)
             return None
         try:
             return await seat(self._runtime, plan, scope, run_id)

@@ -173,6 +173,10 @@ class Runtime:
         if tasks:
             await asyncio.wait(tasks)
 
+    def is_leaving(self, blueprint: Blueprint) -> bool:
+        """Whether the agent's runs are left, rather than cancelled, now."""
+        return id(blueprint) in self._leaving
+
     def forget_leaving(self, blueprint: Blueprint) -> None:
         """The agent has left; it may come back."""
         self._leaving.discard(id(blueprint))

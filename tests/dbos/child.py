@@ -18,6 +18,9 @@ SAME_EXECUTOR = "same-executor"
 """A file in the folder of a world whose processes DBOS takes for one that is started again. They leave it to DBOS to
 recover what the last one left."""
 
+QUEUED = "queued"
+"""A file in the folder of a world where runs wait in a queue of DBOS."""
+
 UNTOLD = "untold"
 """A file in the folder of a world where DBOS does not tell a process that its workflow was cancelled."""
 
@@ -56,6 +59,7 @@ class Process(child.Process):
             self.job.database or f"sqlite:{self.folder / 'runs.db'}",
             store=super()._runtime().store,
             executor_id="clerk" if self._same else None,
+            queue="desk" if (self.folder / QUEUED).exists() else None,
         )
 
     async def _open(self) -> bool:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from tests.crash import proof
-from tests.dbos.child import SAME_EXECUTOR
+from tests.dbos.child import QUEUED, SAME_EXECUTOR
 from tests.dbos.worlds import NAMES, PLAN, points, processes, worlds
 
 pytestmark = pytest.mark.crash
@@ -44,7 +44,16 @@ def test_nor_does_one_after_which_dbos_recovers_the_workflow(name: str) -> None:
         assert world.workflows() == [("SUCCESS", 2)]
 
 
-@pytest.mark.parametrize("marked", ["", SAME_EXECUTOR])
+def test_nor_does_one_of_a_process_that_took_the_run_from_a_queue() -> None:
+    """It goes on through the queue, and the next process takes it."""
+    expected, _ = proof.uncrashed(PLAN)
+    with worlds(QUEUED) as fresh:
+        world = next(fresh)
+        assert proof.crash_and_judge(world, PLAN, expected, points()["after the effect"]) == []
+        assert len(world.workflows()) > 1
+
+
+@pytest.mark.parametrize("marked", ["", SAME_EXECUTOR, QUEUED])
 def test_without_the_journals_doubt_a_step_that_is_executed_again_doubles_its_effect(
     marked: str,
 ) -> None:

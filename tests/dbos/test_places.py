@@ -44,11 +44,11 @@ def test_a_run_waits_in_the_queue_until_a_process_takes_it(tmp_path: Path) -> No
         async with runtime_on(tmp_path, queue="desk") as runtime:
             a = agent(runtime, till)
             await runtime.open()
-            await asyncio.to_thread(set_polling, "desk", 0.05)
+            await asyncio.to_thread(set_polling, "desk/clerk", 0.05)
             result = await a.run("Go", run_id="r", **ALICE)
             assert (result.output, till.taken) == ("Charged.", [5])
             (workflow,) = await asyncio.to_thread(DBOS.list_workflows)
-            assert workflow.queue_name == "desk"
+            assert workflow.queue_name == "desk/clerk"
 
     go(law)
 
@@ -59,7 +59,7 @@ def test_a_run_in_the_queue_is_nobodys_to_take_and_can_be_cancelled(tmp_path: Pa
         async with runtime_on(tmp_path, queue="desk") as runtime:
             a = agent(runtime, till)
             await runtime.open()
-            await asyncio.to_thread(set_polling, "desk", 3600.0)
+            await asyncio.to_thread(set_polling, "desk/clerk", 3600.0)
             await asyncio.sleep(1.5)  # the last look before that
             task = asyncio.create_task(a.run("Go", run_id="r", **ALICE))
             await until(lambda now: now == ["ENQUEUED"])
@@ -105,6 +105,12 @@ def test_what_cannot_reach_a_worker_is_refused(tmp_path: Path) -> None:
 def test_a_place_that_dbos_cannot_use_is_refused(url: Any) -> None:
     with pytest.raises(ConfigurationError, match="DBOS"):
         DBOSRuntime(url)
+
+
+@pytest.mark.parametrize("name", ["x", "", "My App", "abc\n", 5])
+def test_a_name_that_dbos_refuses_is_refused_where_it_is_given(name: Any) -> None:
+    with pytest.raises(ConfigurationError, match="a-z"):
+        DBOSRuntime("sqlite:bot.db", name=name)
 
 
 def test_a_database_that_cannot_be_reached_is_said_so(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextvars import Context
 from typing import Any, Protocol, TypeVar
@@ -35,8 +35,9 @@ one workflow here is a loop over one step; that runs outlive a change of the age
 class Worker(Protocol):
     """Who takes the steps. An execution is the workflow's id, "#", and a name of its own."""
 
-    async def step(self, execution: str, agent: str, tenant: str, run_id: str) -> bool:
-        """Take a step; False when none is left. Raising leaves the workflow as a crash would, to be recovered."""
+    async def step(self, execution: str, agent: str, tenant: str, run_id: str) -> bool | str:
+        """Take a step; False when none is left, and a text that says why none can be taken, which ends the workflow in
+        an error. Raising leaves the workflow as a crash would, to be recovered."""
         ...
 
     async def stop(self, execution: str, tenant: str, run_id: str, reason: Exception | None) -> None:
@@ -55,16 +56,17 @@ async def sitting(agent: str, tenant: str, run_id: str) -> None:
     worker, workflow = _live.worker, str(DBOS.workflow_id)
     execution = f"{workflow}#{os.urandom(6).hex()}"
 
-    async def step() -> bool:
+    async def step() -> bool | str:
         try:
             return await worker.step(execution, agent, tenant, run_id)
         except Exception:
             raise asyncio.CancelledError from None  # DBOS records nothing of it
 
+    more: bool | str = True
     try:
-        # Preemptible: where the workflow is cancelled, so is the step under way, within a second.
-        while await DBOS.run_step_async({"name": "step", "preemptible": True}, step):
-            pass
+        while more is True:
+            # Preemptible: where the workflow is cancelled, so is the step under way, within a second.
+            more = await DBOS.run_step_async({"name": "step", "preemptible": True}, step)
     except asyncio.CancelledError:
         raise
     except BaseException as error:
@@ -76,16 +78,32 @@ async def sitting(agent: str, tenant: str, run_id: str) -> None:
             reason = None if cancelled else Fenced(f"DBOS has another executor drive run {run_id!r}.")
         await worker.stop(execution, tenant, run_id, reason)
         raise asyncio.CancelledError from None  # else DBOS records it, or waits here for what another makes of it
+    if more:
+        raise RuntimeError(more)
+
+
+class _Listened(list[str]):
+    """The queues that DBOS takes workflows from, as they are each time it asks, about once a second."""
+
+    def __init__(self, queues: Callable[[], list[str]]) -> None:
+        super().__init__()
+        self._queues = queues
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._queues())
 
 
 class Workflows:
     """One DBOS executor; a process has one. When it is launched, DBOS recovers what the last one called *executor_id*
-    left. *queue*: where workflows wait for any process of the same *name*; without it they start here at once."""
+    left. *queues*: those that this process takes from, now."""
 
-    def __init__(self, url: str, worker: Worker, *, name: str, executor_id: str, queue: str | None) -> None:
+    def __init__(
+        self, url: str, worker: Worker, *, name: str, executor_id: str, queues: Callable[[], list[str]]
+    ) -> None:
         self.worker = worker
         self.executions: set[asyncio.Task[Any]] = set()
-        self._queue = queue
+        self._queues = queues
+        self._registered: set[str] = set()
         self._config = DBOSConfig(
             name=name,
             system_database_url=url,
@@ -111,14 +129,19 @@ class Workflows:
             self._thread.start()
         await asyncio.shield(asyncio.wrap_future(self._launched))
 
-    async def start(self, workflow: str, agent: str, tenant: str, run_id: str) -> None:
-        """Have the workflow executed: here, or by whoever takes it from the queue. Raises DriverError."""
-        await self._call(self._start(workflow, agent, tenant, run_id))
+    async def start(self, workflow: str, queue: str | None, *arguments: str) -> None:
+        """Have the workflow executed: here at once, or by whoever takes it from the *queue*. Raises DriverError."""
+        await self._call(self._start(workflow, queue, *arguments))
 
-    async def cancel(self, prefix: str) -> None:
-        """Cancel what is not over of the workflows whose ids begin so. Raises DriverError."""
-        if ids := await self.found(prefix, "PENDING", "ENQUEUED"):
-            await self._call(DBOS.cancel_workflows_async(ids))
+    async def cancel(self, workflows: list[str]) -> None:
+        """Cancel those that are not over. Raises DriverError."""
+        if workflows:
+            await self._call(DBOS.cancel_workflows_async(workflows))
+
+    async def ended(self, workflow: str) -> tuple[str, str]:
+        """Its status, and the error that it ended in, if it did. Raises DriverError."""
+        found = await self._call(DBOS.get_workflow_status_async(workflow))
+        return ("", "") if found is None else (found.status, str(found.error or ""))
 
     async def found(self, prefix: str, *status: str) -> list[str]:
         """The workflows of such a status whose ids begin so. Raises DriverError."""
@@ -130,14 +153,17 @@ class Workflows:
         return [each.workflow_id for each in seen if each.workflow_id.startswith(prefix)]
 
     async def close(self) -> None:
-        """Stop executing; what is under way stays pending."""
-        global _live
+        """Stop executing; what is under way stays pending. Whoever is cancelled meanwhile does not prevent it."""
         if _live is self:
-            await self._call(self._drop())
-            await asyncio.to_thread(DBOS.destroy)  # its threads may wait for the loop, which is still running
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            await asyncio.to_thread(self._thread.join)
-            _live = None
+            await asyncio.shield(asyncio.to_thread(self._end))
+
+    def _end(self) -> None:
+        global _live
+        asyncio.run_coroutine_threadsafe(self._drop(), self._loop).result()
+        DBOS.destroy()  # its threads may wait for the loop, which is still running
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        _live = None
 
     # on DBOS's loop: it makes a loop's to_thread its own, so that no other loop should know it
 
@@ -151,17 +177,25 @@ class Workflows:
         self._loop.close()
 
     async def _launch(self) -> None:
-        DBOS(config=self._config)
+        made = DBOS(config=self._config)
+        made._listening_queues = _Listened(self._queues)
         DBOS.launch()  # blocks this loop, which waits for nothing else, and which DBOS keeps to from now on
-        if self._queue is not None:
-            await DBOS.register_queue_async(self._queue, on_conflict="never_update")
+        for queue in self._queues():
+            await self._register(queue)
 
-    async def _start(self, workflow: str, *arguments: str) -> None:
+    async def _register(self, queue: str) -> None:
+        if queue not in self._registered:
+            await DBOS.register_queue_async(queue, on_conflict="never_update")
+            self._registered.add(queue)
+
+    async def _start(self, workflow: str, queue: str | None, *arguments: str) -> None:
+        if queue is not None:
+            await self._register(queue)
         with SetWorkflowID(workflow):
-            if self._queue is None:
+            if queue is None:
                 await DBOS.start_workflow_async(sitting, *arguments)
             else:
-                await DBOS.enqueue_workflow_async(self._queue, sitting, *arguments)
+                await DBOS.enqueue_workflow_async(queue, sitting, *arguments)
 
     async def _drop(self) -> None:
         if self.executions:
