@@ -32,8 +32,8 @@ from shipworthy.engine.drive import perform
 from shipworthy.engine.driver import InProcess, is_over, seat, step
 from shipworthy.engine.execute import parts_of
 from shipworthy.engine.live import LiveRun
-from shipworthy.engine.plan import Resume
-from shipworthy.engine.recover import load
+from shipworthy.engine.plan import Plan, Resume
+from shipworthy.engine.recover import load, take
 from shipworthy.engine.runtime import Runtime, log
 from shipworthy.engine.settle import check
 from shipworthy.errors import (
@@ -116,12 +116,14 @@ class TemporalDriver:
     def __init__(self, place: Place) -> None:
         self._place = place
         self._workflows: Workflows
+        self._seats: Runtime
 
     async def open(self, runtime: Runtime) -> None:
         """Connect. Raises DriverUnavailable; DriverError for an unknown namespace."""
         from shipworthy.adapters.temporal.client import Workflows
 
         self._workflows = await Workflows.connect(self._place)
+        self._seats = Runtime(runtime.store, InProcess())
 
     async def close(self) -> None:
         """Nothing to give up: runs go on under their workflows."""
@@ -190,7 +192,7 @@ class TemporalDriver:
                 left = None if run.deadline is None else run.deadline - time.monotonic()
                 done, _ = await asyncio.wait(both, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 if not done and run.state.seq == before and not run.abandoned:
-                    await _expire(runtime, run)
+                    await self._expire(runtime, run)
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
                 if reading.done():
                     return await reading
@@ -206,6 +208,16 @@ class TemporalDriver:
             reading.cancel()
             ending.cancel()
             await asyncio.gather(reading, ending, return_exceptions=True)
+
+    async def _expire(self, runtime: Runtime, run: LiveRun) -> None:
+        """Stop a run that no worker took within its time; one that has just been taken has its own deadline there."""
+        if (await runtime.store.find(run.scope, run.run_id)).events == run.state.seq:
+            asked = runtime.agents[run.blueprint.name].resume(run.scope, run.run_id)
+            with contextlib.suppress(RunBusy):
+                taken = await take(self._seats, asked)
+                if taken.state.ended is None:
+                    taken.record(StopRequested(cause="timeout"))
+                    await self._seats.drive(taken)
 
     @contextlib.asynccontextmanager
     async def _warning(self, run: LiveRun) -> AsyncIterator[None]:
@@ -246,7 +258,7 @@ class TemporalDriver:
         from shipworthy.adapters.temporal.worker import workers
 
         await runtime.open()
-        holder = Holder(runtime, self._place.patience)
+        holder = Holder(runtime.agents, self._seats, self._place.patience)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(holder.close)
             for worker in workers(self._workflows.client, holder, self._place, __version__):
@@ -292,18 +304,6 @@ async def _read_along(runtime: Runtime, run: LiveRun) -> None:
             await runtime.store.news(run.scope, run.run_id, pause)
 
 
-async def _expire(runtime: Runtime, run: LiveRun) -> None:
-    """Stop a run that no worker took within its time; one that has just been taken has its own deadline there."""
-    here = Runtime(runtime.store, InProcess())
-    if (await runtime.store.find(run.scope, run.run_id)).events != run.state.seq:
-        return
-    with contextlib.suppress(RunBusy):
-        taken = await seat(here, runtime.agents[run.blueprint.name], run.scope, run.run_id)
-        if taken.state.ended is None:
-            taken.record(StopRequested(cause="timeout"))
-            await here.drive(taken)
-
-
 async def _outlasting(work: Coroutine[Any, Any, None]) -> None:
     """Do *work* to its end, whoever cancels meanwhile."""
     task = asyncio.ensure_future(work)
@@ -315,10 +315,10 @@ async def _outlasting(work: Coroutine[Any, Any, None]) -> None:
 class Holder:
     """The runs that this worker holds between two steps. One that nobody asks for is let go of after a while."""
 
-    def __init__(self, runtime: Runtime, patience: float) -> None:
+    def __init__(self, agents: Mapping[str, Plan], seats: Runtime, patience: float) -> None:
         self.leaving = False
-        self._agents = runtime.agents
-        self._seats = Runtime(runtime.store, InProcess())
+        self._agents = agents
+        self._seats = seats
         self._patience = patience
         self._steps: dict[tuple[str, str], asyncio.Task[bool]] = {}
         self._idle: dict[LiveRun, asyncio.TimerHandle] = {}
@@ -336,7 +336,9 @@ class Holder:
             raise DriverError(
                 f"This worker does not have the agent {name!r} of the run.", fix="Start a worker that has it."
             )
-        if self.leaving or (at.tenant, at.run_id) in self._steps:
+        held = self._seats.active(scope, at.run_id)
+        driven = held is not None and held not in self._idle
+        if self.leaving or driven or (at.tenant, at.run_id) in self._steps:
             raise RunBusy(
                 f"Run {at.run_id!r} cannot be taken here: a step of it, or the worker, is about to end."
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -15,11 +16,13 @@ from temporalio.service import RetryConfig
 from shipworthy import Happened, Image, InMemoryStore, Scope, TemporalRuntime, ToolResult
 from shipworthy.adapters.temporal.payloads import Given
 from shipworthy.app.configuration import UNNAMED
+from shipworthy.domain.events import RunResumed
 from shipworthy.errors import (
     ConfigurationError,
     DriverError,
     DriverUnavailable,
     MissingExtra,
+    RunBusy,
     RunNotFound,
     SettlementRefused,
 )
@@ -114,6 +117,17 @@ async def test_a_run_that_no_worker_takes_in_its_time_is_stopped(bank: Bank) -> 
             await client.get_workflow_handle(bank.workflow("r")).result()
     assert activities(await bank.histories("r")) == ["take"]
     await caller.close()
+
+
+@with_loop
+async def test_a_worker_is_not_robbed_of_a_run_by_a_caller_in_its_process(bank: Bank) -> None:
+    turns = (call("wait"), "over")
+    async with bank.worker(*turns) as both:
+        results = [both.run("Hello.", **TENANT, timeout=0.1 * n) for n in range(1, 11)]
+        for result in await asyncio.gather(*results):
+            assert (result.status, result.stop_reason) == ("stopped", "timeout")
+            events = await both.runtime.store.read(Scope("acme"), result.run_id)
+            assert len([event for event in events if isinstance(event, RunResumed)]) == 1
 
 
 @with_loop
@@ -247,8 +261,15 @@ async def test_what_settles_nothing_is_refused_and_the_run_can_still_be_settled(
         with pytest.raises(SettlementRefused, match="settles nothing"):
             await caller.resume("r", **TENANT, settle={pending.call_id: "happened"})  # type: ignore[dict-item]
         workflows = caller.runtime.driver._workflows  # type: ignore[attr-defined]
-        with pytest.raises(DriverError, match="raised ValidationError"):  # of another release, say
-            await workflows.resume(Given(tenant="acme", run_id="r"), {pending.call_id: {"kind": 7}})
+
+        async def send_what_another_release_would() -> None:
+            while True:
+                with contextlib.suppress(RunBusy):  # it is about to learn that it is paused
+                    await workflows.resume(Given(tenant="acme", run_id="r"), {pending.call_id: {"kind": 7}})
+                await asyncio.sleep(0.05)
+
+        with pytest.raises(DriverError, match="raised ValidationError"):
+            await send_what_another_release_would()
         result = await caller.resume("r", **TENANT, settle={pending.call_id: Happened("it did")})
         assert result.output == "over"
     await caller.close()
