@@ -40,6 +40,7 @@ def test_a_run_that_is_parked_is_settled_and_resumed_in_a_workflow_of_its_own(pl
             a = agent(runtime, till)
             parked = await a.run("Go", run_id="r", **ALICE)
             assert (parked.status, [c.tool for c in parked.pending]) == ("paused", ["charge"])
+            assert await over(1) == ["SUCCESS"]  # DBOS notes it a little later
             settle = {parked.pending[0].call_id: Happened("charged")}
             resumed = await a.resume("r", tenant_id="acme", settle=settle)
             assert (resumed.output, till.taken) == ("Charged.", [5])
