@@ -48,10 +48,12 @@ class AgentStream(Generic[OutputT]):
         adopt: Adopt | None = None
         if isinstance(started, LiveRun):
             self._run, self.run_id = started, started.run_id
-            self._task = self._service.runtime.spawn(started)
         else:
             self.run_id, adopt = started
         self._items = Follower(self._service.runtime, self._scope, self.run_id, self._after, adopt)
+        if self._run is not None:
+            self._items.begin_with(self._run)
+            self._task = self._service.runtime.spawn(self._run)
         return self
 
     def detach(self) -> None:

@@ -9,6 +9,7 @@ from shipworthy.domain.events import AnyEvent, Event, RunEnded, RunParked
 from shipworthy.domain.journal import RunSummary
 from shipworthy.domain.model import Delta
 from shipworthy.domain.scope import Scope
+from shipworthy.engine.live import LiveRun
 from shipworthy.engine.runtime import Runtime
 from shipworthy.engine.watch import Watcher
 
@@ -39,6 +40,12 @@ class Follower:
         self._watcher: Watcher | None = None
         self._over = False
         self._poll = _POLL
+
+    def begin_with(self, run: LiveRun) -> None:
+        """Read along with a run that was just begun here, from before its first step on: no delta is missed."""
+        if self._seen < run.state.seq:
+            self._read.append(run.state.started)
+        self._watcher = self._runtime.watch(self._scope, self._run_id)
 
     def __aiter__(self) -> Follower:
         return self

@@ -10,6 +10,7 @@ import pytest
 
 from shipworthy import Agent, EchoModel, ScriptedTurn, TextDelta, ToolCall, tool
 from shipworthy.domain.events import Event
+from shipworthy.engine.follow import Follower
 from shipworthy.errors import NotFinished, RateLimited, RunNotFound, ScriptError
 from tests.engine.world import ALICE, Sink, agent, go, journal
 
@@ -235,5 +236,30 @@ def test_a_stream_that_is_left_before_its_first_step_cancels_the_run(how: str) -
                     raise KeyError
         assert stream.result.status == "cancelled"
         assert (await a.run("Hi", run_id="r", **ALICE)).status == "cancelled"
+
+    go(law())
+
+
+@pytest.mark.parametrize("from_its_start", [True, False])
+def test_a_stream_that_begins_a_run_misses_no_delta_however_slow_its_journal_is_read(
+    from_its_start: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading the journal first, and then what came meanwhile, is the mutant."""
+    if not from_its_start:
+        monkeypatch.setattr(Follower, "begin_with", lambda self, run: None)
+
+    async def law() -> None:
+        a = agent("All done now.")
+        read_now = a.runtime.store.read
+
+        async def read_late(*args: Any) -> Any:
+            await asyncio.sleep(0.1)
+            return await read_now(*args)
+
+        monkeypatch.setattr(a.runtime.store, "read", read_late)
+        async with a.stream("Charge", run_id="r", **ALICE) as stream:
+            items = await read(stream)
+        text = "".join([i.text for i in items if isinstance(i, TextDelta)])
+        assert text == ("All done now." if from_its_start else "")
 
     go(law())
