@@ -186,6 +186,10 @@ def leak_a_word(e: Evidence) -> None:
     e.conversations["northwind"].append(Message("assistant", (Text("As for invoice 1017 ..."),)))
 
 
+def look_for_words_that_nobody_said(e: Evidence) -> None:
+    e.marks["harbor"] = "invoice 9999"
+
+
 def admit_that_it_exists(e: Evidence) -> None:
     e.probes[0].foreign_answer = f"You may not see run {e.probes[0].foreign}."
 
@@ -209,6 +213,7 @@ MUTANTS: list[tuple[Callable[[Evidence], Claim], Callable[[Evidence], None]]] = 
     (checks.conversation_is_valid, drop_a_result),
     (checks.session_goes_on, forget_the_crashed_run),
     (checks.tenants_are_apart, leak_a_word),
+    (checks.tenants_are_apart, look_for_words_that_nobody_said),
     (checks.tenants_are_apart, admit_that_it_exists),
     (checks.tenants_are_apart, hand_it_over),
 ]
@@ -226,6 +231,13 @@ def test_a_check_fails_where_its_claim_is_false(
     mutant(broken)
 
     assert check(broken).ok is False
+
+
+def test_a_number_that_a_time_or_an_id_happens_to_contain_is_no_leak(evidence: Evidence) -> None:
+    broken = copy.deepcopy(evidence.journals)
+    broken["northwind", "ticket-7731"][0]["at"] = 1_795_101_700_000
+
+    assert checks.tenants_are_apart(msgspec.structs.replace(evidence, journals=broken)).ok is True
 
 
 def test_every_check_has_a_mutant() -> None:

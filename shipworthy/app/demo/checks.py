@@ -30,7 +30,8 @@ class Probe(msgspec.Struct):
 
 class Evidence(msgspec.Struct, kw_only=True):
     """What was seen. Journals are the events as plain data, by tenant and run; `marks` are words that only one tenant
-    ever said; `asked` the questions of each session in their order; `planned` the points where workers were to die."""
+    ever said, and that no time or id contains by chance; `asked` the questions of each session in their order;
+    `planned` the points where workers were to die."""
 
     sittings: list[Sitting]
     journals: dict[Key, list[dict[str, Any]]]
@@ -195,8 +196,10 @@ def session_goes_on(e: Evidence) -> Claim:
 
 def tenants_are_apart(e: Evidence) -> Claim:
     told = [p for p in e.probes if not _same_answer(p)]
-    leaks = 0
+    leaks = unsaid = 0
     for tenant, mark in e.marks.items():
+        own = [journal for (owner, _), journal in e.journals.items() if owner == tenant]
+        unsaid += mark not in msgspec.json.encode(own).decode()
         others = [j for (owner, _), j in e.journals.items() if owner != tenant]
         others += [msgspec.to_builtins(m) for owner, m in e.conversations.items() if owner != tenant]
         leaks += sum([mark in msgspec.json.encode(other).decode() for other in others])
@@ -204,7 +207,7 @@ def tenants_are_apart(e: Evidence) -> Claim:
         "Tenants are apart",
         "asking for the other's run is answered as for one that nobody has; each other's words are looked for",
         f'{len(e.probes) - len(told)} of {len(e.probes)} told "no such run", {leaks} leaks',
-        not told and not leaks and len(e.probes) > 0,
+        not told and not leaks and not unsaid and len(e.probes) > 0,
     )
 
 

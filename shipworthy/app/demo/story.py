@@ -50,8 +50,8 @@ class Case(msgspec.Struct, frozen=True):
 
 
 CASES = (
-    Case("harbor", script.HARBOR, "refund-1017", ("refund:after", "save_note:after"), "1017"),
-    Case("northwind", script.NORTHWIND, "ticket-7731", ("open_ticket:before",), "7731"),
+    Case("harbor", script.HARBOR, "refund-1017", ("refund:after", "save_note:after"), "invoice 1017"),
+    Case("northwind", script.NORTHWIND, "ticket-7731", ("open_ticket:before",), "orders-7731"),
 )
 
 
