@@ -8,13 +8,16 @@ ShipworthyError
 │   ├── EmptyPrompt, IdentityMissing, InvalidPrompt, InvalidHistory, InvalidOption, InvalidDeps
 │   └── RunConflict, RunNotFound, RunBusy, NotFinished, SettlementRefused
 ├── RunError                a run that could not give its output (`RunResult.raise_for_status`)
-│   └── RunFailed, RunStopped, RunPaused
+│   └── RunFailed, RunStopped, BudgetExceeded (a RunStopped), RunPaused
 ├── StoreError              the journal: what was acknowledged is safe
 │   ├── StoreLocked, StoreReadOnly, StoreFull, StoreCorrupt, StoreForeign, StoreTooOld, StoreClosed
 │   ├── StoreUnavailable, StoreRefused
 │   ├── CommitUncertain     the fate of a commit is unknown: resume reads the journal back
 │   ├── Fenced              another worker owns the run now
+│   ├── HoldRefused         the ledger's no to one reservation; the batch was not written
 │   └── UnknownEvent, JournalDamaged
+├── LedgerError             the budget's ledger: what was not reserved was not sent
+│   └── LedgerFull, LedgerUnavailable
 ├── DriverError             the engine that takes runs from step to step (DBOS, Temporal): their journals are safe
 │   └── DriverUnavailable
 ├── ModelError              one attempt on the wire
@@ -186,6 +189,19 @@ class RunStopped(RunError):
     """The run was stopped or cancelled before it was complete."""
 
 
+class BudgetExceeded(RunStopped):
+    """The run stopped because a budget does not afford its next call.
+
+    `limit` names it as in BudgetConfig. `retry_after`: seconds until its window opens again, None if it never does.
+    """
+
+    fix = "Raise the limit, or run again when its window opens; result.messages has what the run found out."
+
+    def __init__(self, what: str, *, limit: str, retry_after: float | None = None) -> None:
+        super().__init__(what)
+        self.limit, self.retry_after = limit, retry_after
+
+
 class RunPaused(RunError):
     """The run waits for somebody."""
 
@@ -269,6 +285,14 @@ class Fenced(StoreError):
     fix = "Nothing is to be done here: the other worker carries the run on. Follow it with agent.stream(run_id=...)."
 
 
+class HoldRefused(StoreError):
+    """A batch came with a reservation that the ledger refused (`refused`); nothing of it was written."""
+
+    def __init__(self, refused: object) -> None:
+        super().__init__(f"The reservation was refused: {refused}.")
+        self.refused = refused
+
+
 class UnknownEvent(StoreError):
     """The journal has an event that this release does not know; the run is left alone."""
 
@@ -279,6 +303,25 @@ class JournalDamaged(StoreError):
     """The journal of a run has a gap or cannot be decoded."""
 
     fix = "Restore the database from a backup; the run is not continued from a damaged journal."
+
+
+# ------------------------------------------------------------------------------------------------ ledger
+
+
+class LedgerError(ShipworthyError):
+    """The ledger of a budget could not be asked. What was not reserved was not sent; the run can be resumed."""
+
+
+class LedgerFull(LedgerError):
+    """An in-memory ledger has no room for another account, and forgets none that still matters."""
+
+    fix = "Raise InMemoryLedger(max_users=...), or keep the ledger in SQLite, Postgres or Redis."
+
+
+class LedgerUnavailable(LedgerError):
+    """The ledger cannot be reached, or does not answer."""
+
+    fix = "Check its address and that it runs, then resume the run: nothing was sent that was not reserved."
 
 
 # ------------------------------------------------------------------------------------------------ driver

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from shipworthy.domain.events import AnyEvent, RunStatus
+from shipworthy.domain.ledger import BudgetOp
 from shipworthy.domain.scope import Scope
 
 
@@ -22,15 +23,16 @@ class Fence(msgspec.Struct, frozen=True, gc=False):
 class Batch(msgspec.Struct, gc=False):
     """What lands whole or not at all: consecutive events, the bodies they refer to (by SHA-256, hex), and the run's
     status after them. A status other than "running" releases the run's ownership; `joins_session` appends the run to
-    its session's ended runs.
+    its session's ended runs. `budget`: what is done to the store's own ledger with it, in this order; at most one hold.
 
-    What later shares a commit with events (budget operations, approval uses, audit links) becomes a field here.
+    What later shares a commit with events (approval uses, audit links) becomes a field here.
     """
 
     events: list[AnyEvent]
     bodies: dict[str, bytes]
     status: RunStatus = "running"
     joins_session: bool = False
+    budget: tuple[BudgetOp, ...] = ()
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):

@@ -28,3 +28,37 @@ class TotalUsage(msgspec.Struct, gc=False, omit_defaults=True):
     cache_read_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
+
+
+class Tier(msgspec.Struct, frozen=True, gc=False):
+    """Prices of a whole request whose input has more than `above` tokens."""
+
+    above: int
+    input: int
+    output: int
+    cache_read: int | None = None
+    cache_write: int | None = None
+
+
+class Price(msgspec.Struct, frozen=True, gc=False):
+    """What a model costs, in billionths of a US dollar per million tokens; `request` per request.
+
+    What is read from or written to a cache costs as much as other input where no price of its own is given. Reasoning
+    is output. `tiers`: for long inputs, in ascending order.
+    """
+
+    input: int
+    output: int
+    cache_read: int | None = None
+    cache_write: int | None = None
+    request: int = 0
+    tiers: tuple[Tier, ...] = ()
+
+
+class Charge(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What an attempt is charged, or reserves: tokens as far as they are known, and money in billionths of a US dollar,
+    None where no price is known."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: int | None = None

@@ -10,7 +10,9 @@ from typing import Protocol
 
 from shipworthy.domain.events import AnyEvent
 from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
+from shipworthy.domain.ledger import Outcome
 from shipworthy.domain.scope import Operator, Scope
+from shipworthy.ports.ledger import Accounts, Ledger
 
 
 class Journal(Protocol):
@@ -33,10 +35,11 @@ class Journal(Protocol):
         """
         ...
 
-    async def commit(self, fence: Fence, batch: Batch) -> None:
+    async def commit(self, fence: Fence, batch: Batch) -> Sequence[Outcome]:
         """Append *batch*, durably, whole or not at all, if *fence* holds and the sequence numbers go on from the last.
+        Gives what became of its budget operations, one by one.
 
-        Raises Fenced (nothing was written), StoreFull (nothing was written), CommitUncertain (the fate is unknown).
+        Raises Fenced, HoldRefused, StoreFull (nothing was written), CommitUncertain (the fate is unknown).
         """
         ...
 
@@ -106,8 +109,17 @@ class Lease(Protocol):
         ...
 
 
+class OwnLedger(Ledger, Accounts, Protocol):
+    """A ledger with its accounts."""
+
+
 class Store(Journal, Directory, Lease, Protocol):
-    """A journal, its directory and its lease, in one place."""
+    """A journal, its directory and its lease, in one place, with a ledger that shares its commits."""
+
+    @property
+    def ledger(self) -> OwnLedger:
+        """The ledger in the store: what a batch does to it lands with the batch, or not at all."""
+        ...
 
     async def open(self) -> None:
         """Make ready, once; calling again does nothing. Raises a StoreError that says what is wrong."""

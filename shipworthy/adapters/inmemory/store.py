@@ -10,9 +10,11 @@ from collections.abc import Sequence
 
 import msgspec
 
+from shipworthy.adapters.inmemory.ledger import InMemoryLedger
 from shipworthy.adapters.shared.entries import PAGE, demand, no_such_run
 from shipworthy.domain.events import AnyEvent, RunStatus
 from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
+from shipworthy.domain.ledger import Outcome
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import Fenced, JournalDamaged, StoreFull
 
@@ -40,6 +42,7 @@ class InMemoryStore:
     """
 
     def __init__(self, max_runs: int = 10_000) -> None:
+        self.ledger = InMemoryLedger()
         self._max_runs = max_runs
         self._runs: dict[tuple[str, str], _Run] = {}
         self._by_key: dict[int, _Run] = {}
@@ -78,13 +81,15 @@ class InMemoryStore:
             run.owned = True
         return Claim(Fence(run.scope, run_id, run.token, run.key), "released")
 
-    async def commit(self, fence: Fence, batch: Batch) -> None:
+    async def commit(self, fence: Fence, batch: Batch) -> Sequence[Outcome]:
         with self._lock:
             run = self._by_key.get(fence.key)
             held = run is not None and run.owned and run.token == fence.token
             if run is None or not held or batch.events[0].seq != len(run.events) + 1:
                 raise Fenced(f"Run {fence.run_id!r} was taken over, or released.")
+            outcomes = self.ledger.apply(batch.budget) if batch.budget else ()
             self._append(run, batch)
+            return outcomes
 
     async def release(self, fence: Fence) -> None:
         with self._lock:

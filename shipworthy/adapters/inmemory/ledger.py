@@ -1,0 +1,432 @@
+"""The ledger in memory: exact for all runs of one process, bounded, and gone with it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from shipworthy.adapters.shared.entries import demand
+from shipworthy.domain.ledger import (
+    Account,
+    Balance,
+    BudgetOp,
+    Change,
+    Forget,
+    Granted,
+    Hold,
+    Line,
+    Outcome,
+    Refused,
+    Settled,
+    Settlement,
+    Unit,
+    Window,
+)
+from shipworthy.domain.scope import Operator, Scope
+from shipworthy.errors import HoldRefused, LedgerFull
+from shipworthy.rules.ledger import MICROS, belongs, cost, keys_of, verdict, wait_for
+
+PLACE = 5_000
+"""Milliseconds for which who waits keeps its place without asking again."""
+REMEMBERED = 10_000
+"""Holds of which it is remembered what became of them."""
+
+
+class _Counter(msgspec.Struct):
+    """`queue`: the holds that wait for room here, in their order, and until when they keep their place."""
+
+    line: Line
+    used_at: int
+    spent: int = 0
+    held: int = 0
+    warned: bool = False
+    queue: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class _Held(msgspec.Struct):
+    """A hold that was granted. `until`: when it expires."""
+
+    hold: Hold
+    granted: Granted
+    amounts: tuple[int, ...]
+    until: int
+    state: Literal["held", "expired", "done"] = "held"
+    settled: Settled = Settled()
+
+
+class InMemoryLedger:
+    """Counters of at most *max_users* accounts (runs apart), exact while the process lives.
+
+    When it is full, accounts make room whose windows are all over and that nobody used for *idle* seconds, or, where
+    those are too few, whose windows are over. A counter that still matters is never forgotten: a newcomer is refused
+    with LedgerFull.
+    """
+
+    def __init__(self, max_users: int = 100_000, idle: float = 86_400.0) -> None:
+        self._max = max_users
+        self._idle = int(idle * 1000)
+        self._counters: dict[str, _Counter] = {}
+        self._accounts: dict[Account, set[str]] = {}
+        self._holds: dict[str, _Held] = {}
+        self._over: deque[str] = deque()
+        self._places: dict[str, _Counter] = {}
+        self._owed: dict[str, int] = {}
+        self._caps: dict[str, int] = {}
+        self._changes: list[Change] = []
+        self._next_expiry = 0
+        self._lock = threading.RLock()  # event loops of several threads may share the ledger
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """Nothing to close: what is in memory stays until the ledger is dropped."""
+
+    # reserving and settling
+
+    async def reserve(self, hold: Hold) -> Granted | Refused:
+        with self._lock:
+            return self.take(hold)
+
+    async def settle(self, settlement: Settlement) -> Settled:
+        with self._lock:
+            return self.put(settlement)
+
+    async def release(self, tenant: str, hold: str) -> None:
+        with self._lock:
+            self._give_up_place(hold)
+            held = self._holds.get(hold)
+            if held is not None:
+                none = tuple([0] * len(held.amounts))
+                self.put(Settlement(id=hold, tenant=tenant, amounts=none, rates=(0,) * len(held.hold.rates)))
+
+    async def renew(self, tenant: str, holds: Sequence[str], ttl: int) -> None:
+        with self._lock:
+            for name in holds:
+                held = self._holds.get(name)
+                if held is not None and held.state == "held" and held.hold.tenant == tenant:
+                    held.until = _now() + ttl
+
+    async def forget(self, forget: Forget) -> None:
+        with self._lock:
+            self.drop(forget)
+
+    async def spent(self, scope: Scope, keys: Sequence[str]) -> Sequence[tuple[int, int]]:
+        with self._lock:
+            found = [self._counters.get(key) for key in keys]
+        return [
+            (c.spent, c.held) if c is not None and c.line.account.tenant in ("", scope.tenant) else (0, 0)
+            for c in found
+        ]
+
+    async def sweep(self, operator: Operator) -> int:
+        demand(operator)
+        with self._lock:
+            now = _now()
+            expired = self._expire(now)
+            for key in [k for k, c in self._counters.items() if self._is_over(c, now - self._idle)]:
+                self._drop(key)
+        return expired
+
+    # what a store does inside a commit, under its own lock or ours
+
+    def apply(self, operations: Sequence[BudgetOp]) -> list[Outcome]:
+        """The operations of a batch, in their order. Raises HoldRefused; what was settled before stays settled, and
+        gets the same answer again."""
+        outcomes: list[Outcome] = []
+        with self._lock:
+            for operation in operations:
+                answer: Outcome | Refused = None
+                if type(operation) is Hold:
+                    answer = self.take(operation)
+                    if type(answer) is Refused:
+                        raise HoldRefused(answer)
+                elif type(operation) is Settlement:
+                    answer = self.put(operation)
+                else:
+                    self.drop(operation)  # type: ignore[arg-type]
+                outcomes.append(answer)  # type: ignore[arg-type]
+        return outcomes
+
+    def take(self, hold: Hold) -> Granted | Refused:
+        """`reserve`, under the lock."""
+        known = self._holds.get(hold.id)
+        if known is not None:
+            return known.granted
+        now = _now()
+        answer = self._judged(hold, now)
+        if (
+            type(answer) is Refused
+            and answer.cause == "held"
+            and now >= self._next_expiry
+            and self._expire(now)
+        ):
+            answer = self._judged(hold, now)
+        if type(answer) is Granted:
+            return self._grant(hold, answer, now)
+        if self._places or hold.patient:
+            self._keep_place(hold, answer, now)  # type: ignore[arg-type]
+        return answer
+
+    def put(self, settlement: Settlement) -> Settled:
+        """`settle`, under the lock."""
+        held = self._holds.get(settlement.id)
+        if held is None or held.hold.tenant != settlement.tenant:
+            return Settled(known=False)
+        if held.state == "done":
+            return held.settled
+        hold, was_held = held.hold, held.state == "held"
+        amounts = held.amounts if settlement.amounts is None else settlement.amounts
+        warned: list[int] = []
+        for index, line in enumerate(hold.lines):
+            counter = self._counters.get(line.key)
+            if counter is None:  # of a run that has ended
+                continue
+            reserved = held.amounts[index]
+            if was_held:
+                counter.held -= reserved
+                counter.spent += amounts[index]
+            else:
+                counter.spent += amounts[index] - reserved
+            if line.soft and counter.spent >= line.soft and not counter.warned:
+                counter.warned = True
+                warned.append(index)
+        if settlement.rates is not None:
+            for rate, base, each, used in zip(
+                hold.rates, hold.rate_base, hold.rate_each, settlement.rates, strict=True
+            ):
+                self._owed[rate.key] += cost(rate, used) - cost(rate, base + each * held.granted.units)
+        if held.state == "held":
+            self._remember(held)
+        held.state, held.amounts = "done", amounts
+        held.settled = Settled(hold.note if settlement.amounts is None else settlement.note, tuple(warned))
+        return held.settled
+
+    def drop(self, forget: Forget) -> None:
+        """`forget`, under the lock."""
+        for key in forget.keys:
+            counter = self._counters.get(key)
+            if counter is not None and counter.line.account.tenant == forget.tenant:
+                self._drop(key)
+
+    # parts
+
+    def _remember(self, held: _Held) -> None:
+        """Keep what became of a hold, and forget what became of the one that was over first."""
+        self._over.append(held.hold.id)
+        if len(self._over) > REMEMBERED:
+            self._holds.pop(self._over.popleft(), None)
+
+    def _judged(self, hold: Hold, now: int) -> Granted | Refused:
+        caps: list[int] = []
+        spent: list[int] = []
+        held: list[int] = []
+        queued: list[bool] = []
+        for line in hold.lines:
+            counter = self._counters.get(line.key)
+            caps.append(self._caps.get(line.limit, line.cap) if self._caps else line.cap)
+            if counter is None:
+                spent.append(0)
+                held.append(0)
+                queued.append(False)
+            else:
+                spent.append(counter.spent)
+                held.append(counter.held)
+                queued.append(bool(counter.queue) and _is_behind(counter.queue, hold.id, now))
+        answer = verdict(hold, caps, spent, held, queued)
+        if hold.rates and type(answer) is Granted:
+            micros = now * MICROS
+            for index, rate in enumerate(hold.rates):
+                amount = hold.rate_base[index] + hold.rate_each[index] * answer.units
+                if wait := wait_for(rate, self._owed.get(rate.key, 0), amount, micros):
+                    return Refused("rate", index, needed=amount, wait=wait)
+        return answer
+
+    def _grant(self, hold: Hold, granted: Granted, now: int) -> Granted:
+        units = granted.units
+        counters = [self._counters.get(line.key) or self._new(line, now) for line in hold.lines]
+        amounts: list[int] = []
+        warned: list[int] = []
+        for index, counter in enumerate(counters):
+            amount = hold.base[index] + hold.each[index] * units
+            amounts.append(amount)
+            counter.used_at = now
+            if not hold.final:
+                counter.held += amount
+                continue
+            counter.spent += amount
+            soft = hold.lines[index].soft
+            if soft and counter.spent >= soft and not counter.warned:
+                counter.warned = True
+                warned.append(index)
+        for rate, base, each in zip(hold.rates, hold.rate_base, hold.rate_each, strict=True):
+            self._owed[rate.key] = max(self._owed.get(rate.key, 0), now * MICROS) + cost(
+                rate, base + each * units
+            )
+        if warned:
+            granted = Granted(units, tuple(warned))
+        until = now + hold.ttl
+        self._holds[hold.id] = held = _Held(hold, granted, tuple(amounts), until, settled=Settled(hold.note))
+        if hold.final:
+            held.state = "done"
+            self._remember(held)
+        elif until < self._next_expiry:
+            self._next_expiry = until
+        if self._places:
+            self._give_up_place(hold.id)
+        return granted
+
+    def _expire(self, now: int) -> int:
+        """Charge in full what is overdue."""
+        expired = 0
+        self._next_expiry = now + 60_000
+        for held in list(self._holds.values()):
+            if held.state != "held":
+                continue
+            if held.until > now:
+                self._next_expiry = min(self._next_expiry, held.until)
+                continue
+            expired += 1
+            held.state = "expired"
+            self._remember(held)
+            for line, amount in zip(held.hold.lines, held.amounts, strict=True):
+                if (counter := self._counters.get(line.key)) is not None:
+                    counter.held -= amount
+                    counter.spent += amount
+        return expired
+
+    def _keep_place(self, hold: Hold, refused: Refused, now: int) -> None:
+        """A patient hold's place in the order is before the line that is full, and nowhere else."""
+        if refused.cause != "held" or not hold.patient:
+            return self._give_up_place(hold.id)
+        line = hold.lines[refused.index]
+        counter = self._counters.get(line.key) or self._new(line, now)
+        if (before := self._places.get(hold.id)) is not counter and before is not None:
+            self._give_up_place(hold.id)
+        counter.queue[hold.id] = now + PLACE
+        self._places[hold.id] = counter
+        return None
+
+    def _give_up_place(self, hold: str) -> None:
+        counter = self._places.pop(hold, None)
+        if counter is not None:
+            counter.queue.pop(hold, None)
+
+    # room
+
+    def _new(self, line: Line, now: int) -> _Counter:
+        account = line.account
+        keys = self._accounts.get(account)
+        if keys is None:
+            if account.level not in ("run", "global", "agent"):
+                self._make_room(now)
+            keys = self._accounts[account] = set()
+        keys.add(line.key)
+        counter = self._counters[line.key] = _Counter(line, now)
+        return counter
+
+    def _make_room(self, now: int) -> None:
+        """Raises LedgerFull."""
+        if len(self._accounts) < self._max:
+            return
+        for idle in (self._idle, 0):
+            for account, keys in self._accounts.items():
+                if account.level != "run" and all(
+                    [
+                        self._is_over(c, now) and c.used_at <= now - idle
+                        for c in map(self._counters.__getitem__, keys)
+                    ]
+                ):
+                    for key in list(keys):
+                        self._drop(key)
+                    return
+        raise LedgerFull(f"All {self._max} accounts of the in-memory ledger have counters that still matter.")
+
+    def _is_over(self, counter: _Counter, by: int) -> bool:
+        return 0 < counter.line.end <= by and not counter.held and not counter.queue
+
+    def _drop(self, key: str) -> None:
+        counter = self._counters.pop(key)
+        keys = self._accounts[counter.line.account]
+        keys.discard(key)
+        if not keys:
+            del self._accounts[counter.line.account]
+
+    # accounts
+
+    async def show(self, operator: Operator, tenant: str | None, user: str | None) -> Sequence[Balance]:
+        demand(operator)
+        with self._lock:
+            found = [self._balance(c) for c in self._counters.values()]
+        return [b for b in found if belongs(b.account, tenant, user)]
+
+    async def top(
+        self, operator: Operator, unit: Unit, window: Window, level: str, limit: int
+    ) -> Sequence[Balance]:
+        demand(operator)
+        with self._lock:
+            found = [self._balance(c) for c in self._counters.values()]
+        of_kind = [b for b in found if (b.unit, b.window, b.account.level) == (unit, window, level)]
+        latest = max([b.start for b in of_kind], default=0)
+        most = sorted(of_kind, key=lambda b: b.spent, reverse=True)
+        return [b for b in most if b.start == latest][:limit]
+
+    async def set_cap(
+        self,
+        operator: Operator,
+        account: Account,
+        unit: Unit,
+        window: Window,
+        cap: int | None,
+        who: str,
+        why: str,
+    ) -> None:
+        demand(operator)
+        limit = keys_of(account, unit, window, 0)[1]
+        with self._lock:
+            self._caps.pop(limit, None)
+            if cap is not None:
+                self._caps[limit] = cap
+            self._changes.append(Change(_now(), "set", account, unit, window, cap, who, why))
+
+    async def reset(
+        self, operator: Operator, account: Account, unit: Unit, window: Window, who: str, why: str
+    ) -> int:
+        demand(operator)
+        limit, was = keys_of(account, unit, window, 0)[1], 0
+        with self._lock:
+            for counter in self._counters.values():
+                if counter.line.limit == limit:
+                    was, counter.spent, counter.warned = was + counter.spent, 0, False
+            self._changes.append(Change(_now(), "reset", account, unit, window, was, who, why))
+        return was
+
+    async def changes(self, operator: Operator, limit: int) -> Sequence[Change]:
+        demand(operator)
+        with self._lock:
+            return self._changes[::-1][:limit]
+
+    def _balance(self, counter: _Counter) -> Balance:
+        line = counter.line
+        cap = self._caps.get(line.limit)
+        return Balance(line.account, line.unit, line.window, line.start, counter.spent, counter.held, cap)
+
+
+def _is_behind(queue: dict[str, int], hold: str, now: int) -> bool:
+    """Whether somebody waits who came before; places that were not kept are cleared away."""
+    for name, until in list(queue.items()):
+        if name == hold:
+            return False
+        if until >= now:
+            return True
+        del queue[name]
+    return False
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

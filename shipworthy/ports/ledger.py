@@ -1,0 +1,108 @@
+"""The ledger: counters that are never passed, whoever draws on them at once.
+
+The one law: what is settled plus what is held never passes a cap, in whatever order coroutines, processes and machines
+come, and whenever one of them dies; only a settlement above its reservation can, which then blocks what comes after.
+Laws that every adapter keeps are in `shipworthy.testing.contracts.ledger`. Methods may be called from any event loop.
+Raise LedgerError where the ledger cannot be read or written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from shipworthy.domain.ledger import (
+    Account,
+    Balance,
+    Change,
+    Forget,
+    Granted,
+    Hold,
+    Refused,
+    Settled,
+    Settlement,
+    Unit,
+    Window,
+)
+from shipworthy.domain.scope import Operator, Scope
+
+
+class Ledger(Protocol):
+    """Reserving before, settling after."""
+
+    async def reserve(self, hold: Hold) -> Granted | Refused:
+        """Reserve on every line and rate at once, or on none. An in-memory ledger answers without suspending."""
+        ...
+
+    async def settle(self, settlement: Settlement) -> Settled:
+        """Put what was spent in place of what was held, once. A hold that was charged in full because it expired is
+        corrected; one that is not there is not charged."""
+        ...
+
+    async def release(self, tenant: str, hold: str) -> None:
+        """Give a hold back: its request was surely not sent. The same as settling nothing."""
+        ...
+
+    async def renew(self, tenant: str, holds: Sequence[str], ttl: int) -> None:
+        """Have holds expire `ttl` milliseconds from now; those that are not held any more are left as they are."""
+        ...
+
+    async def forget(self, forget: Forget) -> None:
+        """Drop counters that nothing draws on any more."""
+        ...
+
+    async def spent(self, scope: Scope, keys: Sequence[str]) -> Sequence[tuple[int, int]]:
+        """What is spent and what is held of each of these counters of the tenant (and of everybody's); zeros for those
+        that are not there."""
+        ...
+
+    async def sweep(self, operator: Operator) -> int:
+        """Charge every expired hold in full, to the windows in which it was reserved, and drop what is old. Gives how
+        many holds expired."""
+        ...
+
+    async def open(self) -> None:
+        """Make ready; calling again does nothing."""
+        ...
+
+    async def close(self) -> None:
+        """Give up connections."""
+        ...
+
+
+class Accounts(Protocol):
+    """What operators do with a ledger."""
+
+    async def show(self, operator: Operator, tenant: str | None, user: str | None) -> Sequence[Balance]:
+        """Counters of a tenant (None: everybody's own), or of one of its users."""
+        ...
+
+    async def top(
+        self, operator: Operator, unit: Unit, window: Window, level: str, limit: int
+    ) -> Sequence[Balance]:
+        """Who spent most in the present or latest windows of this kind, most first."""
+        ...
+
+    async def set_cap(
+        self,
+        operator: Operator,
+        account: Account,
+        unit: Unit,
+        window: Window,
+        cap: int | None,
+        who: str,
+        why: str,
+    ) -> None:
+        """Override a cap from now on (None: take the override back), and keep a record of who did it and why."""
+        ...
+
+    async def reset(
+        self, operator: Operator, account: Account, unit: Unit, window: Window, who: str, why: str
+    ) -> int:
+        """Take what was spent in the counters of this kind back to 0, recorded as well. Gives what it had been. Holds
+        stay."""
+        ...
+
+    async def changes(self, operator: Operator, limit: int) -> Sequence[Change]:
+        """What was set and reset, newest first."""
+        ...

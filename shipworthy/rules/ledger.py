@@ -1,0 +1,71 @@
+"""Whether a hold may be taken, and what its parts amount to. Every ledger decides like this, in whatever language."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from shipworthy.domain.ledger import Account, Granted, Hold, Level, Rate, Refused, Unit, Window
+
+MICROS = 1000
+"""Microseconds in a millisecond: what a rate owes is kept in microseconds."""
+
+
+_names = msgspec.json.Encoder()
+
+
+def account(level: Level, tenant: str = "", *name: str | None) -> Account:
+    """An account; the parts of its name are composed injectively."""
+    return Account(level, tenant, _names.encode(name).decode())
+
+
+def keys_of(account: Account, unit: Unit, window: Window, start: int) -> tuple[str, str]:
+    """The keys of a counter and of its limit (`Line.key`, `Line.limit`)."""
+    limit = [account.level, account.tenant, account.name, unit, window]
+    return _names.encode([*limit, start]).decode(), _names.encode(limit).decode()
+
+
+def belongs(account: Account, tenant: str | None, user: str | None) -> bool:
+    """Whether an account is among those that are asked for: a tenant's and its users' (None: everybody's own), or one
+    user's."""
+    if account.tenant != (tenant or ""):
+        return False
+    return user is None or (account.level == "user" and account.name == _names.encode([user]).decode())
+
+
+def verdict(
+    hold: Hold, caps: Sequence[int], spent: Sequence[int], held: Sequence[int], queued: Sequence[bool]
+) -> Granted | Refused:
+    """What every cap affords, by line: its cap in force, what is spent, what others hold, and whether somebody waits
+    for it who came before.
+
+    The units that would fit if nobody held anything are what is asked for: to be granted less because others hold the
+    rest for a moment would cut an answer short without need, so that is waited for.
+    """
+    units = hold.most
+    for index, each in enumerate(hold.each):
+        room = caps[index] - spent[index] - hold.base[index]
+        if room < each * units:
+            units = room // each if each else -1
+        if units < hold.least:
+            needed = hold.base[index] + each * hold.least
+            return Refused("spent", index, caps[index], spent[index], held[index], needed)
+    for index, each in enumerate(hold.each):
+        needed = hold.base[index] + each * units
+        if queued[index] or needed > caps[index] - spent[index] - held[index]:
+            return Refused("held", index, caps[index], spent[index], held[index], needed)
+    return Granted(units)
+
+
+def cost(rate: Rate, amount: int) -> int:
+    """Microseconds that *amount* takes at this rate, rounded up."""
+    return -(-amount * rate.period * MICROS // rate.limit)
+
+
+def wait_for(rate: Rate, owed: int, amount: int, now: int) -> int:
+    """Milliseconds until *amount* may pass, 0 for now. `owed`: the time until which what has passed is paid for; it and
+    *now* in microseconds."""
+    due = cost(rate, amount)
+    early = max(owed, now) + due - now - max(cost(rate, rate.burst), due)
+    return -(-early // MICROS) if early > 0 else 0
