@@ -6,6 +6,7 @@ import msgspec
 
 from shipworthy.domain.events import RunStatus
 from shipworthy.domain.journal import Batch
+from shipworthy.domain.ledger import BudgetOp
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import ConfigurationError, Fenced, RunNotFound
 from shipworthy.rules.codec import encode_events
@@ -15,7 +16,8 @@ PAGE = 500
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A batch, encoded by whoever commits it, so that the writer's thread has little left to do."""
+    """A batch, encoded by whoever commits it, so that the writer's thread has little left to do. `budget` is what it
+    does to the ledger."""
 
     first: int
     last: int
@@ -25,6 +27,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     bodies: dict[str, bytes]
     status: RunStatus
     joins: bool
+    budget: tuple[BudgetOp, ...] = ()
 
 
 def entry_of(batch: Batch) -> Entry:
@@ -44,6 +47,7 @@ def entry_of(batch: Batch) -> Entry:
         batch.bodies,
         batch.status,
         batch.joins_session,
+        batch.budget,
     )
 
 
