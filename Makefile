@@ -8,7 +8,7 @@ UPGRADE ?=
 PYTEST_ARGS ?=
 
 BIN    := $(VENV)/bin
-EXTRAS := anthropic dbos openai postgres temporal
+EXTRAS := anthropic dbos openai postgres redis temporal
 
 # Stamps: set-up runs once, and again when a lock or the package's own metadata changes.
 CORE := $(VENV)/.installed-core
