@@ -1,8 +1,8 @@
 """What is done to the tables inside the writer's transaction.
 
 One rule makes a savepoint for each batch unnecessary: an operation that refuses, by raising a ShipworthyError
-or by giving None, has written nothing yet. One that fails in any other way has the transaction begun again
-without it.
+or by giving None, has written nothing yet (one that does something to the ledger as well has a savepoint: see
+`budget.commit`). One that fails in any other way has the transaction begun again without it.
 """
 
 from __future__ import annotations

@@ -50,3 +50,73 @@ CREATE TABLE workers (
   boot        TEXT NOT NULL,
   lease_until INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- The ledger. Its times are on the wall clock, so that windows and holds outlive a reboot. Amounts are whole numbers;
+-- money in billionths of a US dollar.
+
+CREATE TABLE counters (
+  id       INTEGER PRIMARY KEY AUTOINCREMENT,    -- never used again: a late settlement must not charge another counter
+  key      TEXT NOT NULL UNIQUE,
+  level    TEXT NOT NULL,
+  tenant   TEXT NOT NULL,                        -- empty: everybody's
+  name     TEXT NOT NULL,
+  unit     TEXT NOT NULL,
+  "window" TEXT NOT NULL,
+  start    INTEGER NOT NULL,
+  "end"    INTEGER NOT NULL,                     -- 0: never
+  spent    INTEGER NOT NULL DEFAULT 0,
+  held     INTEGER NOT NULL DEFAULT 0,
+  warned   INTEGER NOT NULL DEFAULT 0            -- 1: the warning was given
+) STRICT;
+
+CREATE INDEX counters_account ON counters (tenant, level, name, unit, "window");
+
+CREATE TABLE holds (
+  id      TEXT NOT NULL UNIQUE,
+  tenant  TEXT NOT NULL,
+  state   TEXT NOT NULL,                         -- held, expired or done
+  due     INTEGER NOT NULL,                      -- held: when it expires; otherwise: when it is forgotten
+  lines   TEXT NOT NULL,                         -- JSON: [counters.id, reserved, soft] for each line
+  rates   TEXT,                                  -- JSON: [rate, reserved] for each rate
+  note    TEXT NOT NULL,
+  granted TEXT NOT NULL,                         -- JSON: the answer that it got
+  settled TEXT                                   -- JSON: what it was charged, once that is known
+) STRICT;
+
+CREATE INDEX holds_due ON holds (state, due);
+
+-- Who waits, in the order of the tickets; each for one counter.
+CREATE TABLE places (
+  ticket  INTEGER PRIMARY KEY,
+  hold    TEXT NOT NULL UNIQUE,
+  tenant  TEXT NOT NULL,
+  counter INTEGER NOT NULL,
+  until   INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX places_order ON places (counter, ticket);
+
+CREATE TABLE rates (
+  key  TEXT PRIMARY KEY,
+  owed INTEGER NOT NULL                          -- microseconds since the Unix epoch
+) STRICT, WITHOUT ROWID;
+
+-- Caps that an operator set in place of the configured ones.
+CREATE TABLE caps (
+  "limit" TEXT PRIMARY KEY,
+  cap     INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE changes (
+  id       INTEGER PRIMARY KEY,
+  at       INTEGER NOT NULL,
+  action   TEXT NOT NULL,                        -- set or reset
+  level    TEXT NOT NULL,
+  tenant   TEXT NOT NULL,
+  name     TEXT NOT NULL,
+  unit     TEXT NOT NULL,
+  "window" TEXT NOT NULL,
+  amount   INTEGER,
+  who      TEXT NOT NULL,
+  why      TEXT NOT NULL
+) STRICT;

@@ -11,17 +11,20 @@ from typing import TypeVar
 
 import apsw
 
+import shipworthy.adapters.sqlite.budget as budget
 import shipworthy.adapters.sqlite.operations as operations
 import shipworthy.adapters.sqlite.reader as reader
 from shipworthy.adapters.shared.entries import demand, entry_of
 from shipworthy.adapters.shared.lane import forks, outlived
 from shipworthy.adapters.shared.queries import Ask, Reads
 from shipworthy.adapters.sqlite.connection import Database, Durability, prepare, rows
+from shipworthy.adapters.sqlite.ledger import SqliteLedger
 from shipworthy.adapters.sqlite.operations import PRUNED_AT_ONCE
 from shipworthy.adapters.sqlite.reader import Reader
 from shipworthy.adapters.sqlite.workers import Worker, now
 from shipworthy.adapters.sqlite.writer import Writer
 from shipworthy.domain.journal import Batch, Claim, Fence, RunSummary
+from shipworthy.domain.ledger import Outcome
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import ConfigurationError, StoreClosed
 
@@ -67,12 +70,32 @@ class SqliteStore(Reads):
         self._worker: Worker | None = None
         self._writer: Writer | None = None
         self._reader: Reader | None = None
+        self._users: set[str] = set()
+        self.ledger = SqliteLedger(
+            self._write, self._read, partial(self._use, "ledger"), partial(self._leave, "ledger")
+        )
 
     async def open(self) -> None:
         """Check or create the file and register a worker, a new one after `close`. Raises a StoreError that says what
         is wrong."""
-        if self._writer is None:
-            await asyncio.to_thread(self._open)
+        await self._use("store")
+
+    async def _use(self, user: str) -> None:
+        """Open the file for *user*, unless it is open."""
+        self._users.add(user)
+        try:
+            if self._writer is None:
+                await asyncio.to_thread(self._open)
+        except Exception:
+            self._users.discard(user)
+            raise
+
+    async def _leave(self, user: str) -> None:
+        """Close the file, unless somebody else opened it too."""
+        if user in self._users:
+            self._users.discard(user)
+            if not self._users:
+                await self.close()
 
     def _open(self) -> None:
         with self._opening:
@@ -93,7 +116,8 @@ class SqliteStore(Reads):
             self._writer = writer
 
     async def close(self) -> None:
-        """Finish what is queued, release this worker's runs, and let go of the file."""
+        """Finish what is queued, release this worker's runs, and let go of the file, whoever opened it."""
+        self._users.clear()
         await asyncio.shield(asyncio.to_thread(self._close))
 
     def _close(self) -> None:
@@ -125,11 +149,14 @@ class SqliteStore(Reads):
         writer, worker = self._ready()
         return await writer.submit(lambda cursor: operations.claim(cursor, worker, scope, run_id))
 
-    async def commit(self, fence: Fence, batch: Batch) -> None:
-        """Append *batch*, durably, whole or not at all. Raises Fenced, StoreFull, CommitUncertain."""
+    async def commit(self, fence: Fence, batch: Batch) -> Sequence[Outcome]:
+        """Append *batch*, durably, whole or not at all. Raises Fenced, HoldRefused, StoreFull, CommitUncertain."""
         writer, worker = self._ready()
         entry = entry_of(batch)
+        if entry.budget:
+            return await writer.submit(lambda cursor: budget.commit(cursor, worker, fence, entry))
         await writer.submit(lambda cursor: operations.commit(cursor, worker, fence, entry))
+        return ()
 
     async def release(self, fence: Fence) -> None:
         """Let go of a run. Whoever claims it next waits for what could still be under way here."""
@@ -193,6 +220,9 @@ class SqliteStore(Reads):
 
     def _asked(self, whose: Scope | Operator, work: Callable[[Ask], T]) -> Awaitable[T]:
         return self._read(lambda cursor: work(partial(rows, cursor)))
+
+    async def _write(self, work: Callable[[apsw.Cursor], T]) -> T:
+        return await self._ready()[0].submit(work)
 
     async def _read(self, work: Callable[[apsw.Cursor], T]) -> T:
         writer, _ = self._ready()
