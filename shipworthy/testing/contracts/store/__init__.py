@@ -13,12 +13,13 @@
 
 from __future__ import annotations
 
+from shipworthy.testing.contracts.store.budget import BUDGET, SHARED_BUDGET
 from shipworthy.testing.contracts.store.directory import DIRECTORY
 from shipworthy.testing.contracts.store.journal import JOURNAL
 from shipworthy.testing.contracts.store.leases import LEASES, SHARED_LEASES
 from shipworthy.testing.contracts.store.workers import Law, Workers, check, name
 
-LAWS = JOURNAL + DIRECTORY + LEASES
-SHARED_LAWS = SHARED_LEASES
+LAWS = JOURNAL + DIRECTORY + LEASES + BUDGET
+SHARED_LAWS = SHARED_LEASES + SHARED_BUDGET
 
 __all__ = ["LAWS", "SHARED_LAWS", "Law", "Workers", "check", "name"]
