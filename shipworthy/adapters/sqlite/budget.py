@@ -47,8 +47,7 @@ _CREATE = """INSERT INTO counters (key, level, tenant, name, unit, "window", sta
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 _HOLD = "UPDATE counters SET held = held + ? WHERE id = ?"
 _SPEND = "UPDATE counters SET spent = spent + ?, warned = warned OR ? WHERE id = ?"
-_MOVE = """UPDATE counters SET held = held - ?, spent = spent + ? WHERE id = ?
-RETURNING id, spent, warned"""
+_MOVE = "UPDATE counters SET held = held - ?, spent = spent + ? WHERE id = ?"
 _WARN = "UPDATE counters SET warned = 1 WHERE id = ?"
 _OWE = "INSERT INTO rates VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET owed = excluded.owed"
 _GIVE_BACK = "UPDATE rates SET owed = owed + ? WHERE key = ?"
@@ -318,15 +317,21 @@ def _charge(
     for index, (counter, amount, _) in enumerate(reserved):
         used = amount if amounts is None else amounts[index]
         moves.append((amount if held else 0, used if held else used - amount, counter))
-    after = {counter: (spent, done) for counter, spent, done in cursor.executemany(_MOVE, moves)}
-    warned = [
-        index
-        for index, (counter, _, soft) in enumerate(reserved)
-        if soft and counter in after and after[counter][0] >= soft and not after[counter][1]
-    ]
+    cursor.executemany(_MOVE, moves)
+    warns = {counter: (soft, index) for index, (counter, _, soft) in enumerate(reserved) if soft}
+    if not warns:
+        return ()
+    unwarned = rows(cursor, _unwarned(len(warns)), [*warns])
+    warned = [warns[counter][1] for counter, spent in unwarned if spent >= warns[counter][0]]
     if warned:
         cursor.executemany(_WARN, [(reserved[index][0],) for index in warned])
-    return tuple(warned)
+    return tuple(sorted(warned))
+
+
+@functools.cache
+def _unwarned(counters: int) -> str:
+    asked = ", ".join("?" * counters)
+    return f"SELECT id, spent FROM counters WHERE id IN ({asked}) AND warned = 0"
 
 
 def release(cursor: apsw.Cursor, tenant: str, hold: str) -> None:
@@ -366,8 +371,7 @@ def expire(cursor: apsw.Cursor, at: int) -> int:
     for _, lines in overdue:
         for counter, amount, _ in _lines(lines):
             moved[counter] = moved.get(counter, 0) + amount
-    query = "UPDATE counters SET held = held - ?, spent = spent + ? WHERE id = ?"
-    cursor.executemany(query, [(amount, amount, counter) for counter, amount in moved.items()])
+    cursor.executemany(_MOVE, [(amount, amount, counter) for counter, amount in moved.items()])
     query = "UPDATE holds SET state = 'expired', due = ? WHERE id = ?"
     cursor.executemany(query, [(at + DAY, hold) for hold, _ in overdue])
     return len(overdue)
