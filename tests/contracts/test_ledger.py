@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from shipworthy.adapters.inmemory import ledger as inmemory
 from shipworthy.adapters.inmemory.ledger import InMemoryLedger
+from shipworthy.adapters.sqlite import SqliteStore, budget
 from shipworthy.testing.contracts.ledger import LAWS, SHARED_LAWS, Law, Ledgers, OwnLedger, check, name
 
 
@@ -25,6 +28,25 @@ class InMemory(Ledgers):
         self._ahead += milliseconds
 
 
+class OnSqlite(Ledgers):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._ahead, now = 0, budget.now
+        monkeypatch.setattr(budget, "now", lambda: now() + self._ahead)
+
+    def make(self) -> OwnLedger:
+        return SqliteStore(self._path, durability="process").ledger
+
+    async def sleep(self, milliseconds: int) -> None:
+        self._ahead += milliseconds
+
+
 @pytest.mark.parametrize("law", LAWS + SHARED_LAWS, ids=name)
 def test_the_ledger_in_memory(law: Law, monkeypatch: pytest.MonkeyPatch) -> None:
     check(law, InMemory(monkeypatch))
+
+
+@pytest.mark.parametrize("law", LAWS + SHARED_LAWS, ids=name)
+def test_the_ledger_in_sqlite(law: Law, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    check(law, OnSqlite(monkeypatch, tmp_path / "ledger.db"))

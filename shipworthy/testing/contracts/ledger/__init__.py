@@ -9,7 +9,7 @@
         check(law, MyLedgers(...))
 
 `LAWS` hold for every ledger, `SHARED_LAWS` for one that several processes share. What depends on time is driven by
-holds of a millisecond; `a_place_that_is_not_kept_is_lost` waits for five seconds where `sleep` moves no clock.
+holds of a millisecond; `a_place_that_is_not_kept_is_lost` waits for more than six seconds where `sleep` moves no clock.
 """
 
 from __future__ import annotations
