@@ -1,0 +1,62 @@
+"""What an attempt costs by its model's price, and the most that it could cost: whole nano-USD, no rounding but up."""
+
+from __future__ import annotations
+
+from shipworthy.domain.usage import Price, Tier, Usage
+
+MILLION = 1_000_000
+"""Tokens that a rate is for."""
+
+
+def cost_of(price: Price, usage: Usage) -> int | None:
+    """Nano-USD, rounded up once; None where the provider did not report what it takes (a count below 0 is no report).
+
+    Where more was read from and written to the cache than there was input, the provider counts them apart: then all
+    three are charged.
+    """
+    whole, output = usage.input_tokens, usage.output_tokens
+    read, written = usage.cache_read_tokens or 0, usage.cache_write_tokens or 0
+    if whole is None or output is None or min(whole, output, read, written) < 0:
+        return None
+    apart = read + written
+    other = whole - apart if apart <= whole else whole
+    rates: Price | Tier = price
+    for tier in price.tiers:
+        if other + apart > tier.above:
+            rates = tier
+    _, read_rate, write_rate = _inputs(rates)
+    total = other * rates.input + read * read_rate + written * write_rate + output * rates.output
+    return price.request + _per_million(total)
+
+
+def bound(price: Price, input_tokens: int) -> tuple[int, int]:
+    """The most that a request of at most *input_tokens* can cost, in nano-USD: apart from its output, and for each
+    token of output.
+
+    Whatever part of the input a cache reads or writes, and whichever tier that many tokens reach: for every usage
+    within them, cost_of(price, usage) <= base + each * usage.output_tokens.
+    """
+    base = each = 0
+    rates: Price | Tier = price
+    for tier in price.tiers:
+        if input_tokens <= tier.above:
+            break
+        base, each = _more(rates, tier.above, base, each)
+        rates = tier
+    base, each = _more(rates, input_tokens, base, each)
+    return price.request + base, each
+
+
+def _more(rates: Price | Tier, input_tokens: int, base: int, each: int) -> tuple[int, int]:
+    """A bound that holds at these rates too, for up to *input_tokens*."""
+    return max(base, _per_million(input_tokens * max(_inputs(rates)))), max(each, _per_million(rates.output))
+
+
+def _inputs(rates: Price | Tier) -> tuple[int, int, int]:
+    """What input costs that no cache knows, that is read from it, that is written to it."""
+    read, written = rates.cache_read, rates.cache_write
+    return rates.input, rates.input if read is None else read, rates.input if written is None else written
+
+
+def _per_million(amount: int) -> int:
+    return -(-amount // MILLION)
