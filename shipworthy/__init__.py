@@ -10,9 +10,18 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
+    from shipworthy.adapters.inmemory.ledger import InMemoryLedger as InMemoryLedger
     from shipworthy.adapters.inmemory.store import InMemoryStore as InMemoryStore
+    from shipworthy.adapters.redis.ledger import RedisLedger as RedisLedger
     from shipworthy.app.agent import Agent as Agent
+    from shipworthy.app.budgets import BudgetConfig as BudgetConfig
+    from shipworthy.app.budgets import NoBudget as NoBudget
+    from shipworthy.app.budgets import RateLimit as RateLimit
+    from shipworthy.app.budgets import StandardBudget as StandardBudget
     from shipworthy.app.configuration import Tuning as Tuning
+    from shipworthy.app.prices import FREE as FREE
+    from shipworthy.app.prices import PriceTable as PriceTable
+    from shipworthy.app.prices import price_usd as price_usd
     from shipworthy.app.runtimes import DBOSRuntime as DBOSRuntime
     from shipworthy.app.runtimes import InMemoryRuntime as InMemoryRuntime
     from shipworthy.app.runtimes import PostgresRuntime as PostgresRuntime
@@ -24,6 +33,8 @@ if TYPE_CHECKING:
     from shipworthy.domain.effects import DidNotHappen as DidNotHappen
     from shipworthy.domain.effects import Happened as Happened
     from shipworthy.domain.effects import Unknown as Unknown
+    from shipworthy.domain.events import BudgetReached as BudgetReached
+    from shipworthy.domain.events import BudgetWarned as BudgetWarned
     from shipworthy.domain.journal import RunFilter as RunFilter
     from shipworthy.domain.journal import RunSummary as RunSummary
     from shipworthy.domain.messages import File as File
@@ -41,7 +52,10 @@ if TYPE_CHECKING:
     from shipworthy.domain.results import is_paused as is_paused
     from shipworthy.domain.scope import Operator as Operator
     from shipworthy.domain.scope import Scope as Scope
+    from shipworthy.domain.usage import Charge as Charge
+    from shipworthy.domain.usage import Price as Price
     from shipworthy.domain.usage import Usage as Usage
+    from shipworthy.errors import BudgetExceeded as BudgetExceeded
     from shipworthy.errors import InvalidOutput as InvalidOutput
     from shipworthy.errors import ModelRetry as ModelRetry
     from shipworthy.errors import NotDone as NotDone
@@ -54,29 +68,40 @@ if TYPE_CHECKING:
     InMemoryJournalStore = InMemoryStore
 
 _HOMES = {
+    "adapters.inmemory.ledger": ("InMemoryLedger",),
     "adapters.inmemory.store": ("InMemoryStore",),
+    "adapters.redis.ledger": ("RedisLedger",),
     "app.agent": ("Agent",),
+    "app.budgets": ("BudgetConfig", "NoBudget", "RateLimit", "StandardBudget"),
     "app.configuration": ("Tuning",),
+    "app.prices": ("FREE", "PriceTable", "price_usd"),
     "app.runtimes": ("DBOSRuntime", "InMemoryRuntime", "PostgresRuntime", "SqliteRuntime"),
     "app.stream": ("AgentStream",),
     "app.temporal": ("TemporalRuntime",),
     "app.tools": ("tool",),
     "domain.context": ("RunContext",),
     "domain.effects": ("DidNotHappen", "Happened", "Unknown"),
+    "domain.events": ("BudgetReached", "BudgetWarned"),
+    "domain.journal": ("RunFilter", "RunSummary"),
     "domain.messages": ("File", "Image", "Message", "Text", "Thinking", "ToolCall", "ToolResult"),
     "domain.model": ("ModelRequest", "ModelSettings", "TextDelta"),
     "domain.results": ("Checkpoint", "RunResult", "is_paused"),
-    "domain.journal": ("RunFilter", "RunSummary"),
     "domain.scope": ("Operator", "Scope"),
-    "domain.usage": ("Usage",),
-    "errors": ("InvalidOutput", "ModelRetry", "NotDone", "ShipworthyError"),
+    "domain.usage": ("Charge", "Price", "Usage"),
+    "errors": ("BudgetExceeded", "InvalidOutput", "ModelRetry", "NotDone", "ShipworthyError"),
     "testing.scripted": ("EchoModel", "ScriptedModel", "ScriptedTurn", "mock"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "FREE",
     "Agent",
     "AgentStream",
+    "BudgetConfig",
+    "BudgetExceeded",
+    "BudgetReached",
+    "BudgetWarned",
+    "Charge",
     "Checkpoint",
     "DBOSRuntime",
     "DidNotHappen",
@@ -85,6 +110,7 @@ __all__ = [
     "Happened",
     "Image",
     "InMemoryJournalStore",
+    "InMemoryLedger",
     "InMemoryRuntime",
     "InMemoryStore",
     "InvalidOutput",
@@ -92,9 +118,14 @@ __all__ = [
     "ModelRequest",
     "ModelRetry",
     "ModelSettings",
+    "NoBudget",
     "NotDone",
     "Operator",
     "PostgresRuntime",
+    "Price",
+    "PriceTable",
+    "RateLimit",
+    "RedisLedger",
     "RunContext",
     "RunFilter",
     "RunResult",
@@ -104,6 +135,7 @@ __all__ = [
     "ScriptedTurn",
     "ShipworthyError",
     "SqliteRuntime",
+    "StandardBudget",
     "TemporalRuntime",
     "Text",
     "TextDelta",
@@ -115,6 +147,7 @@ __all__ = [
     "Usage",
     "is_paused",
     "mock",
+    "price_usd",
     "tool",
 ]
 

@@ -3,6 +3,7 @@
 ShipworthyError
 ├── ConfigurationError      the developer's code or settings: fix them and build again
 │   ├── EffectRequired, DuplicateTool, InvalidTool, InvalidOutputType, UnknownModel, MissingExtra, MissingKey
+│   ├── UnknownPrice
 │   └── AgentInUse, RealModelRefused, ScriptError
 ├── InputError              one call's arguments: nothing was started
 │   ├── EmptyPrompt, IdentityMissing, InvalidPrompt, InvalidHistory, InvalidOption, InvalidDeps
@@ -28,6 +29,8 @@ ShipworthyError
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class ShipworthyError(Exception):
@@ -76,6 +79,15 @@ class UnknownModel(ConfigurationError):
     """A model string that no adapter answers to."""
 
     fix = "Use 'openai:<model>', 'anthropic:<model>', or pass a Model object."
+
+
+class UnknownPrice(ConfigurationError):
+    """A budget limits money, and nobody knows what the model costs."""
+
+    fix = (
+        'Say it: StandardBudget(..., prices=PriceTable({"provider:model": price_usd(input=3, output=15)})), FREE for a '
+        "local model, or PriceTable(otherwise=...) for a declared worst case."
+    )
 
 
 class MissingExtra(ConfigurationError):
@@ -288,7 +300,7 @@ class Fenced(StoreError):
 class HoldRefused(StoreError):
     """A batch came with a reservation that the ledger refused (`refused`); nothing of it was written."""
 
-    def __init__(self, refused: object) -> None:
+    def __init__(self, refused: Any) -> None:
         super().__init__(f"The reservation was refused: {refused}.")
         self.refused = refused
 
@@ -343,15 +355,26 @@ class DriverUnavailable(DriverError):
 class ModelError(ShipworthyError):
     """An attempt on the wire failed. `retry_after` is None where trying again cannot help.
 
-    Units: `retry_after` in seconds from now, 0.0 for "at once or by the caller's own backoff".
+    Units: `retry_after` in seconds from now, 0.0 for "at once or by the caller's own backoff". `billable`: whether the
+    provider may bill the attempt; False where it surely does not, because it refused it or never saw it.
     """
 
     retry_after: float | None = None
+    billable: bool = True
 
-    def __init__(self, what: str, *, fix: str | None = None, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        fix: str | None = None,
+        retry_after: float | None = None,
+        billable: bool | None = None,
+    ) -> None:
         super().__init__(what, fix=fix)
         if retry_after is not None:
             self.retry_after = retry_after
+        if billable is not None:
+            self.billable = billable
 
 
 class ModelUnavailable(ModelError):
@@ -365,6 +388,7 @@ class RateLimited(ModelError):
     """The provider asked to slow down."""
 
     retry_after = 0.0
+    billable = False
     fix = "Raise the provider's limit or lower concurrency; the attempt is retried by itself."
 
 
@@ -377,6 +401,8 @@ class IncompleteAnswer(ModelError):
 
 class RequestRejected(ModelError):
     """The provider refused the request itself (wrong key, unknown model, invalid parameter)."""
+
+    billable = False
 
     fix = "Correct the request as the provider's message says."
 

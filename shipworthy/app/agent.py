@@ -45,6 +45,7 @@ from shipworthy.engine.blueprint import Blueprint, Instruction
 from shipworthy.engine.outcome import result_of
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import AgentInUse, DuplicateTool, InvalidTool
+from shipworthy.ports.budget import Budget
 from shipworthy.ports.model import Model
 from shipworthy.ports.tools import Tool
 
@@ -57,12 +58,14 @@ class Agent(Generic[Deps, OutputT]):
     `instructions`: a text, or functions of the context that give one. `model`: 'provider:model' or a Model. `output`:
     `str`, or any type whose values the answer must be. `deps`: what tools are given, as a value made for each run by a
     function of the scope. `runtime`: where runs live (in memory by default). `timeout`: seconds for one sitting of a
-    run. `max_turns`: answers of the model after which it is asked for a last one without tools.
+    run. `max_turns`: answers of the model after which it is asked for a last one without tools. `budget`: what runs may
+    spend, such as a StandardBudget.
 
     Raises ConfigurationError for anything that could not work later.
     """
 
     __slots__ = (
+        "_budget",
         "_deps",
         "_deps_type",
         "_entered",
@@ -101,6 +104,7 @@ class Agent(Generic[Deps, OutputT]):
         settings: ModelSettings | None = None,
         max_turns: int = 50,
         timeout: float | None = None,
+        budget: Budget | None = None,
         tuning: Tuning | None = None,
     ) -> None:
         self.name = name if name == UNNAMED else name_of(name)
@@ -119,6 +123,7 @@ class Agent(Generic[Deps, OutputT]):
         self._settings = settings_of(settings)
         self._tuning = NO_TUNING if tuning is None else tuning
         self._limits = limits_of(max_turns, timeout, self._tuning)
+        self._budget = None if budget is None else _budget_of(budget)
         self._service: Service | None = None
         self._recovering: asyncio.Task[None] | None = None
         self._entered = 0
@@ -382,6 +387,7 @@ class Agent(Generic[Deps, OutputT]):
                 output=output,
                 settings=self._settings,
                 limits=self._limits,
+                budget=self._budget,
             )
             self._service = Service(self.runtime, blueprint, self._deps, self._deps_type)
         return self._service
@@ -390,3 +396,10 @@ class Agent(Generic[Deps, OutputT]):
         return scope_of(
             tenant_id, user_id, session_id, default=self._tenant_id, required=self._require_identity
         )
+
+
+def _budget_of(budget: Budget) -> Budget | None:
+    """A budget that is one. Raises ConfigurationError."""
+    from shipworthy.app.budgets import budget_of
+
+    return budget_of(budget)

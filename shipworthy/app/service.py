@@ -222,6 +222,7 @@ class Service:
                         key = orphan.scope, orphan.run_id
                         if key not in tasks or tasks[key].done():
                             tasks[key] = asyncio.create_task(self._recover_one(*key, slots))
+                    await self.runtime.sweep()
                 except Exception as error:
                     log.warning("The look for orphaned runs failed: %s", error)
                 tasks = {key: task for key, task in tasks.items() if not task.done()}

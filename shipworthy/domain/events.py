@@ -24,14 +24,14 @@ from shipworthy.domain.messages import (
     Trust,
 )
 from shipworthy.domain.model import FinishReason, ModelSettings, Purpose
-from shipworthy.domain.usage import Usage
+from shipworthy.domain.usage import Charge, Reserved, Usage
 
 FORMAT = 1
 """Version of the journal's format, written in `RunStarted`."""
 
 RunStatus = Literal["running", "paused", "completed", "stopped", "cancelled", "failed"]
 EndStatus = Literal["completed", "stopped", "cancelled", "failed"]
-StopCause = Literal["cancelled", "timeout"]
+StopCause = Literal["cancelled", "timeout", "budget:max_wall_clock"]
 ReturnKind = Literal["ok", "error", "rejected", "not_done", "timeout"]
 Previous = Literal["released", "dead", "expired"]
 
@@ -99,11 +99,12 @@ class RunResumed(Event, frozen=True, gc=False, kw_only=True, omit_defaults=False
 
 
 class ModelRequested(Event, frozen=True, gc=False, kw_only=True, tag="model_requested"):
-    """An attempt on the wire is about to be made."""
+    """An attempt on the wire is about to be made. `reserved`: what it may cost at most."""
 
     ordinal: int
     model: str
     purpose: Purpose = "turn"
+    reserved: Reserved | None = None
 
 
 class ModelAnswered(Event, frozen=True, gc=False, kw_only=True, tag="model_answered"):
@@ -114,6 +115,7 @@ class ModelAnswered(Event, frozen=True, gc=False, kw_only=True, tag="model_answe
     usage: Usage = Usage()
     finish_reason: FinishReason = "stop"
     model: str = ""
+    charged: Charge | None = None
     origin: str = MODEL
     trust: Trust = "untrusted"
 
@@ -126,6 +128,48 @@ class ModelFailed(Event, frozen=True, gc=False, kw_only=True, tag="model_failed"
     message: str
     retry_after: float | None = None
     usage: Usage = Usage()
+    charged: Charge | None = None
+
+
+class ModelAbandoned(Event, frozen=True, gc=False, kw_only=True, tag="model_abandoned"):
+    """An attempt was cancelled, or its process died: what it gave is not known, and it is charged."""
+
+    charged: Charge
+    reason: Literal["cancelled", "crashed"]
+
+
+class BudgetReached(Event, frozen=True, gc=False, kw_only=True, omit_defaults=False, tag="budget_reached"):
+    """A limit does not afford what the run wanted to do next, so it is not done.
+
+    `limit` names it as in BudgetConfig. `cap`, `spent`, `held` (by others) and `needed` are in the limit's own unit;
+    money in billionths of a US dollar. `reopens_at`: when there will be room again, milliseconds since the epoch, None
+    for never. `wrap_up`: the model may give a last answer.
+    """
+
+    limit: str
+    unit: str
+    cap: int
+    spent: int
+    held: int
+    needed: int
+    reopens_at: int | None
+    wrap_up: bool = False
+    of: Literal["budget", "rate_limit"] = "budget"
+
+
+class BudgetWarned(Event, frozen=True, gc=False, kw_only=True, tag="budget_warned"):
+    """So much of a limit is spent that a warning was due; each crossing is told once, to the run that made it."""
+
+    limit: str
+    unit: str
+    cap: int
+    soft: int
+
+
+class BudgetUnchecked(Event, frozen=True, gc=False, kw_only=True, tag="budget_unchecked"):
+    """The ledger could not be asked, and the developer had said that the attempt is then made all the same."""
+
+    error: str
 
 
 class Judged(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -136,9 +180,11 @@ class Judged(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class ToolsJudged(Event, frozen=True, gc=False, kw_only=True, tag="tools_judged"):
-    """The calls of an answer that may run. What may not is a `ToolReturned` with its reason."""
+    """The calls of an answer that may run. What may not is a `ToolReturned` with its reason. `charged`: they count
+    against a limit of tool calls, and are not counted again."""
 
     calls: tuple[Judged, ...]
+    charged: bool = False
 
 
 class ToolAttempted(Event, frozen=True, gc=False, kw_only=True, tag="tool_attempted"):
@@ -222,6 +268,10 @@ AnyEvent = (
     | ModelRequested
     | ModelAnswered
     | ModelFailed
+    | ModelAbandoned
+    | BudgetReached
+    | BudgetWarned
+    | BudgetUnchecked
     | ToolsJudged
     | ToolAttempted
     | ToolReturned

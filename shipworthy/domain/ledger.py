@@ -30,8 +30,8 @@ class Account(msgspec.Struct, frozen=True, gc=False):
 
 class Line(msgspec.Struct, frozen=True, gc=False):
     """One counter under its cap. `key` names the counter (account, unit, window and its start), `limit` the same
-    without the start: an override of the cap is kept under it. `end`: when the window is over; 0 for never. `soft`: what
-    is spent when a warning is due; 0 for none."""
+    without the start: an override of the cap is kept under it. `end`: when the window is over; 0 for never. `soft`:
+    what is spent when a warning is due; 0 for none."""
 
     key: str
     limit: str
@@ -104,10 +104,12 @@ BudgetOp = Hold | Settlement | Forget
 
 
 class Granted(msgspec.Struct, frozen=True, gc=False):
-    """The hold stands. `units`: how many were granted. `warned`: lines that a final charge brought to their warning."""
+    """The hold stands. `units`: how many were granted. `warned`: lines that a final charge brought to their warning.
+    `near`: settling it may bring one there; a ledger that cannot tell says so."""
 
     units: int = 0
     warned: tuple[int, ...] = ()
+    near: bool = True
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
@@ -129,11 +131,12 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
 class Settled(msgspec.Struct, frozen=True, gc=False):
     """What a hold was charged; the same when it is asked again. `note`: of the settlement that counted, or of the hold
     where it was charged in full. `warned`: lines that reached their warning by it. `known` is False where there is no
-    such hold."""
+    such hold; `units` is what had been granted."""
 
     note: str = ""
     warned: tuple[int, ...] = ()
     known: bool = True
+    units: int = 0
 
 
 Outcome = Granted | Settled | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -54,11 +54,23 @@ class OutputSpec(msgspec.Struct, frozen=True, gc=False):
     schema: Mapping[str, Any]
 
 
+class Meter(Protocol):
+    """Meters what a request costs. The attempt with which `Model.stream` is called is reserved already; a model that
+    makes another one by itself (a retry, a fallback) has it reserved first, and makes it with the request that it is
+    given."""
+
+    async def again(self, model: str, error: Exception) -> ModelRequest:
+        """Charge the attempt that failed with *error*, and reserve another, of the model 'provider:model'. Raises
+        BudgetExceeded: let it pass."""
+        ...
+
+
 class ModelRequest(msgspec.Struct, gc=False, kw_only=True):
     """One attempt on the wire. `messages` is read-only and may be a view: do not keep it past the attempt.
 
     `(run_id, purpose, ordinal)` identifies the attempt; `ordinal` counts the recorded outcomes before it, failures
-    included. `stream` is False when nobody listens to deltas: an adapter may then ask without streaming.
+    included. `stream` is False when nobody listens to deltas: an adapter may then ask without streaming. `meter`: for
+    models that make further attempts by themselves; None where nothing is metered.
     """
 
     run_id: str
@@ -70,6 +82,7 @@ class ModelRequest(msgspec.Struct, gc=False, kw_only=True):
     output: OutputSpec | None = None
     settings: ModelSettings = ModelSettings()
     stream: bool = True
+    meter: Meter | None = None
 
 
 class TextDelta(msgspec.Struct, gc=False, tag="text_delta"):

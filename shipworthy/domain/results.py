@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -10,8 +11,9 @@ import msgspec
 from shipworthy.domain.events import RunStatus
 from shipworthy.domain.messages import Message
 from shipworthy.domain.scope import Scope
-from shipworthy.domain.usage import TotalUsage
-from shipworthy.errors import RunFailed, RunPaused, RunStopped
+from shipworthy.domain.ledger import NANO
+from shipworthy.domain.usage import Charge, TotalUsage
+from shipworthy.errors import BudgetExceeded, RunFailed, RunPaused, RunStopped
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -45,7 +47,8 @@ class RunResult(msgspec.Struct, Generic[OutputT], frozen=True, kw_only=True):
 
     `output` raises RunFailed, RunStopped or RunPaused where there is none; `has_output` asks first. `stop_reason` is
     the run's ("max_turns", "timeout", "cancelled", ...); `finish_reason` the provider's for the last answer.
-    `cost_usd` is None while no price is known. `messages` is the conversation as the model saw it and what it answered:
+    `charged`: the sum over all attempts under a budget, failed ones included; `cost_usd` is None while no price is
+    known. `messages` is the conversation as the model saw it and what it answered:
     the `history` that was there before the run, and the `new_messages` that it added.
     """
 
@@ -63,8 +66,19 @@ class RunResult(msgspec.Struct, Generic[OutputT], frozen=True, kw_only=True):
     finish_reason: str | None
     conversation: Sequence[Message]
     inherited: int
-    cost_usd: float | None = None
     changed: tuple[str, ...] = ()
+    charged: Charge | None = None
+    reopens_at: int | None = None
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What the run is charged, in US dollars."""
+        return None if self.charged is None or self.charged.cost is None else self.charged.cost / NANO
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until the budget that stopped the run has room again; None if it never has, or none did."""
+        return None if self.reopens_at is None else max(self.reopens_at / 1000 - time.time(), 0.0)
 
     @property
     def output(self) -> OutputT:
@@ -101,6 +115,12 @@ class RunResult(msgspec.Struct, Generic[OutputT], frozen=True, kw_only=True):
         if self.status == "paused":
             waits = ", ".join([f"{c.tool} ({c.call_id})" for c in self.pending]) or str(self.error)
             raise RunPaused(f"Run {self.run_id!r} is paused, waiting for {waits}.")
+        if self.stop_reason is not None and self.stop_reason.startswith(("budget:", "rate_limit:")):
+            raise BudgetExceeded(
+                f"Run {self.run_id!r} was stopped. {self.error or 'It took all the time that its budget gives.'}",
+                limit=self.stop_reason.partition(":")[2],
+                retry_after=self.retry_after,
+            )
         if self.status in ("stopped", "cancelled"):
             raise RunStopped(
                 f"Run {self.run_id!r} was {self.status}: {self.stop_reason}.",

@@ -55,6 +55,18 @@ class Price(msgspec.Struct, frozen=True, gc=False):
     tiers: tuple[Tier, ...] = ()
 
 
+class Reserved(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What an attempt may be charged at most, under this id in the ledger: for `input_tokens` and at most
+    `output_tokens`, `base` and for each output token `each` (billionths of a US dollar; None where no price is
+    known)."""
+
+    id: str
+    input_tokens: int
+    output_tokens: int
+    base: int | None = None
+    each: int = 0
+
+
 class Charge(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What an attempt is charged, or reserves: tokens as far as they are known, and money in billionths of a US dollar,
     None where no price is known."""

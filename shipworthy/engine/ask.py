@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from shipworthy.domain.events import ModelAnswered, ModelFailed, ModelRequested
+from shipworthy.domain.events import ModelAnswered, ModelFailed
 from shipworthy.domain.messages import Text, Thinking, ToolCall
 from shipworthy.domain.model import Answer, ModelRequest, ModelSettings, Purpose
 from shipworthy.engine.live import LiveRun
-from shipworthy.errors import ConfigurationError, IncompleteAnswer, ModelError, ShipworthyError
+from shipworthy.errors import (
+    BudgetExceeded,
+    ConfigurationError,
+    IncompleteAnswer,
+    ModelError,
+    ShipworthyError,
+)
 from shipworthy.rules.decide import AskModel
 from shipworthy.rules.text import clean, described
 
@@ -26,28 +32,38 @@ _ANY_TOOL = ModelSettings(tool_choice="required")
 
 
 async def ask(run: LiveRun, step: AskModel) -> None:
-    """Make one attempt and record its outcome. What waits for its commit urgently is committed first."""
-    model = run.blueprint.model
+    """Make one attempt and record its outcome, unless a budget does not afford it."""
     if step.delay:
         await run.commit()
         await asyncio.sleep(step.delay)
     ordinal = run.state.ordinal
     if ordinal % BREATHER == BREATHER - 1:
         await asyncio.sleep(0)
-    run.record(ModelRequested(ordinal=ordinal, model=model.name, purpose=step.purpose))
-    if run.urgent or run.watchers:
-        await run.commit()
-    request = await _request(run, step.purpose, ordinal)
+    request = await run.meter.begin(run, await _request(run, step.purpose, ordinal))
+    if request is not None:
+        await _attempt(run, request)
+
+
+async def _attempt(run: LiveRun, request: ModelRequest) -> None:
     try:
         answer = await _stream(run, request)
+    except BudgetExceeded:
+        pass  # the model wanted a further attempt, and that a limit was reached is recorded
     except ModelError as error:
-        run.record(_failed(run, ordinal, error, error.retry_after))
+        run.record(failure_of(run, error, error.retry_after))
     except Exception as error:
         if isinstance(error, ConfigurationError):
             run.raises = error
-        run.record(_failed(run, ordinal, error, None))
+        run.record(failure_of(run, error, None))
+    except BaseException:
+        run.meter.abandoned(run)
+        raise
     else:
-        run.record(_answered(run, ordinal, answer))
+        run.record(_answered(run, answer))
+        if answer.finish_reason == "length":
+            await run.meter.cut(run)
+        if run.meter.near:
+            await run.commit()  # a warning, if one is due, is told by this run
 
 
 async def _request(run: LiveRun, purpose: Purpose, ordinal: int) -> ModelRequest:
@@ -76,12 +92,16 @@ async def _request(run: LiveRun, purpose: Purpose, ordinal: int) -> ModelRequest
 async def _stream(run: LiveRun, request: ModelRequest) -> Answer:
     answer: Answer | None = None
     count = 0
+    meter = run.meter if run.meter.counts else None
     stream = run.blueprint.model.stream(request)
     try:
         async for item in stream:
             if type(item) is Answer:
                 answer = item
-            elif run.watchers:
+                continue
+            if meter is not None:
+                meter.arrived(item)  # type: ignore[arg-type]
+            if run.watchers:
                 run.show(item)  # type: ignore[arg-type]
                 count += 1
                 if count % BREATHER == 0:
@@ -94,7 +114,7 @@ async def _stream(run: LiveRun, request: ModelRequest) -> Answer:
     return answer
 
 
-def _answered(run: LiveRun, ordinal: int, answer: Answer) -> ModelAnswered:
+def _answered(run: LiveRun, answer: Answer) -> ModelAnswered:
     """The event of a complete answer: calls get their ids, from the event's own place in the journal."""
     seq = run.state.seq + 1
     parts: list[Text | Thinking | ToolCall] = []
@@ -108,15 +128,16 @@ def _answered(run: LiveRun, ordinal: int, answer: Answer) -> ModelAnswered:
         elif part.text:
             parts.append(run.pack(Text(part.text, "model", "untrusted")))
     return ModelAnswered(
-        ordinal=ordinal,
+        ordinal=run.state.ordinal,
         parts=tuple(parts),
         usage=answer.usage,
         finish_reason=answer.finish_reason,
         model=answer.model,
+        charged=run.meter.answered(run, answer.usage),
     )
 
 
-def _failed(run: LiveRun, ordinal: int, error: Exception, retry_after: float | None) -> ModelFailed:
+def failure_of(run: LiveRun, error: Exception, retry_after: float | None) -> ModelFailed:
     """The event of a failed attempt. The wait is decided here, once, so that replay needs no chance: the provider's
     own, or exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", AWS, 2015)."""
     if retry_after is not None:
@@ -125,4 +146,10 @@ def _failed(run: LiveRun, ordinal: int, error: Exception, retry_after: float | N
         backoff = random.uniform(0.0, min(20.0, 0.25 * 2.0**run.state.failures))
         retry_after = max(retry_after, backoff)
     said = clean(str(error)) if isinstance(error, ShipworthyError) else described(error)
-    return ModelFailed(ordinal=ordinal, error=type(error).__name__, message=said, retry_after=retry_after)
+    return ModelFailed(
+        ordinal=run.state.ordinal,
+        error=type(error).__name__,
+        message=said,
+        retry_after=retry_after,
+        charged=run.meter.failed(run, error),
+    )

@@ -10,6 +10,7 @@ import msgspec
 
 from shipworthy.domain.events import Fingerprint
 from shipworthy.domain.model import ModelSettings, ToolSpec
+from shipworthy.ports.budget import Budget
 from shipworthy.ports.model import Model
 from shipworthy.ports.output import Output
 from shipworthy.ports.tools import Tool
@@ -46,6 +47,7 @@ class Blueprint(msgspec.Struct, kw_only=True):
     output_tools: frozenset[str]
     fingerprint: Fingerprint
     fixed: str | None
+    budget: Budget | None = None
 
     @classmethod
     def build(
@@ -58,6 +60,7 @@ class Blueprint(msgspec.Struct, kw_only=True):
         output: Output,
         settings: ModelSettings,
         limits: Limits,
+        budget: Budget | None = None,
     ) -> Blueprint:
         """Everything that is the same for every run, computed once."""
         texts = [i for i in instructions if isinstance(i, str)]
@@ -78,6 +81,7 @@ class Blueprint(msgspec.Struct, kw_only=True):
                 output=_digest([output.tools, output.native, output.words]),
             ),
             fixed=joined([*texts, output.words]) if len(texts) == len(instructions) else None,
+            budget=budget,
         )
 
 

@@ -8,6 +8,7 @@ from shipworthy.domain.events import OutputRejected, RunEnded
 from shipworthy.domain.messages import Text
 from shipworthy.engine.live import LiveRun
 from shipworthy.errors import InvalidOutput, ModelRetry
+from shipworthy.rules.decide import why_stopped
 from shipworthy.rules.state import Call
 from shipworthy.rules.text import clean
 
@@ -43,7 +44,7 @@ async def _deliver(run: LiveRun, text: str, tool: str | None, call_id: str | Non
 
 
 async def _deliver_wrap_up(run: LiveRun) -> None:
-    """The last answer of a run that used up its turns: an output if it is a valid one."""
+    """The last answer of a run that used up its turns or a budget: an output if it is a valid one."""
     answer = (await run.messages())[-1]
     value, call_id = None, None
     candidates = [(c.call.name, c.call.call_id) for c in run.state.calls.values()]
@@ -60,7 +61,9 @@ async def _deliver_wrap_up(run: LiveRun) -> None:
             break
         except (InvalidOutput, ModelRetry):
             continue
-    run.record(RunEnded(status="stopped", stop_reason="max_turns", output=value, output_call=call_id))
+    run.record(
+        RunEnded(status="stopped", stop_reason=why_stopped(run.state), output=value, output_call=call_id)
+    )
 
 
 async def _value(run: LiveRun, text: str, tool: str | None) -> Any:

@@ -87,7 +87,7 @@ async def _interrupted(
         if isinstance(error, asyncio.CancelledError):
             await (run.let_go() if run.abandoned else _stop(run, "cancelled", finish))
         elif expired and isinstance(error, TimeoutError):
-            await _stop(run, "timeout", finish)
+            await _stop(run, run.deadline_cause, finish)
             return None
         elif isinstance(error, Exception) and not isinstance(error, StoreError):
             await _park(run, error)

@@ -19,7 +19,6 @@ from shipworthy.domain.events import (
     ToolAttempted,
     ToolInDoubt,
     ToolReturned,
-    ToolsJudged,
 )
 from shipworthy.domain.messages import RUNTIME, File, Image, Stored, Text
 from shipworthy.engine.deliver import deliver_call
@@ -27,7 +26,7 @@ from shipworthy.engine.live import LiveRun, idempotency_key
 from shipworthy.errors import InvalidArguments, MissingTool, ModelRetry, NotDone, UnserialisableResult
 from shipworthy.ports.tools import Tool
 from shipworthy.rules.codec import encode_parts
-from shipworthy.rules.decide import Execute, Judge
+from shipworthy.rules.decide import Execute, Judge, budget_words
 from shipworthy.rules.state import Call
 from shipworthy.rules.text import clean, described, shown
 
@@ -49,8 +48,9 @@ async def judge(run: LiveRun, step: Judge) -> None:
         else:
             known = ", ".join(run.blueprint.tools) or "none"
             _refuse(run, call, f"There is no tool {name!r}. Available tools: {known}.")
-    if judged:
-        run.record(ToolsJudged(calls=tuple(judged)))
+    if judged and not await run.meter.judged(run, judged) and (limit := run.state.limit) and limit.wrap_up:
+        for each in judged:
+            _refuse(run, run.state.calls[each.call_id], f"Not run: {budget_words(limit)}")
 
 
 async def _may_run(run: LiveRun, call: Call, tool: Tool) -> bool:

@@ -14,14 +14,17 @@ from typing import Any, overload
 from msgspec.structs import force_setattr
 
 from shipworthy.domain.context import RunContext
-from shipworthy.domain.events import AnyEvent, RunEnded
+from shipworthy.domain.events import AnyEvent, RunEnded, StopCause
 from shipworthy.domain.journal import Batch, Fence
+from shipworthy.domain.ledger import BudgetOp, Granted, Hold, Refused
 from shipworthy.domain.messages import Message, Stored, Text, ToolCall, ToolResult
 from shipworthy.domain.model import Delta, ModelSettings
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import Blueprint
 from shipworthy.engine.bodies import INLINE, Bodies
+from shipworthy.engine.metering import UNMETERED, Meter
 from shipworthy.engine.watch import Watcher
+from shipworthy.errors import HoldRefused
 from shipworthy.ports.store import Store
 from shipworthy.rules.state import RunState, fold, status_of
 
@@ -55,7 +58,6 @@ class LiveRun:
     an effect. `raises`: what the caller is told once the journal is in order."""
 
     __slots__ = (
-        "_fence",
         "_own",
         "_pending",
         "_short",
@@ -65,10 +67,14 @@ class LiveRun:
         "bodies",
         "changed",
         "deadline",
+        "deadline_cause",
         "deps",
+        "fence",
         "history",
         "instructions",
         "loop",
+        "meter",
+        "operations",
         "raises",
         "run_id",
         "scope",
@@ -95,6 +101,7 @@ class LiveRun:
         instructions: str,
         history: Sequence[Message],
         timeout: float | None,
+        meter: Meter = UNMETERED,
     ) -> None:
         self.blueprint = blueprint
         self.store = store
@@ -107,7 +114,14 @@ class LiveRun:
         self.history = len(history)
         self.transcript: list[Message] = list(history)
         self.timeout = timeout
+        self.meter = meter
+        self.operations: list[BudgetOp] = []
+        self.deadline_cause: StopCause = "timeout"
         self.deadline = None if timeout is None else time.monotonic() + timeout
+        if meter.max_wall_clock is not None:
+            left = meter.max_wall_clock - (state.at - state.started.at - state.paused_ms) / 1000
+            if timeout is None or left < timeout:
+                self.deadline, self.deadline_cause = time.monotonic() + left, "budget:max_wall_clock"
         self.run_id = state.started.run_id
         self._short = ""
         self.arguments: dict[str, Any] = {}
@@ -117,7 +131,7 @@ class LiveRun:
         self.raises: Exception | None = None
         self.urgent = False
         self.watchers: list[Watcher] = []
-        self._fence = fence
+        self.fence = fence
         self._own = 0
         self._pending: list[AnyEvent] = []
 
@@ -141,18 +155,60 @@ class LiveRun:
         if self.state.ended is not None or self.state.parked:
             batch.status = status_of(self.state)
             batch.joins_session = joins_session(self.state, events[-1])
+            if self.state.ended is not None:
+                self.meter.ending(self)
+        if self.operations:
+            operations, self.operations = tuple(self.operations), []
+            if self.meter.joined:
+                batch.budget = operations
+            else:
+                self.meter.told(self, await self.meter.settle(operations))
         try:
-            await self.store.commit(self._fence, batch)
+            outcomes = await self.store.commit(self.fence, batch)
         except asyncio.CancelledError:
             self._publish(events)  # a commit completes before it is cancelled
             raise
+        if batch.budget:
+            self.meter.told(self, outcomes)
         if self.watchers:
             self._publish(events)
+
+    async def propose(self, event: AnyEvent, hold: Hold) -> Granted | Refused:
+        """Commit what waits and *event* together with *hold*, in the store's own ledger. Where that refuses, nothing is
+        written, *event* is not recorded, and what waited waits on."""
+        force_setattr(event, "seq", self.state.seq + 1)
+        force_setattr(event, "at", time.time_ns() // 1_000_000)
+        events, bodies, operations = [*self._pending, event], dict(self.bodies.fresh), tuple(self.operations)
+        batch = Batch(events, bodies, budget=(*operations, hold))
+        try:
+            outcomes = await self.store.commit(self.fence, batch)
+        except HoldRefused as no:
+            refused: Refused = no.refused
+            return refused
+        except asyncio.CancelledError:
+            self._land(event, operations)
+            self._publish(events)
+            raise
+        self._land(event, operations)
+        self._publish(events)
+        if operations:
+            self.meter.told(self, outcomes[:-1])
+        granted = outcomes[-1]
+        assert isinstance(granted, Granted)
+        return granted
+
+    def _land(self, event: AnyEvent, operations: Sequence[BudgetOp]) -> None:
+        """What was proposed is in the journal, and with it everything that waited."""
+        fold(self.state, event)
+        self._pending = []
+        self.bodies.take()
+        del self.operations[: len(operations)]
+        self.urgent = False
 
     async def let_go(self) -> None:
         """Commit what was recorded, and leave the run to whoever claims it."""
         await self.commit()
-        await self.store.release(self._fence)
+        await self.store.release(self.fence)
 
     def _publish(self, events: list[AnyEvent]) -> None:
         for watcher in self.watchers:
@@ -214,7 +270,7 @@ class LiveRun:
             idempotency_key=key,
             attempt=attempt,
             deadline=self.deadline,
-            fence=self._fence.token,
+            fence=self.fence.token,
         )
 
 

@@ -35,6 +35,8 @@ async def result_of(run: LiveRun) -> RunResult[Any]:
         conversation=await run.messages(),
         inherited=run.history,
         changed=run.changed,
+        charged=state.charged,
+        reopens_at=None if state.limit is None else state.limit.reopens_at,
     )
 
 

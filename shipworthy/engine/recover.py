@@ -11,6 +11,7 @@ from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import Blueprint, Limits
 from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.live import LiveRun
+from shipworthy.engine.metering import UNMETERED, Meter, meter_for
 from shipworthy.engine.plan import Resume
 from shipworthy.engine.runtime import Runtime, log
 from shipworthy.engine.sessions import read
@@ -32,7 +33,7 @@ async def take(runtime: Runtime, asked: Resume) -> LiveRun:
     try:
         if not runtime.expect(asked.scope, asked.run_id):
             raise RunBusy(f"Run {asked.run_id!r} is being driven by this process.")
-        run = await _claim(runtime.store, asked)
+        run = await _claim(runtime, asked)
         if run.state.ended is None:
             runtime.enter(run)
     finally:
@@ -40,19 +41,22 @@ async def take(runtime: Runtime, asked: Resume) -> LiveRun:
     return run
 
 
-async def _claim(store: Store, asked: Resume) -> LiveRun:
+async def _claim(runtime: Runtime, asked: Resume) -> LiveRun:
     """The run, owned by this worker, with its next sitting recorded; as it is, if it has ended."""
+    store, blueprint = runtime.store, asked.plan.blueprint
     state = replay(await store.read(asked.scope, asked.run_id))
     if state.ended is not None:
         if asked.settlements:
             raise SettlementRefused(f"Run {asked.run_id!r} has ended.", fix="Nothing is left to settle.")
-        return await load(store, asked.plan.blueprint, asked.scope, asked.run_id)
+        return await load(store, blueprint, asked.scope, asked.run_id)
     deps = await asked.plan.make_deps(scope_of(state), asked.deps)
+    meter = await meter_for(runtime, blueprint, scope_of(state), asked.run_id)
     claim = await store.claim(asked.scope, asked.run_id)
     state = replay(await store.read(asked.scope, asked.run_id))  # nobody else appends any more
-    run = await _revive(store, asked.plan.blueprint, state, claim.fence, deps, asked.limits)
+    run = await _revive(store, blueprint, state, claim.fence, deps, asked.limits, meter)
     if state.ended is None:
         _take_over(run, claim, asked)
+        await meter.recover(run)
     return run
 
 
@@ -83,7 +87,13 @@ def scope_of(state: RunState) -> Scope:
 
 
 async def _revive(
-    store: Store, blueprint: Blueprint, state: RunState, fence: Fence, deps: Any, limits: Limits
+    store: Store,
+    blueprint: Blueprint,
+    state: RunState,
+    fence: Fence,
+    deps: Any,
+    limits: Limits,
+    meter: Meter = UNMETERED,
 ) -> LiveRun:
     started = state.started
     scope = scope_of(state)
@@ -106,6 +116,7 @@ async def _revive(
         instructions=instructions.text if isinstance(instructions, Text) else "",
         history=history,
         timeout=_narrower(started.timeout, limits.timeout),
+        meter=meter,
     )
 
 

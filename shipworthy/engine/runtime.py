@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.admission import Admission
@@ -15,8 +15,12 @@ from shipworthy.engine.plan import Plan, Resume
 from shipworthy.engine.sessions import Conversations
 from shipworthy.engine.watch import Watcher
 from shipworthy.errors import ConfigurationError, ShipworthyError
+from shipworthy.ports.budget import Budget
 from shipworthy.ports.store import Store
 from shipworthy.rules.per_loop import PerLoop
+
+if TYPE_CHECKING:
+    from shipworthy.engine.bank import Bank
 
 log = logging.getLogger("shipworthy")
 
@@ -58,6 +62,7 @@ class Runtime:
         self._active: dict[tuple[str, str], LiveRun] = {}
         self._expected: dict[tuple[str, str], int] = {}
         self.conversations = Conversations()
+        self._banks: dict[int, Bank] = {}
         self._opened = False
         self._leaving: set[int] = set()
         self._holders = 0
@@ -101,7 +106,25 @@ class Runtime:
         try:
             await self.driver.close()
         finally:
-            await self.store.close()
+            try:
+                for bank in self._banks.values():
+                    await bank.close()
+            finally:
+                await self.store.close()
+
+    def bank(self, budget: Budget) -> Bank:
+        """A budget on this runtime's store."""
+        bank = self._banks.get(id(budget))
+        if bank is None:
+            from shipworthy.engine.bank import Bank
+
+            bank = self._banks[id(budget)] = Bank(budget, self.store)
+        return bank
+
+    async def sweep(self) -> None:
+        """Charge the expired holds of every budget."""
+        for bank in self._banks.values():
+            await bank.sweep()
 
     def register(self, plan: Plan) -> None:
         """Make an agent known by its name. Raises ConfigurationError if runs could reach another one by that name."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from shipworthy.domain.events import EndStatus
+from shipworthy.domain.events import BudgetReached, EndStatus
+from shipworthy.domain.ledger import NANO
 from shipworthy.domain.model import Purpose
 from shipworthy.rules.state import Call, RunState
 
@@ -70,6 +71,8 @@ def decide(run: RunState) -> Step:  # noqa: C901 - the table
         return End("cancelled" if run.stopping == "cancelled" else "stopped", run.stopping)
     if run.wrapping_up and run.answer is not None:
         return _DELIVER
+    if run.limit is not None and not run.limit.wrap_up:
+        return End("stopped", why_stopped(run), budget_words(run.limit))
     if calls.unjudged:
         return Judge(tuple(calls.unjudged))
     if calls.repeatable:
@@ -86,9 +89,36 @@ def decide(run: RunState) -> Step:  # noqa: C901 - the table
         return _DELIVER
     if run.rejections > run.output_retries:
         return End("failed", "invalid_output", run.rejection)
-    if run.turns >= run.max_turns:
+    if run.turns >= run.max_turns or run.limit is not None:
         return _WRAP_UP
     return _TURN
+
+
+def why_stopped(run: RunState) -> str:
+    """The stop reason of a run that is given no further turns."""
+    return "max_turns" if run.limit is None else f"{run.limit.of}:{run.limit.limit}"
+
+
+def budget_words(limit: BudgetReached) -> str:
+    """What the run's caller is told."""
+    cap, spent, held, needed = (
+        shown_amount(limit.unit, n) for n in (limit.cap, limit.spent, limit.held, limit.needed)
+    )
+    if limit.of == "rate_limit":
+        return f"The rate limit {limit.limit} ({cap}) has no room now for a call that may take {needed}."
+    if limit.needed > limit.cap:
+        return (
+            f"One call may take {needed}, more than all of {limit.limit} ({cap}): raise the limit, or lower max_tokens "
+            "and the prompt."
+        )
+    return f"{limit.limit} is {cap}; {spent} are spent and {held} held by others, and the next call may take {needed}."
+
+
+def shown_amount(unit: str, amount: int) -> str:
+    """An amount with its unit."""
+    if unit == "cost_usd":
+        return f"${amount / NANO:.6f}".rstrip("0").rstrip(".") if amount else "$0"
+    return f"{amount:,} {unit.replace('_', ' ')}"
 
 
 class _Calls(msgspec.Struct, gc=False):
@@ -130,5 +160,5 @@ def _worth_retrying(run: RunState) -> bool:
 def _failed(run: RunState) -> Step:
     message = run.failure.message if run.failure is not None else ""
     if run.wrapping_up:
-        return End("stopped", "max_turns", message)
+        return End("stopped", why_stopped(run), message)
     return End("failed", "model_error", message)

@@ -13,6 +13,10 @@ import msgspec
 from shipworthy.domain.effects import Effect
 from shipworthy.domain.events import (
     AnyEvent,
+    BudgetReached,
+    BudgetUnchecked,
+    BudgetWarned,
+    ModelAbandoned,
     ModelAnswered,
     ModelFailed,
     ModelRequested,
@@ -32,7 +36,7 @@ from shipworthy.domain.events import (
 )
 from shipworthy.domain.messages import RUNTIME, ContentPart, Message, Text, ToolCall, ToolResult
 from shipworthy.domain.model import FinishReason
-from shipworthy.domain.usage import TotalUsage, Usage
+from shipworthy.domain.usage import Charge, TotalUsage, Usage
 from shipworthy.errors import JournalDamaged
 
 CallStatus = Literal["unjudged", "ready", "attempted", "in_doubt", "returned"]
@@ -57,11 +61,16 @@ class Call(msgspec.Struct, gc=False):
     not_before: int = 0
     open_attempt: bool = False
     doubt: str = ""
+    charged: bool = False
     result: ToolResult | None = None
 
 
 class RunState(msgspec.Struct, kw_only=True):
-    """A run as it stands. `messages` is a valid conversation whenever `calls` is empty."""
+    """A run as it stands. `messages` is a valid conversation whenever `calls` is empty.
+
+    `attempt`: one on the wire that has no outcome yet. `charged`: the sum over all attempts. `counted`: tokens of the
+    first `counted_to` messages, as the provider counted them. `paused_ms`: time in which nobody drove the run.
+    """
 
     started: RunStarted
     seq: int = 0
@@ -86,6 +95,12 @@ class RunState(msgspec.Struct, kw_only=True):
     stopping: StopCause | None = None
     stopped_here: bool = False
     usage: TotalUsage
+    attempt: ModelRequested | None = None
+    charged: Charge | None = None
+    counted: int = 0
+    counted_to: int = 0
+    limit: BudgetReached | None = None
+    paused_ms: int = 0
     ended: RunEnded | None = None
 
 
@@ -133,9 +148,10 @@ def status_of(run: RunState) -> RunStatus:
 def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaustive match
     """What is true after *event*."""
     run.seq = event.seq
-    run.at = event.at
+    before, run.at = run.at, event.at
     match event:
         case ModelRequested():
+            run.attempt = event
             run.wrapping_up = event.purpose == "wrap_up"
             run.usage.requests += 1
             run.usage.unreported += 1  # until its answer says what it used
@@ -147,6 +163,7 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
             for judged in event.calls:
                 call = _call(run, judged.call_id)
                 call.status, call.effect = "ready", judged.effect
+                call.charged = call.charged or event.charged
         case ToolAttempted():
             call = _call(run, event.call_id)
             call.status, call.attempts = "attempted", event.attempt
@@ -165,9 +182,17 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
             run.failures += 1
             run.failure = event
             _spend(run.usage, event.usage)
+            _charge(run, event.charged)
+        case ModelAbandoned():
+            _charge(run, event.charged)
+        case BudgetReached():
+            run.limit = event
+        case BudgetWarned() | BudgetUnchecked():
+            pass
         case RunParked():
             run.parked, run.waiting_for = True, event.detail or event.reason
         case RunResumed():
+            run.paused_ms += max(event.at - before, 0)
             _resumed(run, event)
         case StopRequested():
             run.stopping, run.stopped_here = run.stopping or event.cause, True
@@ -186,12 +211,34 @@ def _answered(run: RunState, event: ModelAnswered) -> None:
     run.answer = event
     run.finish_reason = event.finish_reason
     _spend(run.usage, event.usage)
+    _charge(run, event.charged)
     if event.parts:
         run.messages.append(Message("assistant", event.parts))
+    _count(run, event.usage)
     for part in event.parts:
         if type(part) is ToolCall:
             run.calls[part.call_id] = Call(part)
     run.open_calls = len(run.calls)
+
+
+def _charge(run: RunState, charge: Charge | None) -> None:
+    """The attempt has its outcome, and what it is charged joins the sum; money is unknown once a part of it is."""
+    run.attempt = None
+    if charge is None:
+        return
+    if (sum_ := run.charged) is None:
+        run.charged = charge
+    else:
+        cost = None if sum_.cost is None or charge.cost is None else sum_.cost + charge.cost
+        run.charged = Charge(
+            sum_.input_tokens + charge.input_tokens, sum_.output_tokens + charge.output_tokens, cost
+        )
+
+
+def _count(run: RunState, usage: Usage) -> None:
+    """Remember how long the conversation is by the provider's own counting."""
+    if usage.input_tokens and usage.output_tokens is not None and usage.output_tokens >= 0:
+        run.counted, run.counted_to = usage.input_tokens + usage.output_tokens, len(run.messages)
 
 
 def _spend(total: TotalUsage, usage: Usage) -> None:
@@ -248,6 +295,8 @@ def _resumed(run: RunState, event: RunResumed) -> None:
     run.failures = 0
     run.failure = None
     run.stopped_here = False
+    if event.changed:
+        run.counted = run.counted_to = 0
     run.max_turns = min(run.max_turns, event.max_turns)
     run.output_retries = min(run.output_retries, event.output_retries)
     run.model_retries = min(run.model_retries, event.model_retries)

@@ -39,6 +39,21 @@ STATUS = {
 NO_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 
 
+MAY_HAVE_BEGUN = (408, 504, 524)
+"""Statuses of somebody who did not wait for the end: the answer may have been made, and billed, all the same."""
+NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ConnectionRefusedError", "gaierror")
+"""Names of the transport's errors before a request was sent."""
+
+
+def was_sent(error: BaseException | None) -> bool:
+    """Whether a request that failed with *error* may have reached the provider."""
+    while error is not None:
+        if type(error).__name__ in NEVER_SENT:
+            return False
+        error = error.__cause__ or error.__context__
+    return True
+
+
 def failure(
     name: str,
     key: str,
@@ -59,7 +74,7 @@ def failure(
     if status == 429:
         return RateLimited(what, retry_after=wait)
     if status in (408, 409) or status >= 500:
-        return ModelUnavailable(what, retry_after=wait)
+        return ModelUnavailable(what, retry_after=wait, billable=status in MAY_HAVE_BEGUN)
     if status in (401, 403):
         return RequestRejected(
             what, fix=f"Check {key}: the key must be valid, and allowed to use this model."

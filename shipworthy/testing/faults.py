@@ -24,9 +24,10 @@ import msgspec
 
 from shipworthy.domain.events import AnyEvent
 from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
+from shipworthy.domain.ledger import Outcome
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.engine.runtime import Runtime
-from shipworthy.ports.store import Store
+from shipworthy.ports.store import OwnLedger, Store
 
 Side = Literal["before", "after"]
 Acknowledged = Callable[[Scope, str, Sequence[AnyEvent]], None]
@@ -103,10 +104,15 @@ class PointedStore(Store):
         with self._points.around("release"):
             await self._store.release(fence)
 
-    async def commit(self, fence: Fence, batch: Batch) -> None:
+    async def commit(self, fence: Fence, batch: Batch) -> Sequence[Outcome]:
         with self._points.around("commit"):
-            await self._store.commit(fence, batch)
+            outcomes = await self._store.commit(fence, batch)
             self._acknowledged(fence.scope, fence.run_id, batch.events)
+        return outcomes
+
+    @property
+    def ledger(self) -> OwnLedger:
+        return self._store.ledger
 
     async def open(self) -> None:
         await self._store.open()

@@ -14,11 +14,27 @@ from typing import Any
 
 import msgspec
 
-from shipworthy import DidNotHappen, Happened, Image, ScriptedTurn, Thinking, ToolCall, Usage, tool
-from shipworthy.errors import RateLimited
+from shipworthy import (
+    Agent,
+    BudgetConfig,
+    DidNotHappen,
+    Happened,
+    Image,
+    InMemoryLedger,
+    PriceTable,
+    ScriptedTurn,
+    StandardBudget,
+    Thinking,
+    ToolCall,
+    Usage,
+    price_usd,
+    tool,
+)
+from shipworthy.errors import LedgerUnavailable, RateLimited
 from shipworthy.rules.codec import encode_event
 from tests.engine.world import ALICE, agent
 
+PRICES = PriceTable({"scripted": price_usd(input=3, output=15)}, then=None)
 PAY = ToolCall("pay", {"amount": 50})
 
 
@@ -77,8 +93,43 @@ async def timed_out(tools: dict[str, Any]) -> Any:
     return a, await a.run("Wait", run_id="timed-out", **ALICE)
 
 
+async def out_of_budget(tools: dict[str, Any]) -> Any:
+    """A warning, then the limit, then a last answer out of what was kept back."""
+    usage = Usage(input_tokens=100, output_tokens=20)
+    turns = [ScriptedTurn(ToolCall("look", {"at": "a"}), usage=usage), ScriptedTurn("So far.", usage=usage)]
+    budget = StandardBudget(
+        BudgetConfig(max_requests=2, max_cost_usd=1, wrap_up=0.5, soft_warning_at=0.4), prices=PRICES
+    )
+    a = agent(*turns, tools=[look], budget=budget)
+    return a, await a.run("Look", run_id="out-of-budget", **ALICE)
+
+
+async def cut_off(tools: dict[str, Any]) -> Any:
+    """An attempt that is abandoned, beside a ledger that cannot be asked."""
+
+    class Down(InMemoryLedger):
+        async def reserve(self, hold: Any) -> Any:
+            raise LedgerUnavailable("The ledger is down.")
+
+    class Silent:
+        name = "silent"
+
+        async def stream(self, request: Any) -> Any:
+            await asyncio.sleep(30)
+            yield None
+
+        async def close(self) -> None:
+            pass
+
+    budget = StandardBudget(
+        BudgetConfig(max_wall_clock=0.05, max_tokens=9_000, on_ledger_error="allow"), ledger=Down()
+    )
+    a = Agent("Be brief.", model=Silent(), budget=budget)
+    return a, await a.run("Look", run_id="cut-off", **ALICE)
+
+
 async def main() -> None:
-    for life in (whole_life, rejected_output, used_up, timed_out):
+    for life in (whole_life, rejected_output, used_up, timed_out, out_of_budget, cut_off):
         a, result = await life({})
         events = await a.runtime.store.read(result.scope, result.run_id)
         record = {
@@ -87,6 +138,7 @@ async def main() -> None:
             "stop_reason": result.stop_reason,
             "turns": result.turns,
             "usage": msgspec.to_builtins(result.usage),
+            "charged": msgspec.to_builtins(result.charged),
             "roles": [m.role for m in result.new_messages],
             "events": [json.loads(encode_event(e)) for e in events],
         }

@@ -29,6 +29,7 @@ def test_a_golden_journal_folds_to_the_same_end(file: str, golden: dict[str, Any
     assert (state.ended.stop_reason if state.ended else None) == golden["stop_reason"]
     assert state.turns == golden["turns"]
     assert msgspec.to_builtins(state.usage) == golden["usage"]
+    assert msgspec.to_builtins(state.charged) == golden.get("charged")
     assert [m.role for m in state.messages] == golden["roles"]
     assert decide(state) == Finished()
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from shipworthy.domain.events import (
     AnyEvent,
+    BudgetReached,
+    BudgetUnchecked,
+    BudgetWarned,
     Judged,
+    ModelAbandoned,
     ModelAnswered,
     ModelFailed,
     ModelRequested,
@@ -25,6 +30,7 @@ from shipworthy.domain.events import (
     ToolsJudged,
 )
 from shipworthy.domain.messages import Text, ToolCall
+from shipworthy.domain.usage import Charge
 from shipworthy.errors import JournalDamaged
 from shipworthy.rules.decide import (
     AskModel,
@@ -35,14 +41,13 @@ from shipworthy.rules.decide import (
     Judge,
     Park,
     Settle,
+    budget_words,
     decide,
 )
 from shipworthy.rules.state import RunState, fold, replay
 
 
 def numbered(*events: AnyEvent) -> list[AnyEvent]:
-    from msgspec.structs import replace
-
     return [replace(e, seq=i) for i, e in enumerate(events, 1)]
 
 
@@ -51,6 +56,11 @@ def start(**options: Any) -> RunStarted:
 
 
 ASKED = ModelRequested(ordinal=0, model="m")
+ASKED_LAST = ModelRequested(ordinal=0, model="m", purpose="wrap_up")
+LIMIT = BudgetReached(
+    limit="max_tokens", unit="tokens", cap=100, spent=90, held=0, needed=20, reopens_at=None
+)
+WRAPPING = replace(LIMIT, wrap_up=True)
 TEXT = ModelAnswered(ordinal=0, parts=(Text("hello"),))
 CALLS = ModelAnswered(
     ordinal=0, parts=(ToolCall("a", "{}", "a"), ToolCall("b", "{}", "b"), ToolCall("c", "{}", "c"))
@@ -100,6 +110,28 @@ TABLE: list[tuple[str, list[AnyEvent], object]] = [
         "patience ends too",
         [ModelFailed(ordinal=i, error="E", message="m", retry_after=0.0) for i in range(3)],
         End("failed", "model_error", "m"),
+    ),
+    (
+        "a limit ends the run before the call",
+        [LIMIT],
+        End("stopped", "budget:max_tokens", budget_words(LIMIT)),
+    ),
+    ("or leaves it a last answer", [WRAPPING], AskModel("wrap_up")),
+    ("which is delivered", [WRAPPING, ASKED_LAST, TEXT], Deliver()),
+    (
+        "or ends it, if there is no room for it either",
+        [WRAPPING, LIMIT],
+        End("stopped", "budget:max_tokens", budget_words(LIMIT)),
+    ),
+    (
+        "an abandoned attempt is made again",
+        [ASKED, ModelAbandoned(charged=Charge(1, 1), reason="crashed")],
+        AskModel(),
+    ),
+    (
+        "a warning changes nothing",
+        [BudgetWarned(limit="max_tokens", unit="tokens", cap=10, soft=8), BudgetUnchecked(error="e")],
+        AskModel(),
     ),
     ("a rejected output is asked for again", [TEXT, OutputRejected(problem="p")], AskModel()),
     ("but not for ever", [TEXT, OutputRejected(problem="p")] * 3, End("failed", "invalid_output", "p")),

@@ -24,7 +24,7 @@ from shipworthy.errors import (
 )
 from shipworthy.ports.real_calls import ensure_real_calls_allowed
 from shipworthy.rules.per_loop import PerLoop
-from shipworthy.rules.wire import STATUS, cleaned, failure, with_extra
+from shipworthy.rules.wire import STATUS, cleaned, failure, with_extra, was_sent
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -154,7 +154,8 @@ class Connection:
         if begun:
             return IncompleteAnswer(f"The stream of {self.name} broke off ({type(error).__name__}).")
         where = self.base_url or "its provider"
-        return ModelUnavailable(f"{self.name} could not be reached at {where} ({type(error).__name__}).")
+        what = f"{self.name} could not be reached at {where} ({type(error).__name__})."
+        return ModelUnavailable(what, billable=was_sent(error))
 
     def _message(self, error: Any) -> str:
         return cleaned(str(error.api_message or error.message), self._secret)

@@ -74,7 +74,7 @@ class InMemoryLedger:
         self._accounts: dict[Account, set[str]] = {}
         self._holds: dict[str, _Held] = {}
         self._over: deque[str] = deque()
-        self._places: dict[str, _Counter] = {}
+        self._places: dict[str, tuple[str, _Counter]] = {}  # whose it is, and where
         self._owed: dict[str, int] = {}
         self._caps: dict[str, int] = {}
         self._changes: list[Change] = []
@@ -99,7 +99,7 @@ class InMemoryLedger:
 
     async def release(self, tenant: str, hold: str) -> None:
         with self._lock:
-            self._give_up_place(hold)
+            self._give_up_place(tenant, hold)
             held = self._holds.get(hold)
             if held is not None:
                 none = tuple([0] * len(held.amounts))
@@ -111,6 +111,7 @@ class InMemoryLedger:
                 held = self._holds.get(name)
                 if held is not None and held.state == "held" and held.hold.tenant == tenant:
                     held.until = _now() + ttl
+                    self._next_expiry = min(self._next_expiry, held.until)
 
     async def forget(self, forget: Forget) -> None:
         with self._lock:
@@ -204,7 +205,8 @@ class InMemoryLedger:
         if held.state == "held":
             self._remember(held)
         held.state, held.amounts = "done", amounts
-        held.settled = Settled(hold.note if settlement.amounts is None else settlement.note, tuple(warned))
+        note = hold.note if settlement.amounts is None else settlement.note
+        held.settled = Settled(note, tuple(warned), units=held.granted.units)
         return held.settled
 
     def drop(self, forget: Forget) -> None:
@@ -252,15 +254,18 @@ class InMemoryLedger:
         counters = [self._counters.get(line.key) or self._new(line, now) for line in hold.lines]
         amounts: list[int] = []
         warned: list[int] = []
+        near = False
         for index, counter in enumerate(counters):
             amount = hold.base[index] + hold.each[index] * units
             amounts.append(amount)
             counter.used_at = now
+            soft = hold.lines[index].soft
             if not hold.final:
                 counter.held += amount
+                if soft and not counter.warned and counter.spent + counter.held >= soft:
+                    near = True
                 continue
             counter.spent += amount
-            soft = hold.lines[index].soft
             if soft and counter.spent >= soft and not counter.warned:
                 counter.warned = True
                 warned.append(index)
@@ -268,17 +273,18 @@ class InMemoryLedger:
             self._owed[rate.key] = max(self._owed.get(rate.key, 0), now * MICROS) + cost(
                 rate, base + each * units
             )
-        if warned:
-            granted = Granted(units, tuple(warned))
+        granted = Granted(units, tuple(warned), near)
         until = now + hold.ttl
-        self._holds[hold.id] = held = _Held(hold, granted, tuple(amounts), until, settled=Settled(hold.note))
+        self._holds[hold.id] = held = _Held(
+            hold, granted, tuple(amounts), until, settled=Settled(hold.note, units=units)
+        )
         if hold.final:
             held.state = "done"
             self._remember(held)
         elif until < self._next_expiry:
             self._next_expiry = until
         if self._places:
-            self._give_up_place(hold.id)
+            self._give_up_place(hold.tenant, hold.id)
         return granted
 
     def _expire(self, now: int) -> int:
@@ -303,19 +309,20 @@ class InMemoryLedger:
     def _keep_place(self, hold: Hold, refused: Refused, now: int) -> None:
         """A patient hold's place in the order is before the line that is full, and nowhere else."""
         if refused.cause != "held" or not hold.patient:
-            return self._give_up_place(hold.id)
+            return self._give_up_place(hold.tenant, hold.id)
         line = hold.lines[refused.index]
         counter = self._counters.get(line.key) or self._new(line, now)
-        if (before := self._places.get(hold.id)) is not counter and before is not None:
-            self._give_up_place(hold.id)
+        if (before := self._places.get(hold.id)) is not None and before[1] is not counter:
+            self._give_up_place(hold.tenant, hold.id)
         counter.queue[hold.id] = now + PLACE
-        self._places[hold.id] = counter
+        self._places[hold.id] = hold.tenant, counter
         return None
 
-    def _give_up_place(self, hold: str) -> None:
-        counter = self._places.pop(hold, None)
-        if counter is not None:
-            counter.queue.pop(hold, None)
+    def _give_up_place(self, tenant: str, hold: str) -> None:
+        place = self._places.get(hold)
+        if place is not None and place[0] == tenant:
+            del self._places[hold]
+            place[1].queue.pop(hold, None)
 
     # room
 
@@ -392,6 +399,9 @@ class InMemoryLedger:
             self._caps.pop(limit, None)
             if cap is not None:
                 self._caps[limit] = cap
+            for counter in self._counters.values():
+                if counter.line.limit == limit:
+                    counter.warned = False
             self._changes.append(Change(_now(), "set", account, unit, window, cap, who, why))
 
     async def reset(

@@ -8,6 +8,10 @@ from typing import Any, NamedTuple, assert_never
 
 from shipworthy.domain.events import (
     AnyEvent,
+    BudgetReached,
+    BudgetUnchecked,
+    BudgetWarned,
+    ModelAbandoned,
     ModelAnswered,
     ModelFailed,
     ModelRequested,
@@ -24,6 +28,8 @@ from shipworthy.domain.events import (
     ToolsJudged,
 )
 from shipworthy.domain.messages import File, Image, Stored, Text, Thinking, ToolCall
+from shipworthy.domain.usage import Charge
+from shipworthy.rules.decide import budget_words, shown_amount
 
 _STYLES = {
     "run_ended": "bold",
@@ -31,6 +37,9 @@ _STYLES = {
     "run_parked": "yellow",
     "tool_in_doubt": "yellow",
     "model_failed": "red",
+    "budget_reached": "red",
+    "budget_warned": "yellow",
+    "budget_unchecked": "red",
     "output_rejected": "red",
     "tool_attempted": "cyan",
     "tool_settled": "green",
@@ -104,10 +113,32 @@ def _what(event: AnyEvent, names: dict[str, str]) -> str:
             return _of_run(event)
         case ModelRequested() | ModelAnswered() | ModelFailed() | OutputRejected():
             return _of_model(event)
+        case ModelAbandoned() | BudgetReached() | BudgetWarned() | BudgetUnchecked():
+            return _of_budget(event)
         case ToolsJudged() | ToolAttempted() | ToolReturned() | ToolInDoubt() | ToolSettled():
             return _of_tool(event, names)
         case _:
             assert_never(event)
+
+
+def _of_budget(event: ModelAbandoned | BudgetReached | BudgetWarned | BudgetUnchecked) -> str:
+    match event:
+        case ModelAbandoned():
+            return f"{event.reason}: charged {_charged(event.charged)}"
+        case BudgetReached():
+            return budget_words(event)
+        case BudgetWarned():
+            soft, cap = shown_amount(event.unit, event.soft), shown_amount(event.unit, event.cap)
+            return f"{event.limit}: {soft} of {cap} are spent"
+        case BudgetUnchecked():
+            return f"made without a reservation: {one_line(event.error)}"
+        case _:
+            assert_never(event)
+
+
+def _charged(charge: Charge) -> str:
+    tokens = f"{charge.input_tokens} + {charge.output_tokens} tokens"
+    return tokens if charge.cost is None else f"{tokens}, {shown_amount('cost_usd', charge.cost)}"
 
 
 def _of_run(event: RunStarted | RunResumed | RunParked | StopRequested | RunEnded) -> str:

@@ -1,0 +1,115 @@
+"""The counters that one run draws on, by what its budget says for its scope."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import msgspec
+
+from shipworthy.domain.budgets import Limit, RateTerm, Terms
+from shipworthy.domain.ledger import Account, Forget, Level, Line, Rate
+from shipworthy.domain.scope import ANONYMOUS, Scope
+from shipworthy.engine.windows import window_of
+from shipworthy.rules.ledger import account, keys_of
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Accounts:
+    """The lines and rates of a run. A line is made anew when its window is over."""
+
+    def __init__(self, terms: Terms, scope: Scope, agent: str, run_id: str) -> None:
+        self._terms, self._scope = terms, scope
+        self._agent, self._run_id = agent, run_id
+        self._of_attempts = [limit for limit in terms.limits if limit.unit != "tool_calls"]
+        self._of_calls = [limit for limit in terms.limits if limit.unit == "tool_calls"]
+        self._made: dict[tuple[str, bool], tuple[int, tuple[Line, ...]]] = {}
+        self._names = {limit.name: limit for limit in terms.limits}
+
+    @property
+    def counts_calls(self) -> bool:
+        """Whether tool calls are limited."""
+        return bool(self._of_calls)
+
+    def of_attempt(self, *, wrap_up: bool) -> tuple[Line, ...]:
+        """What an attempt on the wire draws on; a last answer may use what is kept back for it."""
+        return self._current("attempt", self._of_attempts, wrap_up)
+
+    def of_calls(self) -> tuple[Line, ...]:
+        """What tool calls draw on."""
+        return self._current("calls", self._of_calls, False)
+
+    def rates(self, model: str) -> tuple[Rate, ...]:
+        """What limits the pace of attempts on *model*, in the order of the terms."""
+        return tuple([self._rate(term, model) for term in self._terms.rates])
+
+    def name(self, line: Line) -> str:
+        """The name of a line's limit, as in BudgetConfig."""
+        for limit in self._terms.limits:
+            if (limit.unit, limit.level, limit.window) == (line.unit, line.account.level, line.window):
+                return limit.name
+        return line.unit
+
+    def of_the_run(self) -> Forget | None:
+        """The run's own counters, on which nothing draws once it has ended."""
+        own = [limit for limit in self._terms.limits if limit.level == "run"]
+        if not own:
+            return None
+        whose = self._account("run")
+        keys = [keys_of(whose, limit.unit, limit.window, 0)[0] for limit in own]
+        return Forget(self._scope.tenant, tuple(keys))
+
+    def _current(self, kind: str, limits: list[Limit], wrap_up: bool) -> tuple[Line, ...]:
+        now = time.time_ns() // 1_000_000
+        made = self._made.get((kind, wrap_up))
+        if (
+            made is not None
+            and made[1]
+            and all([line.start <= now < (line.end or now + 1) for line in made[1]])
+        ):
+            return made[1]
+        lines = tuple([self._line(limit, wrap_up, now) for limit in limits])
+        self._made[kind, wrap_up] = now, lines
+        return lines
+
+    def _line(self, limit: Limit, wrap_up: bool, now: int) -> Line:
+        start, end = window_of(limit.window, self._terms.zone, now)
+        whose = self._account(limit.level)
+        key, name = keys_of(whose, limit.unit, limit.window, start)
+        keeps = limit.level == "run" and limit.unit != "tool_calls" and not wrap_up
+        kept_back = math.ceil(limit.cap * self._terms.wrap_up) if keeps else 0
+        soft = max(int(limit.cap * self._terms.soft), 1) if self._terms.soft else 0
+        return Line(key, name, whose, limit.unit, limit.window, start, end, limit.cap - kept_back, soft)
+
+    def _account(self, level: Level, model: str = "") -> Account:
+        """Runs that name nobody share one account for users and one for tenants: fresh ones would be no limit."""
+        scope = self._scope
+        match level:
+            case "run":
+                return account("run", scope.tenant, self._run_id)
+            case "session":
+                if scope.session is None:
+                    return account("session", scope.tenant, None, self._run_id)
+                return account("session", scope.tenant, scope.user, scope.session)
+            case "user":
+                return (
+                    account("user", "", ANONYMOUS)
+                    if scope.anonymous
+                    else account("user", scope.tenant, scope.user)
+                )
+            case "tenant":
+                return (
+                    account("tenant", "", ANONYMOUS) if scope.anonymous else account("tenant", scope.tenant)
+                )
+            case "agent":
+                return account("agent", "", self._agent)
+            case "model":
+                return account("model", "", model)
+            case _:
+                return account("global")
+
+    def _rate(self, term: RateTerm, model: str) -> Rate:
+        whose = self._account(term.level, model)
+        key = _encode([whose.level, whose.tenant, whose.name, term.unit, term.period]).decode()
+        return Rate(key, whose, term.unit, term.limit, term.period, term.burst)

@@ -1,0 +1,106 @@
+"""One budget on one store: its ledger, and who waits for room in it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from shipworthy.domain.ledger import BudgetOp, Forget, Outcome, Settlement
+from shipworthy.domain.scope import Operator
+from shipworthy.engine.contention import Waiting
+from shipworthy.errors import LedgerError
+from shipworthy.ports.budget import Budget
+from shipworthy.ports.store import Store
+from shipworthy.rules.per_loop import PerLoop
+
+log = logging.getLogger("shipworthy")
+
+_SWEEP = Operator("expired holds of a budget")
+_TRIES, _PAUSE = 4, 0.1
+
+
+class Bank:
+    """`joined`: the ledger is the store's own, so that its operations share the commits of the journal."""
+
+    def __init__(self, budget: Budget, store: Store) -> None:
+        self.budget = budget
+        self.ledger = budget.ledger_on(store)
+        self.joined = self.ledger is store.ledger
+        self._waiting: PerLoop[Waiting] = PerLoop()
+        self._opened = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Make ready, once. Raises LedgerError, ConfigurationError."""
+        if not self._opened:
+            await self.budget.open()
+            if not self.joined:
+                await self.ledger.open()
+            self._opened = True
+
+    async def close(self) -> None:
+        """Give up connections."""
+        if self._opened and not self.joined:
+            await self.ledger.close()
+        self._opened = False
+
+    async def sweep(self) -> None:
+        """Charge what expired."""
+        if self._opened:
+            await self.ledger.sweep(_SWEEP)
+
+    @property
+    def waiting(self) -> Waiting:
+        """Who waits on this event loop."""
+        return self._waiting.get(asyncio.get_running_loop(), Waiting)
+
+    def stir(self) -> None:
+        """Something was settled."""
+        if waiting := self.waiting:
+            waiting.wake()
+
+    def give_up(self, tenant: str, hold: str) -> None:
+        """Leave the order of those who wait, beside a caller that is being cancelled."""
+        self._beside(self.ledger.release(tenant, hold))
+
+    def renew(self, tenant: str, hold: str, ttl: int) -> None:
+        """Keep a hold from expiring; if that fails it is charged in full, and corrected when it is settled."""
+        self._beside(self.ledger.renew(tenant, [hold], ttl))
+
+    def _beside(self, work: object) -> None:
+        task = asyncio.ensure_future(_quietly(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def settle(self, operations: Sequence[BudgetOp]) -> list[Outcome]:
+        """Do now what no commit of the store carries. A settlement that cannot be had is told to the log: its hold
+        expires, and is charged in full."""
+        outcomes: list[Outcome] = []
+        for operation in operations:
+            outcomes.append(await self._settle(operation))
+        return outcomes
+
+    async def _settle(self, operation: BudgetOp) -> Outcome:
+        for left in range(_TRIES - 1, -1, -1):
+            try:
+                if isinstance(operation, Settlement):
+                    return await self.ledger.settle(operation)
+                assert isinstance(operation, Forget)
+                await self.ledger.forget(operation)
+                return None
+            except LedgerError as error:
+                if not left:
+                    log.warning(
+                        "A budget's ledger could not be written; what is held is charged in full: %s", error
+                    )
+                    return None
+            await asyncio.sleep(_PAUSE)
+        return None
+
+
+async def _quietly(work: object) -> None:
+    try:
+        await work  # type: ignore[misc]
+    except Exception as error:
+        log.warning("A budget's ledger could not be asked: %s", error)

@@ -1,0 +1,334 @@
+"""Metering one run under a budget: every attempt on the wire is reserved before it is made, and settled after.
+
+The order of the lines in `attempt` is the guarantee: what may be spent is held, and that is durable, before a byte is
+sent. What an attempt cost is queued with the event that says so, and settled with that event's commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from shipworthy.domain.budgets import Terms
+from shipworthy.domain.events import (
+    BudgetReached,
+    BudgetWarned,
+    Judged,
+    ModelAbandoned,
+    ModelRequested,
+    ToolsJudged,
+)
+from shipworthy.domain.ledger import BudgetOp, Hold, Line, Outcome, Rate, Settled, Settlement
+from shipworthy.domain.model import Delta, ModelRequest, ToolCallDelta
+from shipworthy.domain.usage import Charge, Price, Reserved, Usage
+from shipworthy.engine.accounts import Accounts
+from shipworthy.engine.bank import Bank
+from shipworthy.engine.metering import Meter
+from shipworthy.engine.reserving import Reserving
+from shipworthy.errors import BudgetExceeded, ModelError
+from shipworthy.ports.budget import Budget
+from shipworthy.rules import budgets as rules
+from shipworthy.rules.decide import budget_words
+
+if TYPE_CHECKING:
+    from shipworthy.domain.scope import Scope
+    from shipworthy.engine.blueprint import Blueprint
+    from shipworthy.engine.live import LiveRun
+    from shipworthy.engine.runtime import Runtime
+
+_encode = msgspec.json.Encoder().encode
+_charge = msgspec.json.Decoder(Charge)
+
+
+async def budgeted(
+    runtime: Runtime, blueprint: Blueprint, budget: Budget, scope: Scope, run_id: str
+) -> Meter:
+    """The meter of one sitting, by what the budget says now. Raises ConfigurationError, LedgerError."""
+    bank = runtime.bank(budget)
+    await bank.open()
+    budget.price(blueprint.model.name)  # no run begins on a model that cannot be priced
+    terms = await budget.terms(scope)
+    return BudgetMeter(bank, terms, Accounts(terms, scope, blueprint.name, run_id))
+
+
+class Attempt(msgspec.Struct):
+    """One attempt on the wire. `units`: output tokens that were granted; `size`: bytes of output that arrived."""
+
+    model: str
+    reserved: Reserved
+    price: Price | None
+    units: int
+    streamed: bool
+    clamped: bool = False
+    near: bool = False
+    lines: tuple[Line, ...] = ()
+    rates: tuple[Rate, ...] = ()
+    size: int = 0
+    renewal: asyncio.TimerHandle | None = None
+
+
+class BudgetMeter:
+    """A run's meter under a budget, for one sitting."""
+
+    counts = True
+
+    def __init__(self, bank: Bank, terms: Terms, accounts: Accounts) -> None:
+        self._bank, self._terms, self._accounts = bank, terms, accounts
+        self._attempt: Attempt | None = None
+        self._sizes = [0]
+        self._around: int | None = None
+        self._told_of: tuple[Line, ...] = ()
+        self.joined = bank.joined
+        self.near = False
+        self.max_wall_clock = terms.max_wall_clock
+
+    # an attempt
+
+    async def begin(self, run: LiveRun, request: ModelRequest) -> ModelRequest | None:
+        return await self.attempt(run, request, run.blueprint.model.name)
+
+    async def attempt(self, run: LiveRun, request: ModelRequest, model: str) -> ModelRequest | None:
+        """`begin`, on a model that may be another one than the agent's."""
+        most = request.settings.max_tokens or self._terms.max_output
+        price = self._bank.budget.price(model)
+        name = _encode([run.scope.tenant, run.run_id, run.fence.token, run.state.seq + 1]).decode()
+        reserved = rules.reserved(name, price, self._input_tokens(run, request), most)
+        attempt = Attempt(model, reserved, price, most, request.stream)
+        event = ModelRequested(
+            ordinal=run.state.ordinal, model=model, purpose=request.purpose, reserved=reserved
+        )
+        if not await self._reserve(run, attempt, event):
+            return None
+        self._attempt = attempt
+        self._keep_alive(run, attempt)
+        settings = request.settings
+        if [line for line in attempt.lines if line.unit not in ("requests", "input_tokens")]:
+            settings = msgspec.structs.replace(settings, max_tokens=attempt.units)
+        return msgspec.structs.replace(request, settings=settings, meter=Again(self, run, request))
+
+    async def _reserve(self, run: LiveRun, attempt: Attempt, event: ModelRequested) -> bool:
+        wrap_up = event.purpose == "wrap_up"
+
+        def hold() -> Hold:
+            attempt.lines = self._accounts.of_attempt(wrap_up=wrap_up)
+            attempt.rates = self._accounts.rates(attempt.model)
+            return self._hold(run, attempt)
+
+        if not hold().lines and not attempt.rates:
+            run.record(event)
+            await run.commit()
+            return True
+        may_wrap_up = self._terms.wrap_up > 0 and run.state.limit is None and not wrap_up
+        reserving = Reserving(run, self._bank, self._terms, self._accounts, hold, event)
+        granted = await reserving.granted(may_wrap_up=may_wrap_up)
+        if granted is None:
+            return False
+        attempt.clamped, attempt.units = granted.units < attempt.units, granted.units
+        attempt.near = granted.near and self._terms.soft > 0
+        return True
+
+    def _hold(self, run: LiveRun, attempt: Attempt) -> Hold:
+        reserved = attempt.reserved
+        takes = [rules.base_of(line.unit, reserved) for line in attempt.lines]
+        rated = [rules.base_of(rate.unit, reserved) for rate in attempt.rates]
+        most = reserved.output_tokens
+        return Hold(
+            id=reserved.id,
+            tenant=run.scope.tenant,
+            lines=attempt.lines,
+            base=tuple([base for base, _ in takes]),
+            each=tuple([each for _, each in takes]),
+            rates=attempt.rates,
+            rate_base=tuple([base for base, _ in rated]),
+            rate_each=tuple([each for _, each in rated]),
+            least=min(self._terms.least_output, most),
+            most=most,
+            ttl=int(self._terms.ttl * 1000),
+            patient=self._terms.on_contention == "wait",
+        )
+
+    def _input_tokens(self, run: LiveRun, request: ModelRequest) -> int:
+        """The most tokens that the input can have: what the provider counted up to its last answer, and the bytes of
+        what is new since. Costs what is new."""
+        sizes, messages = self._sizes, run.transcript
+        for index in range(len(sizes) - 1, len(messages)):
+            sizes.append(sizes[-1] + rules.tokens_of(messages[index]))
+        if self._around is None:
+            self._around = rules.tokens_around(request.tools, request.output)
+        by_bytes = self._around + rules.length(request.instructions) + sizes[-1]
+        state = run.state
+        if not state.counted or request.purpose != "turn":
+            return by_bytes
+        new = sizes[-1] - sizes[run.history + state.counted_to]
+        return min(by_bytes, state.counted + new + rules.PER_REQUEST)
+
+    def _keep_alive(self, run: LiveRun, attempt: Attempt) -> None:
+        """Renew the hold for as long as the attempt lives."""
+        if not attempt.lines and not attempt.rates:
+            return
+        ttl, loop = self._terms.ttl, asyncio.get_running_loop()
+
+        def renew() -> None:
+            self._bank.renew(run.scope.tenant, attempt.reserved.id, int(ttl * 1000))
+            attempt.renewal = loop.call_later(ttl / 3, renew)
+
+        attempt.renewal = loop.call_later(ttl / 3, renew)
+
+    # its outcome
+
+    def answered(self, run: LiveRun, usage: Usage) -> Charge | None:
+        attempt = self._attempt
+        assert attempt is not None
+        charge = rules.charge_of(usage, attempt.reserved, attempt.units, attempt.price)
+        return self._settle(run, attempt, charge)
+
+    async def cut(self, run: LiveRun) -> None:
+        attempt = self._last
+        if not attempt.clamped:
+            return
+        lines = attempt.lines
+        found = await self._bank.ledger.spent(run.scope, [line.key for line in lines])
+        rooms: list[tuple[int, int]] = []
+        for index, (line, (spent, _)) in enumerate(zip(lines, found, strict=True)):
+            base, each = rules.base_of(line.unit, attempt.reserved)
+            if each:
+                rooms.append(((line.cap - spent - base) // each, index))
+        index = min(rooms)[1]
+        line, (spent, held) = lines[index], found[index]
+        base, each = rules.base_of(line.unit, attempt.reserved)
+        needed = base + each * attempt.reserved.output_tokens
+        run.record(
+            BudgetReached(
+                limit=self._accounts.name(line),
+                unit=line.unit,
+                cap=line.cap,
+                spent=spent,
+                held=held,
+                needed=needed,
+                reopens_at=line.end or None,
+            )
+        )
+
+    def failed(self, run: LiveRun, error: Exception) -> Charge | None:
+        """Nothing but its request where the provider surely did not take it; what arrived of a stream; and everything
+        where it is not known."""
+        attempt = self._attempt
+        if attempt is None:
+            return None
+        if isinstance(error, ModelError) and not error.billable and not attempt.size:
+            return self._settle(run, attempt, Charge(0, 0, None if attempt.price is None else 0))
+        return self._settle(run, attempt, _unfinished(attempt))
+
+    def abandoned(self, run: LiveRun) -> None:
+        if (attempt := self._attempt) is not None:
+            charge = self._settle(run, attempt, _unfinished(attempt))
+            run.record(ModelAbandoned(charged=charge, reason="cancelled"))
+
+    def arrived(self, delta: Delta) -> None:
+        attempt = self._attempt
+        assert attempt is not None
+        text = delta.arguments if type(delta) is ToolCallDelta else delta.text  # type: ignore[union-attr]
+        attempt.size += len(text) if text.isascii() else rules.length(text)
+
+    def _settle(self, run: LiveRun, attempt: Attempt, charge: Charge) -> Charge:
+        self._attempt, self._last = None, attempt
+        self.near = attempt.near
+        if attempt.renewal is not None:
+            attempt.renewal.cancel()
+        if attempt.lines or attempt.rates:
+            self._told_of = attempt.lines
+            run.operations.append(
+                Settlement(
+                    id=attempt.reserved.id,
+                    tenant=run.scope.tenant,
+                    amounts=tuple([rules.amount_of(line.unit, charge) for line in attempt.lines]),
+                    rates=tuple([rules.amount_of(rate.unit, charge) for rate in attempt.rates]),
+                    note=_encode(charge).decode(),
+                )
+            )
+        return charge
+
+    async def settle(self, operations: Sequence[BudgetOp]) -> list[Outcome]:
+        return await self._bank.settle(operations)
+
+    def told(self, run: LiveRun, outcomes: Sequence[Outcome]) -> None:
+        self.near = False
+        self._bank.stir()
+        for outcome in outcomes:
+            if isinstance(outcome, Settled) and outcome.warned and run.state.ended is None:
+                self._warn(run, [self._told_of[index] for index in outcome.warned])
+
+    def _warn(self, run: LiveRun, lines: Sequence[Line]) -> None:
+        for line in lines:
+            run.record(
+                BudgetWarned(limit=self._accounts.name(line), unit=line.unit, cap=line.cap, soft=line.soft)
+            )
+
+    # tool calls
+
+    async def judged(self, run: LiveRun, calls: Sequence[Judged]) -> bool:
+        new = len([1 for call in calls if not run.state.calls[call.call_id].charged])
+        if not self._accounts.counts_calls or not new:
+            run.record(ToolsJudged(calls=tuple(calls), charged=bool(new) and self._accounts.counts_calls))
+            return True
+        event = ToolsJudged(calls=tuple(calls), charged=True)
+        name = _encode(["calls", run.scope.tenant, run.run_id, calls[0].call_id, new]).decode()
+        lines: tuple[Line, ...] = ()
+
+        def hold() -> Hold:
+            nonlocal lines
+            lines = self._accounts.of_calls()
+            takes, none = (new,) * len(lines), (0,) * len(lines)
+            return Hold(id=name, tenant=run.scope.tenant, lines=lines, base=takes, each=none, final=True)
+
+        may_wrap_up = self._terms.wrap_up > 0 and run.state.limit is None
+        reserving = Reserving(run, self._bank, self._terms, self._accounts, hold, event)
+        granted = await reserving.granted(may_wrap_up=may_wrap_up)
+        if granted is not None:
+            self._warn(run, [lines[index] for index in granted.warned])
+        return granted is not None
+
+    # the run
+
+    async def recover(self, run: LiveRun) -> None:
+        open_attempt = run.state.attempt
+        if open_attempt is None or open_attempt.reserved is None:
+            return
+        reserved = open_attempt.reserved
+        settled = await self._bank.ledger.settle(Settlement(id=reserved.id, tenant=run.scope.tenant))
+        if settled.note:  # it was settled before the crash, and its event was lost
+            charge = _charge.decode(settled.note)
+        else:
+            charge = rules.in_full(reserved, settled.units if settled.known else reserved.output_tokens)
+        run.record(ModelAbandoned(charged=charge, reason="crashed"))
+
+    def ending(self, run: LiveRun) -> None:
+        if (forget := self._accounts.of_the_run()) is not None:
+            run.operations.append(forget)
+
+
+def _unfinished(attempt: Attempt) -> Charge:
+    if attempt.streamed and attempt.size:
+        return rules.arrived(attempt.reserved, attempt.units, attempt.size)
+    return rules.in_full(attempt.reserved, attempt.units)
+
+
+class Again:
+    """`ModelRequest.meter` under a budget."""
+
+    def __init__(self, meter: BudgetMeter, run: LiveRun, request: ModelRequest) -> None:
+        self._meter, self._run, self._request = meter, run, request
+
+    async def again(self, model: str, error: ModelError) -> ModelRequest:
+        from shipworthy.engine.ask import failure_of
+
+        self._run.record(failure_of(self._run, error, error.retry_after))
+        request = await self._meter.attempt(self._run, self._request, model)
+        if request is None:
+            assert self._run.state.limit is not None
+            limit = self._run.state.limit
+            raise BudgetExceeded(budget_words(limit), limit=limit.limit)
+        return request
