@@ -47,3 +47,12 @@ def temporal() -> str:
     from tests.servers.temporal import temporal_address
 
     return temporal_address()
+
+
+@pytest.fixture
+def redis_url() -> Iterator[str]:
+    """The address of this process's Valkey server, which is empty."""
+    from tests.servers.redis import a_redis_database
+
+    with a_redis_database() as url:
+        yield url
