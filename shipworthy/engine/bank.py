@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from shipworthy.domain.ledger import BudgetOp, Forget, Outcome, Settlement
+from shipworthy.domain.ledger import BudgetOp, Forget, Line, Outcome, Settlement
 from shipworthy.domain.scope import Operator
 from shipworthy.engine.contention import Waiting
 from shipworthy.errors import LedgerError
@@ -21,13 +21,15 @@ _TRIES, _PAUSE = 4, 0.1
 
 
 class Bank:
-    """`joined`: the ledger is the store's own, so that its operations share the commits of the journal."""
+    """`joined`: the ledger is the store's own, so that its operations share the commits of the journal. `untold`:
+    limits that came near with the end of a run, by their keys."""
 
     def __init__(self, budget: Budget, store: Store) -> None:
         self.budget = budget
         self.ledger = budget.ledger_on(store)
         self.joined = self.ledger is store.ledger
         self._waiting: PerLoop[Waiting] = PerLoop()
+        self.untold: dict[str, Line] = {}
         self._opened = False
         self._tasks: set[asyncio.Task[None]] = set()
 

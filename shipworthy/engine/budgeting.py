@@ -27,7 +27,7 @@ from shipworthy.domain.usage import Charge, Price, Reserved, Usage
 from shipworthy.engine.accounts import Accounts
 from shipworthy.engine.bank import Bank
 from shipworthy.engine.metering import Meter
-from shipworthy.engine.reserving import Reserving
+from shipworthy.engine.reserving import Reserving, provider_pauses
 from shipworthy.errors import BudgetExceeded, ModelError
 from shipworthy.ports.budget import Budget
 from shipworthy.rules import budgets as rules
@@ -100,7 +100,7 @@ class BudgetMeter:
         event = ModelRequested(
             ordinal=run.state.ordinal, model=model, purpose=request.purpose, reserved=reserved
         )
-        if not await self._reserve(run, attempt, event):
+        if not await self._provider_is_ready(run) or not await self._reserve(run, attempt, event):
             return None
         self._attempt = attempt
         self._keep_alive(run, attempt)
@@ -108,6 +108,18 @@ class BudgetMeter:
         if [line for line in attempt.lines if line.unit not in ("requests", "input_tokens")]:
             settings = msgspec.structs.replace(settings, max_tokens=attempt.units)
         return msgspec.structs.replace(request, settings=settings, meter=Again(self, run, request))
+
+    async def _provider_is_ready(self, run: LiveRun) -> bool:
+        """Under rate limits, leave a provider alone for as long as it asked for; False if this is not waited for, which
+        is recorded."""
+        if not self._terms.rates or (pause := getattr(run.blueprint.model, "paused_for", 0.0)) <= 0:
+            return True
+        if not all([term.wait for term in self._terms.rates]):
+            run.record(provider_pauses(pause))
+            return False
+        await run.commit()
+        await asyncio.sleep(pause)
+        return True
 
     async def _reserve(self, run: LiveRun, attempt: Attempt, event: ModelRequested) -> bool:
         wrap_up = event.purpose == "wrap_up"
@@ -258,11 +270,21 @@ class BudgetMeter:
         self.near = False
         self._bank.stir()
         for outcome in outcomes:
-            if isinstance(outcome, Settled) and outcome.warned and run.state.ended is None:
+            if isinstance(outcome, Settled) and outcome.warned:
                 self._warn(run, [self._told_of[index] for index in outcome.warned])
+        if self._bank.untold:
+            self._warn(run, [])
 
     def _warn(self, run: LiveRun, lines: Sequence[Line]) -> None:
+        """Record that limits came near; what the run cannot record any more, since it has ended, the next run of this
+        process does that draws on the same limit."""
+        untold = self._bank.untold
+        if untold and run.state.ended is None:
+            lines = [*lines, *[untold.pop(line.key) for line in self._told_of if line.key in untold]]
         for line in lines:
+            if run.state.ended is not None:
+                untold[line.key] = line
+                continue
             run.record(
                 BudgetWarned(limit=self._accounts.name(line), unit=line.unit, cap=line.cap, soft=line.soft)
             )

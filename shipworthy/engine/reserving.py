@@ -120,6 +120,12 @@ class Reserving:
         return [line.key for line in hold.lines] + [rate.key for rate in hold.rates]
 
 
+def provider_pauses(seconds: float) -> BudgetReached:
+    """A provider wants to be left alone, and nobody waits for it."""
+    wait = int(seconds * 1000)
+    return _reached("provider", "requests", (0, 0, 0, 1, time.time_ns() // 1_000_000 + wait), of="rate_limit")
+
+
 def _reached(
     limit: str,
     unit: str,

@@ -8,6 +8,15 @@ from typing import Protocol
 from shipworthy.domain.model import Answer, Delta, ModelRequest
 
 
+class Paced(Protocol):
+    """A model whose provider says when another request makes sense. Rate limits take it into account."""
+
+    @property
+    def paused_for(self) -> float:
+        """Seconds; 0 for now."""
+        ...
+
+
 class Model(Protocol):
     """One attempt on the wire per call of `stream`; the adapter retries nothing by itself."""
 

@@ -104,6 +104,8 @@ def budget_words(limit: BudgetReached) -> str:
     cap, spent, held, needed = (
         shown_amount(limit.unit, n) for n in (limit.cap, limit.spent, limit.held, limit.needed)
     )
+    if limit.of == "rate_limit" and not limit.cap:
+        return "The provider asked for a pause in which it takes no further request."
     if limit.of == "rate_limit":
         return f"The rate limit {limit.limit} ({cap}) has no room now for a call that may take {needed}."
     if limit.needed > limit.cap:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from shipworthy.adapters.anthropic.reader import MessagesReader
+from shipworthy.adapters.shared.pace import Pace
 from shipworthy.domain.model import Answer, Delta, ModelRequest
 from shipworthy.errors import (
     ConfigurationError,
@@ -24,7 +25,7 @@ from shipworthy.errors import (
 )
 from shipworthy.ports.real_calls import ensure_real_calls_allowed
 from shipworthy.rules.per_loop import PerLoop
-from shipworthy.rules.wire import STATUS, cleaned, failure, with_extra, was_sent
+from shipworthy.rules.wire import STATUS, cleaned, failure, was_sent, with_extra
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -59,6 +60,7 @@ class Connection:
         self._given = client
         self._owner: asyncio.AbstractEventLoop | None = None
         self._clients: PerLoop[AsyncAnthropic] = PerLoop()
+        self.pace = Pace()
 
     @property
     def is_anthropic(self) -> bool:
@@ -112,11 +114,15 @@ class Connection:
         if client is not None and client is not self._given:
             await client.close()
 
+    async def _heard(self, response: Any) -> None:
+        """Of a client that was passed in nothing is heard: its hooks are its owner's."""
+        self.pace.note(response.status_code, response.headers)
+
     def _open(self) -> AsyncAnthropic:
         sdk, given = self.sdk, self._given
         if given is None:
             # Not the SDK's own, which whichever loop drops it would close.
-            http = sdk.DefaultAsyncHttpxClient(verify=_tls())
+            http = sdk.DefaultAsyncHttpxClient(verify=_tls(), event_hooks={"response": [self._heard]})
             opened = sdk.AsyncAnthropic(
                 base_url=self.base_url, max_retries=0, http_client=http, **self._credential
             )

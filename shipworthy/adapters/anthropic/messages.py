@@ -54,6 +54,11 @@ class AnthropicModel:
     def name(self) -> str:
         return self._connection.name
 
+    @property
+    def paused_for(self) -> float:
+        """Seconds until another request makes sense, by what the provider said of its rate limits."""
+        return self._connection.pace.left
+
     def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Answer]:
         return self._connection.attempt(request, self._body, MessagesReader(self._model, self.name))
 

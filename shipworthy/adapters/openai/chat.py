@@ -76,6 +76,11 @@ class OpenAIChat:
     def name(self) -> str:
         return self._connection.name
 
+    @property
+    def paused_for(self) -> float:
+        """Seconds until another request makes sense, by what the provider said of its rate limits."""
+        return self._connection.pace.left
+
     def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Answer]:
         return self._connection.attempt(request, "/chat/completions", self._body, ChatReader(self._model))
 

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from shipworthy.adapters.shared.pace import Pace
 from shipworthy.domain.model import Answer, Delta, ModelRequest
 from shipworthy.errors import (
     ConfigurationError,
@@ -23,7 +24,7 @@ from shipworthy.errors import (
 )
 from shipworthy.ports.real_calls import ensure_real_calls_allowed
 from shipworthy.rules.per_loop import PerLoop
-from shipworthy.rules.wire import STATUS, cleaned, failure, with_extra, was_sent
+from shipworthy.rules.wire import STATUS, cleaned, failure, was_sent, with_extra
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -74,6 +75,7 @@ class Connection:
         self._given = client
         self._owner: asyncio.AbstractEventLoop | None = None
         self._clients: PerLoop[AsyncOpenAI] = PerLoop()
+        self.pace = Pace()
 
     @property
     def is_openai(self) -> bool:
@@ -130,11 +132,15 @@ class Connection:
         if client is not None and client is not self._given:
             await client.close()
 
+    async def _heard(self, response: Any) -> None:
+        """Of a client that was passed in nothing is heard: its hooks are its owner's."""
+        self.pace.note(response.status_code, response.headers)
+
     def _open(self) -> AsyncOpenAI:
         sdk, given = self._sdk, self._given
         if given is None:
             # Not the SDK's own, which whichever loop drops it would close.
-            http = sdk.DefaultAsyncHttpxClient(verify=_tls())
+            http = sdk.DefaultAsyncHttpxClient(verify=_tls(), event_hooks={"response": [self._heard]})
             opened = sdk.AsyncOpenAI(
                 api_key=self._key, base_url=self.base_url, max_retries=0, http_client=http
             )
