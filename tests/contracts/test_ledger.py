@@ -8,6 +8,7 @@ import pytest
 
 from shipworthy.adapters.inmemory import ledger as inmemory
 from shipworthy.adapters.inmemory.ledger import InMemoryLedger
+from shipworthy.adapters.redis import RedisLedger
 from shipworthy.adapters.sqlite import SqliteStore, budget
 from shipworthy.testing.contracts.ledger import LAWS, SHARED_LAWS, Law, Ledgers, OwnLedger, check, name
 
@@ -42,6 +43,15 @@ class OnSqlite(Ledgers):
         self._ahead += milliseconds
 
 
+class OnRedis(Ledgers):
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+
+    def make(self) -> OwnLedger:
+        return RedisLedger(self._url)
+
+
 @pytest.mark.parametrize("law", LAWS + SHARED_LAWS, ids=name)
 def test_the_ledger_in_memory(law: Law, monkeypatch: pytest.MonkeyPatch) -> None:
     check(law, InMemory(monkeypatch))
@@ -50,3 +60,8 @@ def test_the_ledger_in_memory(law: Law, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("law", LAWS + SHARED_LAWS, ids=name)
 def test_the_ledger_in_sqlite(law: Law, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check(law, OnSqlite(monkeypatch, tmp_path / "ledger.db"))
+
+
+@pytest.mark.parametrize("law", LAWS + SHARED_LAWS, ids=name)
+def test_the_ledger_in_redis(law: Law, redis_url: str) -> None:
+    check(law, OnRedis(redis_url))
