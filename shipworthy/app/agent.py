@@ -137,6 +137,11 @@ class Agent(Generic[Deps, OutputT]):
             self._runtime = runtime_for(None)
         return self._runtime
 
+    @property
+    def budget(self) -> Budget | None:
+        """What the agent's runs may spend; None where nothing is limited or priced."""
+        return self._budget
+
     # building
 
     def tool(

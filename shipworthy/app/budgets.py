@@ -214,6 +214,11 @@ class StandardBudget:
         if isinstance(ledger, str):
             check_ledger(ledger)
 
+    @property
+    def has_plans(self) -> bool:
+        """Whether the limits are a function of the scope."""
+        return self._plans is not None
+
     def _is_about_money(self) -> bool:
         """Whether money is limited; a function of the scope may say so later."""
         return self._terms is None or any([limit.unit == "cost_usd" for limit in self._terms.limits])

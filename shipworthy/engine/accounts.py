@@ -9,9 +9,9 @@ import msgspec
 
 from shipworthy.domain.budgets import Limit, RateTerm, Terms
 from shipworthy.domain.ledger import Account, Forget, Level, Line, Rate
-from shipworthy.domain.scope import ANONYMOUS, Scope
+from shipworthy.domain.scope import Scope
 from shipworthy.engine.windows import window_of
-from shipworthy.rules.ledger import account, keys_of
+from shipworthy.rules.ledger import account_of, keys_of
 
 _encode = msgspec.json.Encoder().encode
 
@@ -83,31 +83,7 @@ class Accounts:
         return Line(key, name, whose, limit.unit, limit.window, start, end, limit.cap - kept_back, soft)
 
     def _account(self, level: Level, model: str = "") -> Account:
-        """Runs that name nobody share one account for users and one for tenants: fresh ones would be no limit."""
-        scope = self._scope
-        match level:
-            case "run":
-                return account("run", scope.tenant, self._run_id)
-            case "session":
-                if scope.session is None:
-                    return account("session", scope.tenant, None, self._run_id)
-                return account("session", scope.tenant, scope.user, scope.session)
-            case "user":
-                return (
-                    account("user", "", ANONYMOUS)
-                    if scope.anonymous
-                    else account("user", scope.tenant, scope.user)
-                )
-            case "tenant":
-                return (
-                    account("tenant", "", ANONYMOUS) if scope.anonymous else account("tenant", scope.tenant)
-                )
-            case "agent":
-                return account("agent", "", self._agent)
-            case "model":
-                return account("model", "", model)
-            case _:
-                return account("global")
+        return account_of(level, self._scope, run_id=self._run_id, agent=self._agent, model=model)
 
     def _rate(self, term: RateTerm, model: str) -> Rate:
         whose = self._account(term.level, model)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from shipworthy.domain.ledger import Account, Granted, Hold, Level, Rate, Refused, Unit, Window
+from shipworthy.domain.scope import ANONYMOUS, Scope
 
 MICROS = 1000
 """Microseconds in a millisecond: what a rate owes is kept in microseconds."""
@@ -18,6 +19,32 @@ _names = msgspec.json.Encoder()
 def account(level: Level, tenant: str = "", *name: str | None) -> Account:
     """An account; the parts of its name are composed injectively."""
     return Account(level, tenant, _names.encode(name).decode())
+
+
+def account_of(level: Level, scope: Scope, *, run_id: str = "", agent: str = "", model: str = "") -> Account:
+    """On whose account a run of this scope spends. Runs that name nobody share one account for users and one for
+    tenants: fresh ones would be no limit."""
+    match level:
+        case "run":
+            return account("run", scope.tenant, run_id)
+        case "session":
+            if scope.session is None:
+                return account("session", scope.tenant, None, run_id)
+            return account("session", scope.tenant, scope.user, scope.session)
+        case "user":
+            return (
+                account("user", "", ANONYMOUS)
+                if scope.anonymous
+                else account("user", scope.tenant, scope.user)
+            )
+        case "tenant":
+            return account("tenant", "", ANONYMOUS) if scope.anonymous else account("tenant", scope.tenant)
+        case "agent":
+            return account("agent", "", agent)
+        case "model":
+            return account("model", "", model)
+        case _:
+            return account("global")
 
 
 def keys_of(account: Account, unit: Unit, window: Window, start: int) -> tuple[str, str]:
