@@ -100,8 +100,13 @@ class BudgetMeter:
         event = ModelRequested(
             ordinal=run.state.ordinal, model=model, purpose=request.purpose, reserved=reserved
         )
-        if not await self._provider_is_ready(run) or not await self._reserve(run, attempt, event):
-            return None
+        try:
+            if not await self._provider_is_ready(run) or not await self._reserve(run, attempt, event):
+                return None
+        except asyncio.CancelledError:
+            if run.state.attempt is event:  # it landed, and nothing was sent
+                self._give_back(run, attempt)
+            raise
         self._attempt = attempt
         self._keep_alive(run, attempt)
         settings = request.settings
@@ -250,18 +255,37 @@ class BudgetMeter:
         self.near = attempt.near
         if attempt.renewal is not None:
             attempt.renewal.cancel()
-        if attempt.lines or attempt.rates:
-            self._told_of = attempt.lines
-            run.operations.append(
-                Settlement(
-                    id=attempt.reserved.id,
-                    tenant=run.scope.tenant,
-                    amounts=tuple([rules.amount_of(line.unit, charge) for line in attempt.lines]),
-                    rates=tuple([rules.amount_of(rate.unit, charge) for rate in attempt.rates]),
-                    note=_encode(charge).decode(),
-                )
-            )
+        self._queue(
+            run,
+            attempt,
+            charge,
+            tuple([rules.amount_of(line.unit, charge) for line in attempt.lines]),
+            tuple([rules.amount_of(rate.unit, charge) for rate in attempt.rates]),
+        )
         return charge
+
+    def _give_back(self, run: LiveRun, attempt: Attempt) -> None:
+        """An attempt that was reserved and never made costs nothing, not even its request."""
+        charge = Charge(0, 0, None if attempt.price is None else 0)
+        self._queue(run, attempt, charge, (0,) * len(attempt.lines), (0,) * len(attempt.rates))
+        run.record(ModelAbandoned(charged=charge, reason="cancelled"))
+
+    def _queue(
+        self,
+        run: LiveRun,
+        attempt: Attempt,
+        charge: Charge,
+        amounts: tuple[int, ...],
+        rates: tuple[int, ...],
+    ) -> None:
+        """Settle with the next commit."""
+        if amounts or rates:
+            self._told_of = attempt.lines
+            note = _encode(charge).decode()
+            settlement = Settlement(
+                id=attempt.reserved.id, tenant=run.scope.tenant, amounts=amounts, rates=rates, note=note
+            )
+            run.operations.append(settlement)
 
     async def settle(self, operations: Sequence[BudgetOp]) -> list[Outcome]:
         return await self._bank.settle(operations)

@@ -180,9 +180,13 @@ class LiveRun:
         force_setattr(event, "at", time.time_ns() // 1_000_000)
         events, bodies, operations = [*self._pending, event], dict(self.bodies.fresh), tuple(self.operations)
         batch = Batch(events, bodies, budget=(*operations, hold))
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
         try:
             outcomes = await self.store.commit(self.fence, batch)
         except HoldRefused as no:
+            if task is not None and task.cancelling() > cancelled:
+                raise asyncio.CancelledError from None  # the refusal outranked it
             refused: Refused = no.refused
             return refused
         except asyncio.CancelledError:

@@ -35,6 +35,7 @@ class Reserving:
         self._run, self._bank, self._terms, self._accounts = run, bank, terms, accounts
         self._make, self._event = make, event
         self._place: Place | None = None
+        self._hold: Hold | None = None
 
     async def granted(self, *, may_wrap_up: bool) -> Granted | None:
         """The ledger's grant, the event recorded with it; None at a limit, which is recorded in its place. Where others
@@ -44,7 +45,7 @@ class Reserving:
             if waits and (waiting := self._bank.waiting):
                 await self._behind(waiting.before(self._keys(self._make())))
             while True:
-                hold = self._make()
+                self._hold = hold = self._make()
                 answer = await self._asked(hold)
                 if isinstance(answer, Granted):
                     return answer
@@ -53,8 +54,8 @@ class Reserving:
                     return None
                 await self._in_turn(hold, answer)
         except asyncio.CancelledError:
-            if self._place is not None:
-                self._bank.give_up(hold.tenant, hold.id)
+            if self._hold is not None:  # its place, and what was granted while this was cancelled
+                self._bank.give_up(self._hold.tenant, self._hold.id)
             raise
         finally:
             if self._place is not None:
