@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from shipworthy.app.cli_budget import budget
+
 _EXIT_CODES = """Exit codes: 0 done; 1 error, or the run failed; 2 wrong usage; 3 paused, a person is waited for; \
 4 stopped or cancelled; 130 interrupted. With --json, stdout has JSON and nothing else, errors included \
 ({"error": {"type", "what", "fix"}}); logs and remarks go to stderr."""
@@ -28,6 +30,7 @@ runs = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(runs, name="runs")
+app.add_typer(budget, name="budget", epilog=_EXIT_CODES)
 
 Target = Annotated[
     str,

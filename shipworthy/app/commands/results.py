@@ -36,6 +36,7 @@ def as_data(result: RunResult[Any]) -> dict[str, Any]:
         "turns": result.turns,
         "usage": result.usage,
         "cost_usd": result.cost_usd,
+        "retry_after": result.retry_after,
         "finish_reason": result.finish_reason,
         "seq": result.checkpoint.seq,
         "changed": result.changed,

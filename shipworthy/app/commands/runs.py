@@ -125,15 +125,18 @@ async def show(printer: Printer, store: Store, scope: Scope, run_id: str, *, ful
     """One run's journal, as a timeline."""
     run = await store.find(scope, run_id)
     events = await store.read(scope, run_id)
+    state = replay(events)
     if printer.as_json:
-        printer.emit({"run": summary_data(run), "events": events})
+        printer.emit({"run": summary_data(run), "charged": state.charged, "events": events})
         return OK
     whose = " / ".join([part for part in (run.scope.tenant, run.scope.user, run.scope.session) if part])
     printer.say(
         f"{run.run_id}: {run.status}, {run.events} events, {whose}, {timeline.moment(run.started_at)}\n"
     )
     printer.console.print(timeline.table(events, full=full))
-    for call in replay(events).calls.values():
+    if state.charged is not None:
+        printer.say(f"\ncharged: {timeline.charge_words(state.charged)}")
+    for call in state.calls.values():
         if call.status == "in_doubt":
             printer.say(f"\nin doubt: {call.call.name} ({call.call.call_id}): {call.doubt}")
             printer.say(

@@ -124,7 +124,7 @@ def _what(event: AnyEvent, names: dict[str, str]) -> str:
 def _of_budget(event: ModelAbandoned | BudgetReached | BudgetWarned | BudgetUnchecked) -> str:
     match event:
         case ModelAbandoned():
-            return f"{event.reason}: charged {_charged(event.charged)}"
+            return f"{event.reason}: charged {charge_words(event.charged)}"
         case BudgetReached():
             return budget_words(event)
         case BudgetWarned():
@@ -136,7 +136,8 @@ def _of_budget(event: ModelAbandoned | BudgetReached | BudgetWarned | BudgetUnch
             assert_never(event)
 
 
-def _charged(charge: Charge) -> str:
+def charge_words(charge: Charge) -> str:
+    """What is charged, in tokens of input and output, and in money where a price is known."""
     tokens = f"{charge.input_tokens} + {charge.output_tokens} tokens"
     return tokens if charge.cost is None else f"{tokens}, {shown_amount('cost_usd', charge.cost)}"
 
