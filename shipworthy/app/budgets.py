@@ -193,9 +193,7 @@ class StandardBudget:
         prices: Prices | None = None,
         rate_limits: Sequence[RateLimit] = (),
     ) -> None:
-        self._rates = tuple(
-            [term for each in sequence_of("rate_limits", rate_limits) for term in _terms_of(each)]
-        )
+        self._rates = _rates_of(rate_limits)
         self._plans: Plans | None = None
         self._terms: Terms | None = None
         if isinstance(config, BudgetConfig):
@@ -392,6 +390,18 @@ def _one_of(name: str, value: Any, known: Sequence[str]) -> None:
         raise ConfigurationError(
             f"{name}={value!r} is unknown.", fix=f"Use one of {', '.join(map(repr, known))}."
         )
+
+
+def _rates_of(given: Sequence[RateLimit]) -> tuple[RateTerm, ...]:
+    terms: dict[str, RateTerm] = {}
+    for each in sequence_of("rate_limits", given):
+        for term in _terms_of(each):
+            if terms.setdefault(term.name, term) is not term:
+                raise ConfigurationError(
+                    f"rate_limits has {term.unit} per {term.name.rpartition('_')[2]} twice for each {term.level}.",
+                    fix="Keep one of them; another period= makes another limit.",
+                )
+    return tuple(terms.values())
 
 
 def _terms_of(given: RateLimit) -> list[RateTerm]:

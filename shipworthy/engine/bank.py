@@ -57,10 +57,10 @@ class Bank:
         """Who waits on this event loop."""
         return self._waiting.get(asyncio.get_running_loop(), Waiting)
 
-    def stir(self) -> None:
-        """Something was settled."""
+    def stir(self, keys: Sequence[str]) -> None:
+        """Something was given back to these counters and rates."""
         if waiting := self.waiting:
-            waiting.wake()
+            waiting.wake(keys)
 
     def give_up(self, tenant: str, hold: str) -> None:
         """Leave the order of those who wait, beside a caller that is being cancelled."""

@@ -27,7 +27,7 @@ from shipworthy.domain.usage import Charge, Price, Reserved, Usage
 from shipworthy.engine.accounts import Accounts
 from shipworthy.engine.bank import Bank
 from shipworthy.engine.metering import Meter
-from shipworthy.engine.reserving import Reserving, provider_pauses
+from shipworthy.engine.reserving import Reserving
 from shipworthy.errors import BudgetExceeded, ModelError
 from shipworthy.ports.budget import Budget
 from shipworthy.rules import budgets as rules
@@ -81,6 +81,7 @@ class BudgetMeter:
         self._sizes = [0]
         self._around: int | None = None
         self._told_of: tuple[Line, ...] = ()
+        self._freed: list[str] = []
         self.joined = bank.joined
         self.near = False
         self.max_wall_clock = terms.max_wall_clock
@@ -101,7 +102,7 @@ class BudgetMeter:
             ordinal=run.state.ordinal, model=model, purpose=request.purpose, reserved=reserved
         )
         try:
-            if not await self._provider_is_ready(run) or not await self._reserve(run, attempt, event):
+            if not await self._reserve(run, attempt, event):
                 return None
         except asyncio.CancelledError:
             if run.state.attempt is event:  # it landed, and nothing was sent
@@ -110,21 +111,9 @@ class BudgetMeter:
         self._attempt = attempt
         self._keep_alive(run, attempt)
         settings = request.settings
-        if [line for line in attempt.lines if line.unit not in ("requests", "input_tokens")]:
+        if [1 for each in (*attempt.lines, *attempt.rates) if each.unit not in ("requests", "input_tokens")]:
             settings = msgspec.structs.replace(settings, max_tokens=attempt.units)
         return msgspec.structs.replace(request, settings=settings, meter=Again(self, run, request))
-
-    async def _provider_is_ready(self, run: LiveRun) -> bool:
-        """Under rate limits, leave a provider alone for as long as it asked for; False if this is not waited for, which
-        is recorded."""
-        if not self._terms.rates or (pause := getattr(run.blueprint.model, "paused_for", 0.0)) <= 0:
-            return True
-        if not all([term.wait for term in self._terms.rates]):
-            run.record(provider_pauses(pause))
-            return False
-        await run.commit()
-        await asyncio.sleep(pause)
-        return True
 
     async def _reserve(self, run: LiveRun, attempt: Attempt, event: ModelRequested) -> bool:
         wrap_up = event.purpose == "wrap_up"
@@ -164,7 +153,6 @@ class BudgetMeter:
             least=min(self._terms.least_output, most),
             most=most,
             ttl=int(self._terms.ttl * 1000),
-            patient=self._terms.on_contention == "wait",
         )
 
     def _input_tokens(self, run: LiveRun, request: ModelRequest) -> int:
@@ -281,6 +269,8 @@ class BudgetMeter:
         """Settle with the next commit."""
         if amounts or rates:
             self._told_of = attempt.lines
+            self._freed += [line.key for line in attempt.lines]
+            self._freed += [rate.key for rate in attempt.rates if rate.unit != "requests"]
             note = _encode(charge).decode()
             settlement = Settlement(
                 id=attempt.reserved.id, tenant=run.scope.tenant, amounts=amounts, rates=rates, note=note
@@ -292,7 +282,8 @@ class BudgetMeter:
 
     def told(self, run: LiveRun, outcomes: Sequence[Outcome]) -> None:
         self.near = False
-        self._bank.stir()
+        self._bank.stir(self._freed)
+        self._freed.clear()
         for outcome in outcomes:
             if isinstance(outcome, Settled) and outcome.warned:
                 self._warn(run, [self._told_of[index] for index in outcome.warned])

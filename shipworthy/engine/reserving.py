@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
+
 from shipworthy.domain.budgets import Terms
 from shipworthy.domain.events import AnyEvent, BudgetReached, BudgetUnchecked
-from shipworthy.domain.ledger import Granted, Hold, Refused
+from shipworthy.domain.ledger import Granted, Hold, Level, Refused
+from shipworthy.domain.scope import ANONYMOUS
 from shipworthy.engine.accounts import Accounts
 from shipworthy.engine.bank import Bank
-from shipworthy.engine.contention import Place
+from shipworthy.engine.contention import Place, Places
 from shipworthy.errors import LedgerError
 
 if TYPE_CHECKING:
     from shipworthy.engine.live import LiveRun
+
+_WIDTHS: tuple[Level, ...] = ("run", "session", "user", "tenant", "agent", "model", "global")
 
 
 class Reserving:
@@ -34,32 +40,39 @@ class Reserving:
     ) -> None:
         self._run, self._bank, self._terms, self._accounts = run, bank, terms, accounts
         self._make, self._event = make, event
-        self._place: Place | None = None
+        self._places: Places | None = None
         self._hold: Hold | None = None
 
     async def granted(self, *, may_wrap_up: bool) -> Granted | None:
         """The ledger's grant, the event recorded with it; None at a limit, which is recorded in its place. Where others
         hold what is missing, or the pace is too high, this waits its turn. Raises LedgerError."""
-        waits = self._terms.on_contention == "wait"
         try:
-            if waits and (waiting := self._bank.waiting):
-                await self._behind(waiting.before(self._keys(self._make())))
             while True:
-                self._hold = hold = self._make()
-                answer = await self._asked(hold)
-                if isinstance(answer, Granted):
-                    return answer
-                if not self._worth_waiting(answer):
-                    self._stop_at(hold, answer, may_wrap_up)
-                    return None
-                await self._in_turn(hold, answer)
+                hold = self._make()
+                if (place := self._behind(hold)) is not None:
+                    await self._run.commit()  # what is known already does not wait with us
+                    await place.turn()
+                elif hold.rates and (pause := self._paused) > 0:
+                    if not all([term.wait for term in self._terms.rates]):
+                        self._run.record(_provider_pauses(pause))
+                        return None
+                    await self._after_the_pause()
+                else:
+                    self._hold = hold = self._in_order(hold)
+                    answer = await self._asked(hold)
+                    if isinstance(answer, Granted):
+                        return answer
+                    if not self._worth_waiting(answer):
+                        self._stop_at(hold, answer, may_wrap_up)
+                        return None
+                    await self._in_turn(hold, answer)
         except asyncio.CancelledError:
-            if self._hold is not None:  # its place, and what was granted while this was cancelled
+            if self._hold is not None and self._run.state.attempt is not self._event:
+                # its place, and what a ledger elsewhere granted meanwhile; what was recorded is settled
                 self._bank.give_up(self._hold.tenant, self._hold.id)
             raise
         finally:
-            if self._place is not None:
-                self._place.leave()
+            self._leave()
 
     async def _asked(self, hold: Hold) -> Granted | Refused:
         """Reserve and record the event, in one commit where the ledger is the store's own."""
@@ -74,31 +87,65 @@ class Reserving:
             run.record(BudgetUnchecked(error=error.what))
             answer = Granted(hold.most, near=False)
         if isinstance(answer, Granted):
+            self._leave()
             run.record(self._event)
             await run.commit()  # before a byte is sent
         return answer
 
-    async def _behind(self, key: str | None) -> None:
-        """Whoever came before asks first."""
-        if key is not None:
-            await self._run.commit()
-            self._place = self._bank.waiting.join(key, self._run.scope.tenant)
-            await self._place.turn()
+    @property
+    def _tenant(self) -> str:
+        """Whose turn a turn of this run is: those who name nobody have one between them."""
+        scope = self._run.scope
+        return ANONYMOUS if scope.anonymous else scope.tenant
+
+    def _behind(self, hold: Hold) -> Place | None:
+        """Where others came first, if they did."""
+        waiting = self._bank.waiting
+        if not waiting:
+            return None
+        if self._places is None:
+            self._places = Places(waiting, self._tenant)
+        return self._places.behind(self._keys(hold))
+
+    def _in_order(self, hold: Hold) -> Hold:
+        """The hold as it is asked for now: in the order of all processes, if they keep it from its turn in this one's.
+        Only who is first here asks: places of the others would be in its way."""
+        if not self._places or self._terms.on_contention != "wait" or not self._places.is_overtaken:
+            return hold
+        return msgspec.structs.replace(hold, patient=True)
 
     async def _in_turn(self, hold: Hold, refused: Refused) -> None:
         """Wait until it may be worth asking again."""
-        await self._run.commit()  # what is known already does not wait with us
         rated = refused.cause == "rate"
         key = hold.rates[refused.index].key if rated else hold.lines[refused.index].key
-        if self._place is not None and self._place.key != key:
-            self._place.leave()
-            self._place = None
-        if self._place is None:
-            self._place = self._bank.waiting.join(key, self._run.scope.tenant)
-        if self._place.is_first:
-            await self._place.news(refused.wait / 1000 if rated else None)
-        else:
-            await self._place.turn()
+        if self._places is None:
+            self._places = Places(self._bank.waiting, self._tenant)
+        place = self._places.back(self._keys(hold), key)
+        await self._run.commit()
+        if place is not None:
+            await place.news(refused.wait / 1000 if rated else None)
+
+    @property
+    def _paused(self) -> float:
+        """Seconds for which the provider wants to be left alone."""
+        pause: float = getattr(self._run.blueprint.model, "paused_for", 0.0)
+        return pause
+
+    async def _after_the_pause(self) -> None:
+        """Leave the provider alone for as long as it asked for, in nobody's way; who came first goes first."""
+        self._leave()
+        place = self._bank.waiting.join(f"provider {self._run.blueprint.model.name}", self._tenant)
+        try:
+            await self._run.commit()
+            await place.turn()
+            while (pause := self._paused) > 0:
+                await place.news(pause)
+        finally:
+            place.leave()
+
+    def _leave(self) -> None:
+        if self._places is not None:
+            self._places.leave()
 
     def _worth_waiting(self, refused: Refused) -> bool:
         if refused.cause == "rate":
@@ -116,14 +163,17 @@ class Reserving:
         amounts = (refused.cap, refused.spent, refused.held, refused.needed, line.end)
         self._run.record(_reached(self._accounts.name(line), line.unit, amounts, wrap_up=may_wrap_up))
 
-    @staticmethod
-    def _keys(hold: Hold) -> list[str]:
-        return [line.key for line in hold.lines] + [rate.key for rate in hold.rates]
+    def _keys(self, hold: Hold) -> list[str]:
+        """Before what this waits, from narrow to wide."""
+        lines = hold.lines if self._terms.on_contention == "wait" else ()
+        rates = [rate for rate, term in zip(hold.rates, self._terms.rates, strict=False) if term.wait]
+        found = [(_WIDTHS.index(each.account.level), each.key) for each in [*lines, *rates]]
+        return [key for _, key in sorted(found)]
 
 
-def provider_pauses(seconds: float) -> BudgetReached:
+def _provider_pauses(seconds: float) -> BudgetReached:
     """A provider wants to be left alone, and nobody waits for it."""
-    wait = int(seconds * 1000)
+    wait = math.ceil(seconds * 1000)
     return _reached("provider", "requests", (0, 0, 0, 1, time.time_ns() // 1_000_000 + wait), of="rate_limit")
 
 
