@@ -89,6 +89,12 @@ def interleave(rows: Sequence[Row], rounds: int, report: Callable[[str], None]) 
                 row.samples[side].append(sample())
 
 
+def progress(text: str) -> None:
+    """Where the run is, for who watches a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
 # --- one sample -------------------------------------------------------------------------------
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -38,6 +37,7 @@ from measure import (
     loop_lag,
     machine,
     memory_in_flight,
+    progress,
     repeat,
     table,
     together,
@@ -480,8 +480,8 @@ def main() -> None:
     sizes = QUICK if asked.quick else Sizes()
     rounds = asked.rounds or sizes.rounds
     rows = [row for row in rows_of(sizes, asked.dir) if asked.only in row.name]
-    interleave(rows, rounds, _progress)
-    _progress("")
+    interleave(rows, rounds, progress)
+    progress("")
     print(table(rows))
     print()
     print(f"{machine()}; medians of {rounds} interleaved rounds; ratios are the median of each round's own.")
@@ -489,11 +489,6 @@ def main() -> None:
         print("A quick run checks that everything works; its figures mean nothing.")
     if asked.json:
         asked.json.write_text(as_json(rows, {"rounds": rounds, "quick": asked.quick}) + "\n")
-
-
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -268,6 +268,26 @@ class IgnoresOverrides(Mutant):
         return super()._judged(hold, now)
 
 
+class OvertakesWhereItFits(Mutant):
+    caught = "who_waits_is_not_overtaken"
+
+    def _at_once(self, hold: Hold, now: int) -> Granted | None:
+        places, self._places = self._places, {}
+        granted = super()._at_once(hold, now)
+        self._places = places
+        return granted
+
+
+class IgnoresOverridesWhereItFits(Mutant):
+    caught = "an_override_may_be_below_what_is_spent"
+
+    def _at_once(self, hold: Hold, now: int) -> Granted | None:
+        caps, self._caps = self._caps, {}
+        granted = super()._at_once(hold, now)
+        self._caps = caps
+        return granted
+
+
 class TakesZeroForNoCap(Mutant):
     caught = "an_override_may_be_below_what_is_spent"
 
