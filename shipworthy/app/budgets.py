@@ -16,7 +16,7 @@ from shipworthy.domain.ledger import NANO, Level, Unit, Window
 from shipworthy.domain.scope import Scope
 from shipworthy.domain.usage import Price
 from shipworthy.engine.windows import is_zone
-from shipworthy.errors import ConfigurationError, UnknownPrice
+from shipworthy.errors import ConfigurationError
 from shipworthy.ports.budget import Budget
 from shipworthy.ports.ledger import Ledger
 from shipworthy.ports.prices import Prices
@@ -211,6 +211,16 @@ class StandardBudget:
         self._loaded = False
         if isinstance(ledger, str):
             check_ledger(ledger)
+        elif ledger is not None and not hasattr(ledger, "reserve"):
+            raise ConfigurationError(
+                f"ledger={ledger!r} is not a ledger.",
+                fix='Pass "inmemory", "sqlite:./bot.db", "postgres://...", "redis://...", or an InMemoryLedger().',
+            )
+        if prices is not None and not hasattr(prices, "price"):
+            raise ConfigurationError(
+                f"prices={prices!r} is not a list of prices.",
+                fix='Pass PriceTable({"provider:model": price_usd(input=3, output=15)}).',
+            )
 
     @property
     def has_plans(self) -> bool:
@@ -262,13 +272,10 @@ class StandardBudget:
         return config.terms(self._rates)
 
     def price(self, model: str) -> Price | None:
-        """What the model costs. Raises UnknownPrice under a limit of money."""
+        """What the model costs, if that is known."""
         if self._prices is None:
             return None
-        price = self._prices.price(model)
-        if price is None and self._is_about_money():
-            raise UnknownPrice(f"Nobody knows what {model} costs, and a budget limits money.")
-        return price
+        return self._prices.price(model)
 
 
 class NoBudget:

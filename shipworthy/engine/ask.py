@@ -47,8 +47,11 @@ async def ask(run: LiveRun, step: AskModel) -> None:
 async def _attempt(run: LiveRun, request: ModelRequest) -> None:
     try:
         answer = await _stream(run, request)
-    except BudgetExceeded:
-        pass  # the model wanted a further attempt, and that a limit was reached is recorded
+    except BudgetExceeded as error:
+        if (
+            run.state.attempt is not None
+        ):  # another run's limit; that a further attempt met this one's is recorded
+            run.record(failure_of(run, error, None))
     except ModelError as error:
         run.record(failure_of(run, error, error.retry_after))
     except Exception as error:
@@ -62,8 +65,8 @@ async def _attempt(run: LiveRun, request: ModelRequest) -> None:
         run.record(_answered(run, answer))
         if answer.finish_reason == "length":
             await run.meter.cut(run)
-        if run.meter.near:
-            await run.commit()  # a warning, if one is due, is told by this run
+    if run.meter.near:
+        await run.commit()  # a warning, if one is due, is told by this run
 
 
 async def _request(run: LiveRun, purpose: Purpose, ordinal: int) -> ModelRequest:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from shipworthy.domain.ledger import BudgetOp, Forget, Line, Outcome, Settlement
 from shipworthy.domain.scope import Operator
 from shipworthy.engine.contention import Waiting
+from shipworthy.engine.nearing import Nearing
 from shipworthy.errors import LedgerError
 from shipworthy.ports.budget import Budget
 from shipworthy.ports.store import Store
@@ -29,6 +30,7 @@ class Bank:
         self.ledger = budget.ledger_on(store)
         self.joined = self.ledger is store.ledger
         self._waiting: PerLoop[Waiting] = PerLoop()
+        self.nearing = Nearing()
         self.untold: dict[str, Line] = {}
         self._opened = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -69,6 +71,10 @@ class Bank:
     def renew(self, tenant: str, hold: str, ttl: int) -> None:
         """Keep a hold from expiring; if that fails it is charged in full, and corrected when it is settled."""
         self._beside(self.ledger.renew(tenant, [hold], ttl))
+
+    def take_back(self, settlement: Settlement) -> None:
+        """Settle beside a caller that cannot wait: what was held was not used."""
+        self._beside(self.ledger.settle(settlement))
 
     def _beside(self, work: object) -> None:
         task = asyncio.ensure_future(_quietly(work))

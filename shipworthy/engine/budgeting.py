@@ -28,7 +28,7 @@ from shipworthy.engine.accounts import Accounts
 from shipworthy.engine.bank import Bank
 from shipworthy.engine.metering import Meter
 from shipworthy.engine.reserving import Reserving
-from shipworthy.errors import BudgetExceeded, ModelError
+from shipworthy.errors import BudgetExceeded, LedgerError, ModelError, StoreError, UnknownPrice
 from shipworthy.ports.budget import Budget
 from shipworthy.rules import budgets as rules
 from shipworthy.rules.decide import budget_words
@@ -49,9 +49,17 @@ async def budgeted(
     """The meter of one sitting, by what the budget says now. Raises ConfigurationError, LedgerError."""
     bank = runtime.bank(budget)
     await bank.open()
-    budget.price(blueprint.model.name)  # no run begins on a model that cannot be priced
     terms = await budget.terms(scope)
+    _price(budget, terms, blueprint.model.name)  # no run begins on a model that cannot be priced
     return BudgetMeter(bank, terms, Accounts(terms, scope, blueprint.name, run_id))
+
+
+def _price(budget: Budget, terms: Terms, model: str) -> Price | None:
+    """What *model* costs. Raises UnknownPrice where money is limited and nobody knows."""
+    price = budget.price(model)
+    if price is None and any([limit.unit == "cost_usd" for limit in terms.limits]):
+        raise UnknownPrice(f"Nobody knows what {model} costs, and a budget limits money.")
+    return price
 
 
 class Attempt(msgspec.Struct):
@@ -94,7 +102,7 @@ class BudgetMeter:
     async def attempt(self, run: LiveRun, request: ModelRequest, model: str) -> ModelRequest | None:
         """`begin`, on a model that may be another one than the agent's."""
         most = request.settings.max_tokens or self._terms.max_output
-        price = self._bank.budget.price(model)
+        price = _price(self._bank.budget, self._terms, model)
         name = _encode([run.scope.tenant, run.run_id, run.fence.token, run.state.seq + 1]).decode()
         reserved = rules.reserved(name, price, self._input_tokens(run, request), most)
         attempt = Attempt(model, reserved, price, most, request.stream)
@@ -108,12 +116,18 @@ class BudgetMeter:
             if run.state.attempt is event:  # it landed, and nothing was sent
                 self._give_back(run, attempt)
             raise
+        except StoreError:
+            if not self.joined and run.state.attempt is event:
+                # resuming finds it settled, if it was recorded
+                self._bank.take_back(self._nothing(run, attempt))
+            raise
         self._attempt = attempt
         self._keep_alive(run, attempt)
         settings = request.settings
         if [1 for each in (*attempt.lines, *attempt.rates) if each.unit not in ("requests", "input_tokens")]:
             settings = msgspec.structs.replace(settings, max_tokens=attempt.units)
-        return msgspec.structs.replace(request, settings=settings, meter=Again(self, run, request))
+        again = Again(self, run, request)
+        return msgspec.structs.replace(request, ordinal=event.ordinal, settings=settings, meter=again)
 
     async def _reserve(self, run: LiveRun, attempt: Attempt, event: ModelRequested) -> bool:
         wrap_up = event.purpose == "wrap_up"
@@ -134,6 +148,7 @@ class BudgetMeter:
             return False
         attempt.clamped, attempt.units = granted.units < attempt.units, granted.units
         attempt.near = granted.near and self._terms.soft > 0
+        self._bank.nearing.granted(attempt)
         return True
 
     def _hold(self, run: LiveRun, attempt: Attempt) -> Hold:
@@ -165,7 +180,7 @@ class BudgetMeter:
             self._around = rules.tokens_around(request.tools, request.output)
         by_bytes = self._around + rules.length(request.instructions) + sizes[-1]
         state = run.state
-        if not state.counted or request.purpose != "turn":
+        if state.counted <= 0 or request.purpose != "turn":
             return by_bytes
         new = sizes[-1] - sizes[run.history + state.counted_to]
         return min(by_bytes, state.counted + new + rules.PER_REQUEST)
@@ -195,7 +210,7 @@ class BudgetMeter:
         if not attempt.clamped:
             return
         lines = attempt.lines
-        found = await self._bank.ledger.spent(run.scope, [line.key for line in lines])
+        found = await self._spent(run, lines)
         rooms: list[tuple[int, int]] = []
         for index, (line, (spent, _)) in enumerate(zip(lines, found, strict=True)):
             base, each = rules.base_of(line.unit, attempt.reserved)
@@ -217,6 +232,13 @@ class BudgetMeter:
             )
         )
 
+    async def _spent(self, run: LiveRun, lines: Sequence[Line]) -> Sequence[tuple[int, int]]:
+        """What is spent and held; as if nothing were where that cannot be asked, for it is only told."""
+        try:
+            return await self._bank.ledger.spent(run.scope, [line.key for line in lines])
+        except LedgerError:
+            return [(0, 0)] * len(lines)
+
     def failed(self, run: LiveRun, error: Exception) -> Charge | None:
         """Nothing but its request where the provider surely did not take it; what arrived of a stream; and everything
         where it is not known."""
@@ -224,7 +246,7 @@ class BudgetMeter:
         if attempt is None:
             return None
         if isinstance(error, ModelError) and not error.billable and not attempt.size:
-            return self._settle(run, attempt, Charge(0, 0, None if attempt.price is None else 0))
+            return self._settle(run, attempt, _free(attempt))
         return self._settle(run, attempt, _unfinished(attempt))
 
     def abandoned(self, run: LiveRun) -> None:
@@ -240,41 +262,33 @@ class BudgetMeter:
 
     def _settle(self, run: LiveRun, attempt: Attempt, charge: Charge) -> Charge:
         self._attempt, self._last = None, attempt
+        if self._terms.soft and _exceeds(charge, attempt):
+            attempt.near = True
+            self._bank.nearing.granted(attempt)
+        self._bank.nearing.settled(attempt)
         self.near = attempt.near
         if attempt.renewal is not None:
             attempt.renewal.cancel()
-        self._queue(
-            run,
-            attempt,
-            charge,
-            tuple([rules.amount_of(line.unit, charge) for line in attempt.lines]),
-            tuple([rules.amount_of(rate.unit, charge) for rate in attempt.rates]),
-        )
+        amounts = tuple([rules.amount_of(line.unit, charge) for line in attempt.lines])
+        rates = tuple([rules.amount_of(rate.unit, charge) for rate in attempt.rates])
+        self._queue(run, attempt, _settlement(run, attempt, charge, amounts, rates))
         return charge
 
     def _give_back(self, run: LiveRun, attempt: Attempt) -> None:
         """An attempt that was reserved and never made costs nothing, not even its request."""
-        charge = Charge(0, 0, None if attempt.price is None else 0)
-        self._queue(run, attempt, charge, (0,) * len(attempt.lines), (0,) * len(attempt.rates))
-        run.record(ModelAbandoned(charged=charge, reason="cancelled"))
+        self._bank.nearing.settled(attempt)
+        self._queue(run, attempt, self._nothing(run, attempt))
+        run.record(ModelAbandoned(charged=_free(attempt), reason="cancelled"))
 
-    def _queue(
-        self,
-        run: LiveRun,
-        attempt: Attempt,
-        charge: Charge,
-        amounts: tuple[int, ...],
-        rates: tuple[int, ...],
-    ) -> None:
+    def _nothing(self, run: LiveRun, attempt: Attempt) -> Settlement:
+        return _settlement(run, attempt, _free(attempt), (0,) * len(attempt.lines), (0,) * len(attempt.rates))
+
+    def _queue(self, run: LiveRun, attempt: Attempt, settlement: Settlement) -> None:
         """Settle with the next commit."""
-        if amounts or rates:
+        if attempt.lines or attempt.rates:
             self._told_of = attempt.lines
             self._freed += [line.key for line in attempt.lines]
             self._freed += [rate.key for rate in attempt.rates if rate.unit != "requests"]
-            note = _encode(charge).decode()
-            settlement = Settlement(
-                id=attempt.reserved.id, tenant=run.scope.tenant, amounts=amounts, rates=rates, note=note
-            )
             run.operations.append(settlement)
 
     async def settle(self, operations: Sequence[BudgetOp]) -> list[Outcome]:
@@ -341,10 +355,38 @@ class BudgetMeter:
         else:
             charge = rules.in_full(reserved, settled.units if settled.known else reserved.output_tokens)
         run.record(ModelAbandoned(charged=charge, reason="crashed"))
+        lines = self._accounts.of_attempt(wrap_up=open_attempt.purpose == "wrap_up")
+        self._warn(run, [lines[index] for index in settled.warned if index < len(lines)])
 
     def ending(self, run: LiveRun) -> None:
         if (forget := self._accounts.of_the_run()) is not None:
             run.operations.append(forget)
+
+
+def _settlement(
+    run: LiveRun, attempt: Attempt, charge: Charge, amounts: tuple[int, ...], rates: tuple[int, ...]
+) -> Settlement:
+    return Settlement(
+        id=attempt.reserved.id,
+        tenant=run.scope.tenant,
+        amounts=amounts,
+        rates=rates,
+        note=_encode(charge).decode(),
+    )
+
+
+def _free(attempt: Attempt) -> Charge:
+    return Charge(0, 0, None if attempt.price is None else 0)
+
+
+def _exceeds(charge: Charge, attempt: Attempt) -> bool:
+    """Whether a provider billed above what was reserved."""
+    full = rules.in_full(attempt.reserved, attempt.units)
+    return (
+        charge.input_tokens > full.input_tokens
+        or charge.output_tokens > full.output_tokens
+        or (charge.cost or 0) > (full.cost or 0)
+    )
 
 
 def _unfinished(attempt: Attempt) -> Charge:
@@ -359,10 +401,11 @@ class Again:
     def __init__(self, meter: BudgetMeter, run: LiveRun, request: ModelRequest) -> None:
         self._meter, self._run, self._request = meter, run, request
 
-    async def again(self, model: str, error: ModelError) -> ModelRequest:
+    async def again(self, model: str, error: Exception) -> ModelRequest:
         from shipworthy.engine.ask import failure_of
 
-        self._run.record(failure_of(self._run, error, error.retry_after))
+        retry_after = error.retry_after if isinstance(error, ModelError) else None
+        self._run.record(failure_of(self._run, error, retry_after))
         request = await self._meter.attempt(self._run, self._request, model)
         if request is None:
             assert self._run.state.limit is not None

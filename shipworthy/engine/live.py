@@ -146,10 +146,11 @@ class LiveRun:
 
     async def commit(self) -> None:
         """Make everything recorded so far durable, then show it. Raises StoreError: the run stops in this process."""
-        events = self._pending
-        if not events:
+        if not self._pending:
             return
-        self._pending = []
+        if self.operations and not self.meter.joined:
+            await self._settle()
+        events, self._pending = self._pending, []
         self.urgent = False
         batch = Batch(events, self.bodies.take() if self.bodies.fresh else {})
         if self.state.ended is not None or self.state.parked:
@@ -157,12 +158,8 @@ class LiveRun:
             batch.joins_session = joins_session(self.state, events[-1])
             if self.state.ended is not None:
                 self.meter.ending(self)
-        if self.operations:
-            operations, self.operations = tuple(self.operations), []
-            if self.meter.joined:
-                batch.budget = operations
-            else:
-                self.meter.told(self, await self.meter.settle(operations))
+        if self.operations and self.meter.joined:
+            batch.budget, self.operations = tuple(self.operations), []
         try:
             outcomes = await self.store.commit(self.fence, batch)
         except asyncio.CancelledError:
@@ -172,6 +169,16 @@ class LiveRun:
             self.meter.told(self, outcomes)
         if self.watchers:
             self._publish(events)
+        if self.operations and not self.meter.joined:
+            await self._settle()  # the run has ended, and nothing draws on its own counters any more
+
+    async def _settle(self) -> None:
+        """Settle in a ledger that no commit of the store reaches: before the events that say so, for what was settled
+        and not recorded is found when the run is resumed, and not the other way round."""
+        operations = tuple(self.operations)
+        outcomes = await self.meter.settle(operations)
+        del self.operations[: len(operations)]
+        self.meter.told(self, outcomes)
 
     async def propose(self, event: AnyEvent, hold: Hold) -> Granted | Refused:
         """Commit what waits and *event* together with *hold*, in the store's own ledger. Where that refuses, nothing is

@@ -27,6 +27,5 @@ class Budget(Protocol):
         ...
 
     def price(self, model: str) -> Price | None:
-        """What a model costs; None where nobody asked for money. Raises UnknownPrice where somebody did and no price is
-        known."""
+        """What a model costs; None where nobody knows, which stops whoever has a limit of money."""
         ...

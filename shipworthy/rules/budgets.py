@@ -23,8 +23,8 @@ WITH_TOOLS = 1024
 PER_TOOL = 64
 MEDIA = 50_000
 """Tokens of an image, or of a file that is not text: what the dearest tiling of a large image comes to."""
-MOST = 1 << 40
-"""Tokens that no answer has: a report of more is taken for none."""
+MOST = 1 << 32
+"""Tokens that no attempt has: a report of more is taken for none."""
 _json = msgspec.json.Encoder()
 
 
@@ -79,14 +79,17 @@ def in_full(hold: Reserved, units: int) -> Charge:
 def charge_of(usage: Usage, hold: Reserved, units: int, price: Price | None) -> Charge:
     """What an answer is charged: as its provider reported, and in full where it reported nothing or nonsense."""
     given, made = _plausible(usage.input_tokens), _plausible(usage.output_tokens)
+    full = in_full(hold, units)
     if given is None or made is None:
-        full = in_full(hold, units)
         return Charge(
-            full.input_tokens if given is None else max(given, 0),
+            full.input_tokens if given is None else given,
             full.output_tokens if made is None else made,
             full.cost,
         )
-    return Charge(given, made, None if price is None else cost_of(price, usage))
+    cached = [n for n in (usage.cache_read_tokens, usage.cache_write_tokens) if n is not None]
+    if price is None or not all([0 <= n < MOST for n in cached]):
+        return Charge(given, made, full.cost)
+    return Charge(given, made, cost_of(price, usage))
 
 
 def arrived(hold: Reserved, units: int, size: int) -> Charge:
