@@ -10,7 +10,7 @@ import asyncio
 import copy
 import itertools
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -27,8 +27,9 @@ from hypothesis.stateful import (
 
 from shipworthy.adapters.inmemory import ledger as inmemory
 from shipworthy.adapters.inmemory.ledger import InMemoryLedger
+from shipworthy.adapters.redis import RedisLedger
 from shipworthy.adapters.sqlite import SqliteStore, budget
-from shipworthy.domain.ledger import Account, Hold, Line, Rate, Settlement
+from shipworthy.domain.ledger import Hold, Line, Settlement
 from shipworthy.domain.scope import Scope
 from shipworthy.rules.ledger import account
 from shipworthy.testing.contracts.ledger.ledgers import (
@@ -54,12 +55,62 @@ from tests.stateful.ledger_model import PLACE, Model, plain
 
 pytestmark = pytest.mark.stateful
 
-OWNERS = account("user", ACME, "alice"), account("tenant", ACME), account("global")
 CAPS = 100, 150, 400
 SOFT = 70, 0, 300
 PACE = rate("paced", limit=10, burst=5, period=10_000)
 AMOUNTS = st.sampled_from([0, 5, 20, 40, 60])
 SELDOM = st.sampled_from([False, False, False, True])
+
+
+class Wish(NamedTuple):
+    """What is drawn of a call. What it means depends on what there is, but the drawing does not: of calls at once
+    another may come first when Hypothesis repeats them."""
+
+    kind: str
+    pick: int
+    process: int
+    lines: tuple[int, ...]
+    next_window: list[bool]
+    base: list[int]
+    each: list[int]
+    least: int
+    more: int
+    paced: int
+    ttl: int
+    final: bool
+    patient: bool
+    how: str
+    above: int
+    used_pace: int | None
+    tenant: str
+
+
+WISH = st.builds(
+    Wish,
+    kind=st.sampled_from(
+        ["new"] * 4
+        + ["waiting"] * 2
+        + ["late"] * 2
+        + ["again", "settle", "release", "renew", "foreign", "sweep"]
+    ),
+    pick=st.integers(0, 999),
+    process=st.integers(0, 1),
+    lines=st.sampled_from([(2,), (0,), (0, 2), (2, 1), (0, 1, 2)]),
+    next_window=st.lists(SELDOM, min_size=3, max_size=3),
+    base=st.lists(AMOUNTS, min_size=3, max_size=3),
+    each=st.lists(st.sampled_from([0, 1, 3]), min_size=3, max_size=3),
+    least=st.sampled_from([0, 1, 5]),
+    more=st.sampled_from([0, 10, 40]),
+    paced=st.sampled_from([-1, -1, -1, 0, 3, 5, 7]),
+    ttl=st.sampled_from([30, 60_000]),
+    final=SELDOM,
+    patient=st.booleans(),
+    how=st.sampled_from(["less", "less", "equal", "more", "all"]),
+    above=AMOUNTS,
+    used_pace=st.sampled_from([None, 0, 2, 8]),
+    tenant=st.sampled_from([ACME, ACME, GLOBEX]),
+)
+TAGS = map(str, itertools.count())
 
 
 class Op(NamedTuple):
@@ -68,6 +119,9 @@ class Op(NamedTuple):
     what: str
     call: Callable[[Any], Awaitable[Any]]
     model: Callable[[Model], Any]
+
+
+SWEEP = Op("sweep", lambda ledger: ledger.sweep(OPERATOR), lambda model: model.sweep())
 
 
 class Ledgers(RuleBasedStateMachine):
@@ -79,7 +133,13 @@ class Ledgers(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = asyncio.Runner()
+        self.loop = self.runner()
+        self.tag = next(TAGS)  # examples may share a server
+        self.owners = (
+            account("user", ACME, self.tag),
+            account("tenant", ACME, self.tag),
+            account("global", "", self.tag),
+        )
         self.model = Model()
         self.model.now = TODAY + DAY // 2
         self.asked: dict[str, Hold] = {}
@@ -87,6 +147,9 @@ class Ledgers(RuleBasedStateMachine):
         self.lines: dict[str, Line] = {}
         self.ledgers: list[Any] = []
         self.open()
+
+    def runner(self) -> asyncio.Runner:
+        return asyncio.Runner()
 
     def open(self) -> None:
         inmemory._now, self._now = lambda: self.model.now, inmemory._now
@@ -98,108 +161,83 @@ class Ledgers(RuleBasedStateMachine):
     def shut(self) -> None:
         inmemory._now = self._now
 
+        self.loop.close()
+
     def teardown(self) -> None:
         self.shut()
-        self.loop.close()
 
     # what may be called
 
-    def draw_reserve(self, data: Any) -> Op:
-        """A new hold, or one that waits or was answered and asks again."""
-        waiting = [id for id in self.open_ids() if id not in self.model.holds]
-        again = data.draw(st.sampled_from(["new", "waiting", "new", "any"]))
-        if again == "waiting" and waiting:
-            asking = self.asked[data.draw(st.sampled_from(waiting))]
-        elif again == "any" and self.open_ids():
-            asking = self.draw_asked(data)
-        else:
-            asking = self.draw_hold(data)
+    def op(self, wish: Wish) -> Op:
+        asked = [id for id in self.asked if id not in self.closed]
+        among = {
+            "waiting": [id for id in asked if id not in self.model.holds],
+            "late": [id for id in asked if self.model.state(id) == "expired"] or asked,
+        }.get(wish.kind, asked)
+        if wish.kind == "sweep":
+            return SWEEP
+        if wish.kind == "new" or not among:
+            return self.reserve(self.new_hold(wish))
+        asking = self.asked[among[wish.pick % len(among)]]
+        if wish.kind in ("waiting", "again"):
+            return self.reserve(asking)
+        return self.after(asking, wish)
+
+    def reserve(self, asking: Hold) -> Op:
         return Op("reserve", lambda ledger: ledger.reserve(asking), lambda model: model.reserve(asking))
 
-    def draw_hold(self, data: Any) -> Hold:
-        indexes = data.draw(st.sampled_from([(2,), (0,), (0, 2), (2, 1), (0, 1, 2)]))
-        starts = [TODAY + data.draw(st.sampled_from([0, 0, 0, DAY])) for _ in indexes]
-        lines = [
-            line(OWNERS[i], CAPS[i], soft=SOFT[i], start=at) for i, at in zip(indexes, starts, strict=True)
-        ]
+    def new_hold(self, wish: Wish) -> Hold:
+        starts = [TODAY + DAY * later for later in wish.next_window]
+        lines = [line(self.owners[i], CAPS[i], soft=SOFT[i], start=starts[i]) for i in wish.lines]
         self.lines.update({one.key: one for one in lines})
-        least = data.draw(st.sampled_from([0, 1, 5]))
-        rates: tuple[Rate, ...] = (PACE,) if self.time_moves and data.draw(SELDOM) else ()
-        asking = hold(
-            f"h{len(self.asked)}",
-            [data.draw(AMOUNTS) for _ in lines],
+        paced = self.time_moves and wish.paced >= 0
+        id = f"{self.tag}/{len(self.asked)}"
+        self.asked[id] = hold(
+            id,
+            wish.base[: len(lines)],
             *lines,
-            each=tuple(data.draw(st.sampled_from([0, 1, 3])) for _ in lines),
-            least=least,
-            most=least + data.draw(st.sampled_from([0, 10, 40])),
-            rates=rates,
-            rate_base=tuple(data.draw(st.integers(0, 7)) for _ in rates),
-            rate_each=(0,) * len(rates),
-            ttl=data.draw(st.sampled_from([30, 60_000])) if self.time_moves else LONG,
-            final=data.draw(SELDOM),
-            patient=data.draw(st.booleans()),
-            note=f"hold {len(self.asked)}",
+            each=tuple(wish.each[: len(lines)]),
+            least=wish.least,
+            most=wish.least + wish.more,
+            rates=(PACE,) if paced else (),
+            rate_base=(wish.paced,) if paced else (),
+            rate_each=(0,) if paced else (),
+            ttl=wish.ttl if self.time_moves else LONG,
+            final=wish.final,
+            patient=wish.patient,
+            note=f"hold {id}",
         )
-        self.asked[asking.id] = asking
-        return asking
+        return self.asked[id]
 
-    def draw_settle(self, data: Any) -> Op:
-        expired = [id for id in self.open_ids() if self.model.state(id) == "expired"]
-        late = expired and data.draw(st.booleans())
-        asking = self.asked[data.draw(st.sampled_from(expired))] if late else self.draw_asked(data)
-        known = self.model.holds.get(asking.id)
-        amounts, rates = None, None
-        if known is not None and not data.draw(SELDOM):
-            how = data.draw(st.sampled_from(["less", "equal", "more"]))
-            reserved = known["amounts"]
-            amounts = tuple(
-                amount if how == "equal" else amount // 2 if how == "less" else amount + data.draw(AMOUNTS)
-                for amount in reserved
+    def after(self, asking: Hold, wish: Wish) -> Op:
+        """What becomes of a hold."""
+        id, tenant, ttl = asking.id, wish.tenant, wish.ttl if self.time_moves else LONG
+        if wish.kind == "release":
+            return Op("release", lambda one: one.release(tenant, id), lambda model: model.release(tenant, id))
+        if wish.kind == "renew":
+            return Op(
+                "renew", lambda one: one.renew(tenant, [id], ttl), lambda model: model.renew(tenant, id, ttl)
             )
-        if asking.rates and data.draw(st.booleans()):
-            rates = (data.draw(st.integers(0, 8)),)
-        cost = Settlement(id=asking.id, tenant=ACME, amounts=amounts, rates=rates, note="settled")
+        known, amounts = self.model.holds.get(id), None
+        if known is not None and wish.how != "all":
+            used = {"less": lambda n: n // 2, "equal": lambda n: n, "more": lambda n: n + wish.above}[
+                wish.how
+            ]
+            amounts = tuple(used(amount) for amount in known["amounts"])
+        cost = Settlement(
+            id=id,
+            tenant=GLOBEX if wish.kind == "foreign" else ACME,
+            amounts=amounts,
+            rates=(wish.used_pace,) if asking.rates and wish.used_pace is not None else None,
+            note="settled",
+        )
         return Op("settle", lambda ledger: ledger.settle(cost), lambda model: model.settle(cost))
-
-    def draw_release(self, data: Any) -> Op:
-        tenant, id = data.draw(st.sampled_from([ACME, ACME, GLOBEX])), self.draw_asked(data).id
-        return Op(
-            "release", lambda ledger: ledger.release(tenant, id), lambda model: model.release(tenant, id)
-        )
-
-    def draw_foreign(self, data: Any) -> Op:
-        cost = Settlement(id=self.draw_asked(data).id, tenant=GLOBEX)
-        return Op("foreign", lambda ledger: ledger.settle(cost), lambda model: model.settle(cost))
-
-    def draw_renew(self, data: Any) -> Op:
-        tenant, id = data.draw(st.sampled_from([ACME, ACME, GLOBEX])), self.draw_asked(data).id
-        ttl = data.draw(st.sampled_from([20, 2000])) if self.time_moves else LONG
-        return Op(
-            "renew",
-            lambda ledger: ledger.renew(tenant, [id], ttl),
-            lambda model: model.renew(tenant, id, ttl),
-        )
-
-    def draw_sweep(self, data: Any) -> Op:
-        return Op("sweep", lambda ledger: ledger.sweep(OPERATOR), lambda model: model.sweep())
-
-    def draw_asked(self, data: Any) -> Hold:
-        return self.asked[data.draw(st.sampled_from(self.open_ids()))]
-
-    def open_ids(self) -> list[str]:
-        return [id for id in self.asked if id not in self.closed]
-
-    def draw_op(self, data: Any) -> Op:
-        kinds = [self.draw_reserve] * 5 + [self.draw_sweep]
-        if self.open_ids():
-            kinds += [self.draw_settle] * 2 + [self.draw_release, self.draw_renew, self.draw_foreign]
-        return data.draw(st.sampled_from(kinds))(data)  # type: ignore[no-any-return]
 
     # doing it
 
-    def do(self, data: Any, ops: list[Op]) -> None:
+    def do(self, ops: list[Op], processes: Sequence[int] = (0,)) -> None:
         """Call the ledgers at once: they answer, and stand, as the model does after the same calls in some order."""
-        which = [self.ledgers[data.draw(st.integers(0, len(self.ledgers) - 1))] for _ in ops]
+        which = [self.ledgers[process] for process in processes]
 
         async def call() -> list[Any]:
             return list(await asyncio.gather(*[op.call(one) for op, one in zip(ops, which, strict=True)]))
@@ -233,39 +271,40 @@ class Ledgers(RuleBasedStateMachine):
     def balances_of(self, model: Model) -> dict[str, tuple[int, int]]:
         return {key: (model.spent[key], model.held[key]) for key in self.lines}
 
-    @rule(data=st.data(), count=st.integers(1, 5))
-    def one_after_another(self, data: Any, count: int) -> None:
-        for _ in range(count):
-            if self.time_moves and data.draw(SELDOM):
-                self.model.now += 40
-            self.do(data, [self.draw_op(data)])
+    @rule(wishes=st.lists(WISH, min_size=1, max_size=5), slowly=st.booleans())
+    def one_after_another(self, wishes: list[Wish], slowly: bool) -> None:
+        for wish in wishes:
+            if self.time_moves and slowly:
+                self.model.now += 11
+            self.do([self.op(wish)], [wish.process])
 
-    @rule(data=st.data())
-    def several_at_once(self, data: Any) -> None:
-        self.do(data, [self.draw_op(data) for _ in range(3)])
+    @rule(wishes=st.lists(WISH, min_size=3, max_size=3))
+    def several_at_once(self, wishes: list[Wish]) -> None:
+        self.do([self.op(wish) for wish in wishes], [wish.process for wish in wishes])
 
     @precondition(lambda self: self.time_moves)
-    @rule(by=st.sampled_from([1, 40, 40, 10_000]))
-    def time_passes(self, by: int) -> None:
+    @rule(by=st.sampled_from([1, 40, 40, 10_000]), sweeps=st.booleans())
+    def time_passes(self, by: int, sweeps: bool) -> None:
         """Who has not asked for so long that its place is lost asks no more."""
         self.model.now += by
         if by > PLACE:
             self.closed |= {id for queue in self.model.waiting.values() for id in queue}
+        if sweeps:
+            self.do([SWEEP])
 
-    @rule(
-        data=st.data(), owner=st.sampled_from(OWNERS), cap=st.sampled_from([None, 0, 50, 120, 500, "reset"])
-    )
-    def an_operator_steps_in(self, data: Any, owner: Account, cap: int | Literal["reset"] | None) -> None:
+    @rule(which=st.integers(0, 2), cap=st.sampled_from([None, 0, 50, 120, 500, "reset"]))
+    def an_operator_steps_in(self, which: int, cap: int | Literal["reset"] | None) -> None:
         """A cap is set, or taken back, or what was spent is. What has expired is written off with that: to correct it
         later would be to give it back twice."""
-        limit, record = line(owner).limit, ("ops", "to see")
+        owner, record = self.owners[which], ("ops", "to see")
+        limit = line(owner).limit
         if cap != "reset":
             change = Op(
                 "set_cap",
                 lambda ledger: ledger.set_cap(OPERATOR, owner, "tokens", "day", cap, *record),
                 lambda model: model.set_cap(limit, cap),
             )
-            return self.do(data, [change])
+            return self.do([change])
         for id, known in self.model.holds.items():
             if known["state"] == "expired" and limit in [one.limit for one in known["hold"].lines]:
                 self.closed.add(id)
@@ -274,7 +313,7 @@ class Ledgers(RuleBasedStateMachine):
             lambda ledger: ledger.reset(OPERATOR, owner, "tokens", "day", *record),
             lambda model: model.reset(limit),
         )
-        return self.do(data, [change])
+        return self.do([change])
 
     @invariant()
     def nothing_is_negative(self) -> None:
@@ -315,6 +354,25 @@ class LedgersOnSqlite(Ledgers):
         for store in self.stores:
             self.loop.run(store.close())
         self._folder.cleanup()
+        self.loop.close()
+
+
+class LedgersOnServers(Ledgers):
+    """Two connections to one server, whose clock cannot be moved: nothing expires. Examples share the server."""
+
+    max_examples: ClassVar[int] = 8
+    time_moves: ClassVar[bool] = False
+    shared: ClassVar[asyncio.Runner]
+    both: ClassVar[list[Any]]
+
+    def runner(self) -> asyncio.Runner:
+        return self.shared
+
+    def open(self) -> None:
+        self.ledgers = self.both
+
+    def shut(self) -> None:
+        pass
 
 
 def drive(machine: type[Ledgers]) -> None:
@@ -325,6 +383,7 @@ def drive(machine: type[Ledgers]) -> None:
             stateful_step_count=20,
             deadline=None,
             database=None,
+            report_multiple_bugs=False,
             phases=machine.phases,
             suppress_health_check=list(HealthCheck),
         ),
@@ -336,12 +395,31 @@ def test_whatever_the_order_no_cap_is_passed_and_nothing_is_lost(machine: type[L
     drive(machine)
 
 
+def drive_on_a_server(make: Callable[[], Any]) -> None:
+    class Machine(LedgersOnServers):
+        both: ClassVar[list[Any]] = [make(), make()]
+
+    with asyncio.Runner() as Machine.shared:
+        try:
+            for ledger in Machine.both:
+                Machine.shared.run(ledger.open())
+            drive(Machine)
+        finally:
+            for ledger in Machine.both:
+                Machine.shared.run(ledger.close())
+
+
+def test_a_redis_server_passes_no_cap_and_loses_nothing(redis_url: str) -> None:
+    drive_on_a_server(lambda: RedisLedger(redis_url))
+
+
 MUTANTS = [ChecksThenActs, ClampsAgainstHeld, FreesWhatExpires, ChargesLateOnTop, SettlesTwice]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_the_machine_catches_the_broken_ledger(mutant: type[InMemoryLedger]) -> None:
     class Broken(Ledgers):
+        max_examples = 500  # it is caught long before
         phases = [Phase.generate]  # noqa: RUF012
 
         def make(self) -> Any:
