@@ -166,3 +166,25 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     amount: int | None
     who: str
     why: str
+
+
+class Carried(msgspec.Struct, frozen=True, gc=False):
+    """A counter as another ledger is to take it over. `spent` has what is held as well: nobody settles that there.
+    `warned`: its warning was given."""
+
+    key: str
+    limit: str
+    account: Account
+    unit: Unit
+    window: Window
+    start: int
+    end: int
+    spent: int
+    warned: bool = False
+
+
+class Pace(msgspec.Struct, frozen=True, gc=False):
+    """How far a rate (`Rate.key`) is used up: the microsecond until which what passed is paid for."""
+
+    key: str
+    owed: int

@@ -5,15 +5,11 @@ from __future__ import annotations
 import math
 import time
 
-import msgspec
-
 from shipworthy.domain.budgets import Limit, RateTerm, Terms
 from shipworthy.domain.ledger import Account, Forget, Level, Line, Rate
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.windows import window_of
-from shipworthy.rules.ledger import account_of, keys_of
-
-_encode = msgspec.json.Encoder().encode
+from shipworthy.rules.ledger import account_of, keys_of, rate_key
 
 
 class Accounts:
@@ -87,5 +83,6 @@ class Accounts:
 
     def _rate(self, term: RateTerm, model: str) -> Rate:
         whose = self._account(term.level, model)
-        key = _encode([whose.level, whose.tenant, whose.name, term.unit, term.period]).decode()
-        return Rate(key, whose, term.unit, term.limit, term.period, term.burst)
+        return Rate(
+            rate_key(whose, term.unit, term.period), whose, term.unit, term.limit, term.period, term.burst
+        )

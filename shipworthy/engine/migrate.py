@@ -3,6 +3,9 @@
 Ended runs are copied. A run that has not ended is moved: first the source's journal gets a last event that says where
 it went, under a claim, so that no worker can own it there any more; then it is begun in the destination, whole, in one
 batch. Wherever this stops, doing it again goes on from there: at each moment at most one of the two can be driven.
+
+What was spent is carried before the first run and after the last, so that a run that goes on finds its caps as they
+were. While both stores are used, each counts for itself what is spent until the next carrying.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from shipworthy.domain.events import AnyEvent, RunEnded, ToolAttempted
 from shipworthy.domain.journal import Batch, Claim, RunFilter, RunSummary
 from shipworthy.domain.scope import LONGEST_ID, Operator, Scope, is_too_long
 from shipworthy.engine.bodies import digests_of
+from shipworthy.engine.removal import Removal, closed
 from shipworthy.errors import (
     Fenced,
     InputError,
@@ -57,11 +61,13 @@ class Left(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct):
-    """What became of the source's runs: `copied` had ended, `moved` go on in the destination, `there` were in it."""
+    """What became of the source's runs: `copied` had ended, `moved` go on in the destination, `there` were in it.
+    `counters`: how many of its ledger were carried."""
 
     copied: int = 0
     moved: int = 0
     there: int = 0
+    counters: int = 0
     left: list[Left] = msgspec.field(default_factory=list)
 
     @property
@@ -82,13 +88,15 @@ async def everything(store: Store, tenant: str | None = None) -> AsyncIterator[R
 
 class Migration:
     """Both stores are open. `to`: what the destination is called in the source's journal; it must be the same each
-    time, for a run that was moved to one place is not brought to another."""
+    time, for a run that was moved to one place is not brought to another. So must `origin`, what the source is called
+    in the destination's ledger."""
 
     def __init__(
         self,
         source: Store,
         destination: Store,
         *,
+        origin: str,
         to: str,
         tenant: str | None = None,
         advance: Callable[[], None] = lambda: None,
@@ -98,6 +106,7 @@ class Migration:
         self.report = Report()
         self._moved = f"Moved to {to}."
         self._tenant = tenant
+        self._ledger = Removal(source.ledger, destination.ledger, origin=origin, to=to, tenant=tenant)
         self.advance = advance
         self._orphans: set[Key] = set()
         self._early: set[Key] = set()
@@ -107,8 +116,9 @@ class Migration:
         return sum([1 async for _ in everything(self.source, self._tenant)])
 
     async def work(self) -> Report:
-        """Bring over what can be brought over; what cannot is in the report. Raises StoreError where a store fails as a
-        whole: do it again when that is mended."""
+        """Bring over what can be brought over; what cannot is in the report. Raises StoreError or LedgerError where a
+        store fails as a whole: do it again when that is mended."""
+        await self._ledger.work()
         self._orphans = {_key(run) for run in await self.source.orphans(_OPERATOR)}
         async for run in everything(self.source, self._tenant):
             try:
@@ -120,6 +130,7 @@ class Migration:
             else:
                 setattr(self.report, fate, getattr(self.report, fate) + 1)
             self.advance()
+        self.report.counters = await self._ledger.work()
         return self.report
 
     async def _one(self, run: RunSummary) -> Fate:
@@ -191,18 +202,15 @@ class Migration:
             raise RunBusy(error.what, fix=_AGAIN) from None
         try:
             events = await self._ready(run, claim)
+            at = time.time_ns() // 1_000_000
+            last = await closed(self.source.ledger, run.scope, events, at)
         except BaseException:
             await self.source.release(claim.fence)
             raise
-        gone = RunEnded(
-            seq=len(events) + 1,
-            at=time.time_ns() // 1_000_000,
-            status="stopped",
-            stop_reason=MOVED,
-            error=self._moved,
-        )
+        events += last
+        gone = RunEnded(seq=len(events) + 1, at=at, status="stopped", stop_reason=MOVED, error=self._moved)
         try:  # from here on no worker of the source can own the run
-            await self.source.commit(claim.fence, Batch([gone], {}, status="stopped"))
+            await self.source.commit(claim.fence, Batch([*last, gone], {}, status="stopped"))
         except Fenced:
             raise RunBusy(f"Run {run.run_id!r} was taken up by a worker of the source.", fix=_AGAIN) from None
         return await self._go_on(run, events)

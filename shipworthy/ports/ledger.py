@@ -14,10 +14,12 @@ from typing import Protocol
 from shipworthy.domain.ledger import (
     Account,
     Balance,
+    Carried,
     Change,
     Forget,
     Granted,
     Hold,
+    Pace,
     Refused,
     Settled,
     Settlement,
@@ -105,4 +107,30 @@ class Accounts(Protocol):
 
     async def changes(self, operator: Operator, limit: int) -> Sequence[Change]:
         """What was set and reset, newest first."""
+        ...
+
+
+class Removal(Protocol):
+    """What a ledger does when the runs of its store are brought to another one, so that no cap begins anew there. A
+    ledger that is no store's own stays where it is."""
+
+    async def counters(self, operator: Operator, apart_from: str, after: str) -> Sequence[Carried]:
+        """Some counters, in the order of their keys, from the one after the key *after* ("": from the first); none when
+        there are no more. What was carried here from *apart_from* is not in them."""
+        ...
+
+    async def paces(self, operator: Operator) -> Sequence[Pace]:
+        """Every rate of which something may be used up."""
+        ...
+
+    async def carry(
+        self,
+        operator: Operator,
+        origin: str,
+        counters: Sequence[Carried],
+        paces: Sequence[Pace] = (),
+        changes: Sequence[Change] = (),
+    ) -> None:
+        """Take over what stands in the ledger *origin*: at once, and only what is new since the last time, so that
+        doing it again changes nothing. An override is in force unless a later one was set here."""
         ...

@@ -12,7 +12,7 @@ from shipworthy.domain.events import AnyEvent
 from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
 from shipworthy.domain.ledger import Outcome
 from shipworthy.domain.scope import Operator, Scope
-from shipworthy.ports.ledger import Accounts, Ledger
+from shipworthy.ports.ledger import Accounts, Ledger, Removal
 
 
 class Journal(Protocol):
@@ -109,8 +109,8 @@ class Lease(Protocol):
         ...
 
 
-class OwnLedger(Ledger, Accounts, Protocol):
-    """A ledger with its accounts."""
+class OwnLedger(Ledger, Accounts, Removal, Protocol):
+    """A store's ledger, with its accounts; it goes where the store's runs go."""
 
 
 class Store(Journal, Directory, Lease, Protocol):

@@ -14,6 +14,7 @@ MICROS = 1000
 
 
 _names = msgspec.json.Encoder()
+_rate = msgspec.json.Decoder(tuple[Level, str, str, Unit, int]).decode
 
 
 def account(level: Level, tenant: str = "", *name: str | None) -> Account:
@@ -51,6 +52,17 @@ def keys_of(account: Account, unit: Unit, window: Window, start: int) -> tuple[s
     """The keys of a counter and of its limit (`Line.key`, `Line.limit`)."""
     limit = [account.level, account.tenant, account.name, unit, window]
     return _names.encode([*limit, start]).decode(), _names.encode(limit).decode()
+
+
+def rate_key(account: Account, unit: Unit, period: int) -> str:
+    """The key of a rate (`Rate.key`)."""
+    return _names.encode([account.level, account.tenant, account.name, unit, period]).decode()
+
+
+def of_rate(key: str) -> tuple[Account, Unit]:
+    """Whose rate it is, and of what: what `rate_key` was given."""
+    level, tenant, name, unit, _ = _rate(key)
+    return Account(level, tenant, name), unit
 
 
 def belongs(account: Account, tenant: str | None, user: str | None) -> bool:

@@ -415,7 +415,7 @@ async def _bring(folder: Path, points: Points | None = None) -> migrate.Report:
             await store.open()
             stack.push_async_callback(store.close)
             stores.append(store if points is None else PointedStore(store, points, lambda *_: None))
-        return await Migration(*stores, to="new").work()
+        return await Migration(*stores, origin="old", to="new").work()
 
 
 async def _few(store: Store) -> None:
@@ -489,7 +489,7 @@ def test_another_run_of_the_same_id_is_refused_and_not_overwritten() -> None:
             await store.commit(await begun(store, BOB, "parked", at=at), parking(3, at=at))
             await store.release(await begun(store, STRANGER, "orphan", at=at))
         before = [await holdings(store) for store in (old, new)]
-        report = await Migration(old, new, to="new").work()
+        report = await Migration(old, new, origin="old", to="new").work()
         assert [type(left.error) for left in report.left] == [RunConflict] * 3
         assert [await holdings(store) for store in (old, new)] == before
 
@@ -500,11 +500,11 @@ def test_a_session_that_went_on_in_both_is_refused() -> None:
     async def go() -> None:
         old, new = await _two()
         await ended(old, ALICE, "one")
-        await Migration(old, new, to="new").work()
+        await Migration(old, new, origin="old", to="new").work()
         await ended(old, ALICE, "two")
         await ended(new, ALICE, "three")
         before = await holdings(new)
-        report = await Migration(old, new, to="new").work()
+        report = await Migration(old, new, origin="old", to="new").work()
         assert {type(left.error) for left in report.left} == {RunConflict}
         assert await holdings(new) == before
 
@@ -515,8 +515,8 @@ def test_what_was_moved_to_one_place_is_not_brought_to_another() -> None:
     async def go() -> None:
         old, new = await _two()
         await store_parked(old)
-        await Migration(old, new, to="new").work()
-        report = await Migration(old, InMemoryStore(), to="elsewhere").work()
+        await Migration(old, new, origin="old", to="new").work()
+        report = await Migration(old, InMemoryStore(), origin="old", to="elsewhere").work()
         assert [str(left.error) for left in report.left] == [
             "Run 'parked' goes on elsewhere: Moved to new. Name that place with --to."
         ]
@@ -538,7 +538,7 @@ def test_a_run_that_is_taken_up_meanwhile_is_not_moved() -> None:
     async def go() -> None:
         old, new = Resumed(), InMemoryStore()
         await store_parked(old)
-        report = await Migration(old, new, to="new").work()
+        report = await Migration(old, new, origin="old", to="new").work()
         assert [type(left.error).__name__ for left in report.left] == ["RunBusy"]
         assert await holdings(new) == {}
         assert len(await old.read(ALICE, "parked")) == 3
@@ -581,10 +581,10 @@ def test_what_a_stopped_worker_could_still_carry_out_is_waited_for(more: tuple[A
     async def go() -> None:
         old, new = Clocked(), InMemoryStore()
         await _attempt(old, *more)
-        report = await Migration(old, new, to="new").work()
+        report = await Migration(old, new, origin="old", to="new").work()
         assert [left.error.fix for left in report.left] == ["Run the same command again in 70.0 seconds."]
         old.now += 70_001
-        assert (await Migration(old, new, to="new").work()).moved == 1
+        assert (await Migration(old, new, origin="old", to="new").work()).moved == 1
 
     asyncio.run(go())
 
@@ -595,7 +595,7 @@ def test_a_start_on_a_clock_that_the_destination_has_not_reached_does_not_block_
         await _attempt(old)
         old.now, new.now = 2_000_000, 500
         for _ in range(2):
-            report = await Migration(old, new, to="new").work()
+            report = await Migration(old, new, origin="old", to="new").work()
             assert report.left == []
         attempt = (await new.read(ALICE, "r"))[4]
         assert attempt == ToolAttempted(seq=5, call_id="c1", timeout=60.0)
@@ -612,7 +612,7 @@ def test_a_run_too_large_for_a_transaction_stays_as_it_is(monkeypatch: pytest.Mo
         fence = await begun(old, ALICE, "r")
         await old.commit(fence, Batch(events, {LARGE.digest: BODY}))
         before = await holdings(old)
-        report = await Migration(old, new, to="new").work()
+        report = await Migration(old, new, origin="old", to="new").work()
         assert "too much for one transaction" in str(report.left[0].error)
         assert await holdings(old) == before
 
@@ -626,7 +626,7 @@ def test_events_count_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
         old, new = await _two()
         await store_parked(old)
         before = await holdings(old)
-        report = await Migration(old, new, to="new").work()
+        report = await Migration(old, new, origin="old", to="new").work()
         assert "too much for one transaction" in str(report.left[0].error)
         assert await holdings(old) == before
 
@@ -652,7 +652,7 @@ def test_a_run_whose_id_some_store_cannot_index_stays_as_it_is(scope: Scope, run
         await old.commit(await begun(old, scope, run_id), parking(3))
         await ended(old, scope, "ended")  # which is copied if it can be
         before = await holdings(old)
-        report = await Migration(old, new, to="new").work()
+        report = await Migration(old, new, origin="old", to="new").work()
         (left,) = report.left
         assert left.run.run_id == run_id
         assert "more than 512 bytes" in str(left.error)

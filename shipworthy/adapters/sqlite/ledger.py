@@ -10,15 +10,18 @@ import apsw
 import msgspec
 
 import shipworthy.adapters.sqlite.budget as budget
+import shipworthy.adapters.sqlite.carrying as carrying
 from shipworthy.adapters.shared.entries import demand
 from shipworthy.adapters.sqlite.connection import rows
 from shipworthy.domain.ledger import (
     Account,
     Balance,
+    Carried,
     Change,
     Forget,
     Granted,
     Hold,
+    Pace,
     Refused,
     Settled,
     Settlement,
@@ -178,6 +181,31 @@ class SqliteLedger:
             Change(at, action, Account(level, tenant, name), unit, window, amount, who, why)
             for at, action, level, tenant, name, unit, window, amount, who, why in found
         ]
+
+    # removal
+
+    async def counters(self, operator: Operator, apart_from: str, after: str) -> Sequence[Carried]:
+        """Some counters, from the one after the key *after*, without what came from *apart_from*."""
+        demand(operator)
+        return await _said(self._read(partial(carrying.counters, apart_from=apart_from, after=after)))
+
+    async def paces(self, operator: Operator) -> Sequence[Pace]:
+        """Every rate of which something may be used up."""
+        demand(operator)
+        return await _said(self._read(carrying.paces))
+
+    async def carry(
+        self,
+        operator: Operator,
+        origin: str,
+        counters: Sequence[Carried],
+        paces: Sequence[Pace] = (),
+        changes: Sequence[Change] = (),
+    ) -> None:
+        """Take over what stands in another ledger, as far as it is new, in one transaction."""
+        demand(operator)
+        work = partial(carrying.carry, origin=origin, counters=counters, paces=paces, changes=changes)
+        await _said(self._write(work))
 
 
 async def _said(done: Coroutine[Any, Any, T]) -> T:

@@ -120,3 +120,11 @@ CREATE TABLE changes (
   who      TEXT NOT NULL,
   why      TEXT NOT NULL
 ) STRICT;
+
+-- What came here from the ledger of another store, by counter: so much is not carried again.
+CREATE TABLE carried (
+  origin TEXT NOT NULL,                          -- what the other store is called
+  key    TEXT NOT NULL,                          -- counters.key
+  amount INTEGER NOT NULL,
+  PRIMARY KEY (origin, key)
+) STRICT, WITHOUT ROWID;

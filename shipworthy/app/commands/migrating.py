@@ -25,7 +25,7 @@ def migrate(source: str, destination: str, tenant: str | None, *, as_json: bool)
     old, new = place_of(source), place_of(destination)
     if old == new:
         raise ConfigurationError(f"--from and --to are both {new}.", fix="Name another store with --to.")
-    report = asyncio.run(_migrate(printer, existing(source), runtime_for(destination), new, tenant))
+    report = asyncio.run(_migrate(printer, existing(source), runtime_for(destination), (old, new), tenant))
     if as_json:
         printer.emit(_data(report, old, new))
     else:
@@ -33,12 +33,15 @@ def migrate(source: str, destination: str, tenant: str | None, *, as_json: bool)
     return ERROR if report.left else OK
 
 
-async def _migrate(printer: Printer, old: Runtime, new: Runtime, to: str, tenant: str | None) -> Report:
+async def _migrate(
+    printer: Printer, old: Runtime, new: Runtime, names: tuple[str, str], tenant: str | None
+) -> Report:
+    origin, to = names
     async with contextlib.AsyncExitStack() as stack:
         for runtime in (old, new):
             await runtime.store.open()
             stack.push_async_callback(runtime.store.close)
-        migration = Migration(old.store, new.store, to=to, tenant=tenant)
+        migration = Migration(old.store, new.store, origin=origin, to=to, tenant=tenant)
         with _progress(printer, migration) as total:
             if total is not None:
                 total(await migration.count())
@@ -55,7 +58,7 @@ def _data(report: Report, old: str, new: str) -> dict[str, Any]:
         }
         for left in report.left
     ]
-    counts = {name: getattr(report, name) for name in ("runs", "copied", "moved", "there")}
+    counts = {name: getattr(report, name) for name in ("runs", "copied", "moved", "there", "counters")}
     return {"from": old, "to": new, **counts, "left": left}
 
 
@@ -69,6 +72,8 @@ def _say(printer: Printer, report: Report, old: str, new: str) -> None:
         note(f"left: {run.scope.tenant}  {run.run_id}  {run.status}: {left.error}")
     if len(report.left) > _SHOWN:
         note(f"... and {len(report.left) - _SHOWN} more; --json names them all.")
+    if report.counters:
+        printer.say(f"What was spent came along, in {report.counters} counters.")
     if not report.left:
         printer.say(f"Everything is in {new}.")
 
