@@ -8,6 +8,7 @@ import pytest
 
 from shipworthy.adapters.inmemory import ledger as inmemory
 from shipworthy.adapters.inmemory.ledger import InMemoryLedger
+from shipworthy.adapters.postgres import PostgresStore
 from shipworthy.adapters.redis import RedisLedger
 from shipworthy.adapters.sqlite import SqliteStore, budget
 from shipworthy.testing.contracts.ledger import LAWS, SHARED_LAWS, Law, Ledgers, OwnLedger, check, name
@@ -43,6 +44,15 @@ class OnSqlite(Ledgers):
         self._ahead += milliseconds
 
 
+class OnPostgres(Ledgers):
+    def __init__(self, dsn: str) -> None:
+        super().__init__()
+        self._dsn = dsn
+
+    def make(self) -> OwnLedger:
+        return PostgresStore(self._dsn).ledger
+
+
 class OnRedis(Ledgers):
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -60,6 +70,11 @@ def test_the_ledger_in_memory(law: Law, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("law", LAWS + SHARED_LAWS, ids=name)
 def test_the_ledger_in_sqlite(law: Law, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check(law, OnSqlite(monkeypatch, tmp_path / "ledger.db"))
+
+
+@pytest.mark.parametrize("law", LAWS + SHARED_LAWS, ids=name)
+def test_the_ledger_in_postgres(law: Law, database: str) -> None:
+    check(law, OnPostgres(database))
 
 
 @pytest.mark.parametrize("law", LAWS + SHARED_LAWS, ids=name)

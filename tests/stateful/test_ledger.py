@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 
 from shipworthy.adapters.inmemory import ledger as inmemory
 from shipworthy.adapters.inmemory.ledger import InMemoryLedger
+from shipworthy.adapters.postgres import PostgresStore
 from shipworthy.adapters.redis import RedisLedger
 from shipworthy.adapters.sqlite import SqliteStore, budget
 from shipworthy.domain.ledger import Hold, Line, Settlement
@@ -127,7 +128,7 @@ SWEEP = Op("sweep", lambda ledger: ledger.sweep(OPERATOR), lambda model: model.s
 class Ledgers(RuleBasedStateMachine):
     """One set of counters, which several processes open."""
 
-    max_examples: ClassVar[int] = 60
+    max_examples: ClassVar[int] = 50
     phases: ClassVar[list[Phase]] = [Phase.generate, Phase.shrink]
     time_moves: ClassVar[bool] = True
 
@@ -329,7 +330,7 @@ class Ledgers(RuleBasedStateMachine):
 class LedgersOnSqlite(Ledgers):
     """Two processes on one file; one of them dies now and then, and leaves its holds behind."""
 
-    max_examples: ClassVar[int] = 20
+    max_examples: ClassVar[int] = 15
 
     def open(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
@@ -360,7 +361,7 @@ class LedgersOnSqlite(Ledgers):
 class LedgersOnServers(Ledgers):
     """Two connections to one server, whose clock cannot be moved: nothing expires. Examples share the server."""
 
-    max_examples: ClassVar[int] = 8
+    max_examples: ClassVar[int] = 6
     time_moves: ClassVar[bool] = False
     shared: ClassVar[asyncio.Runner]
     both: ClassVar[list[Any]]
@@ -411,6 +412,10 @@ def drive_on_a_server(make: Callable[[], Any]) -> None:
 
 def test_a_redis_server_passes_no_cap_and_loses_nothing(redis_url: str) -> None:
     drive_on_a_server(lambda: RedisLedger(redis_url))
+
+
+def test_a_postgres_server_passes_no_cap_and_loses_nothing(database: str) -> None:
+    drive_on_a_server(lambda: PostgresStore(database).ledger)
 
 
 MUTANTS = [ChecksThenActs, ClampsAgainstHeld, FreesWhatExpires, ChargesLateOnTop, SettlesTwice]

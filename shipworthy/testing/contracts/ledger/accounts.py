@@ -168,7 +168,7 @@ async def balances_are_shown_by_whom_they_belong_to(ledgers: Ledgers) -> None:
     ledger = await ledgers.new()
     tenant, stranger, everybody = account("tenant", ACME), account("user", GLOBEX, "alice"), account("global")
     for owner in (ALICE, BOB, tenant, stranger, everybody):
-        await granted(ledger, hold(f"h {owner}", 30, line(owner), tenant=owner.tenant))
+        await granted(ledger, hold(f"h {owner}", 30, line(owner), tenant=owner.tenant or ACME))
     await _set(ledger, 70)
     await ledger.settle(settlement(f"h {ALICE}", 20))
     (mine,) = await ledger.show(OPERATOR, ACME, "alice")
@@ -187,7 +187,8 @@ async def who_spent_most_comes_first(ledgers: Ledgers) -> None:
     ledger = await ledgers.new()
     for n, user in enumerate(["a", "b", "c", "d"]):
         today = line(account("user", (ACME, GLOBEX)[n % 2], user), start=TOMORROW)
-        await granted(ledger, hold(user, 10 * (n % 3) + 10 + n, today, final=True))
+        amount = 10 * (n % 3) + 10 + n
+        await granted(ledger, hold(user, amount, today, final=True, tenant=today.account.tenant))
     for other in (
         line("old"),
         line("unit", start=TOMORROW, unit="requests"),

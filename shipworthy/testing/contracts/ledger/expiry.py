@@ -7,6 +7,7 @@ import asyncio
 from shipworthy.domain.ledger import Granted, Hold, Refused
 from shipworthy.errors import ConfigurationError
 from shipworthy.ports.ledger import Ledger
+from shipworthy.rules.ledger import account
 from shipworthy.testing.contracts.ledger.ledgers import (
     ACME,
     DAY,
@@ -86,7 +87,7 @@ async def an_expired_hold_gets_the_same_answer(ledgers: Ledgers) -> None:
 
 async def sweeping_counts_what_expired(ledgers: Ledgers) -> None:
     """Of all tenants, each once; what is settled, released or not yet due is left as it is."""
-    ledger, tokens = await ledgers.new(), line(cap=1000)
+    ledger, tokens = await ledgers.new(), line(account("global"), 1000)
     for n in range(5):
         await granted(ledger, hold(f"dead {n}", 10, tokens, ttl=1, tenant=(ACME, GLOBEX)[n % 2]))
     await granted(ledger, hold("alive", 10, tokens))
