@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from shipworthy.domain.ledger import BudgetOp, Forget, Line, Outcome, Settlement
 from shipworthy.domain.scope import Operator
@@ -23,15 +23,17 @@ _TRIES, _PAUSE = 4, 0.1
 
 class Bank:
     """`joined`: the ledger is the store's own, so that its operations share the commits of the journal. `untold`:
-    limits that came near with the end of a run, by their keys."""
+    limits that came near with the end of a run, by their keys. Budgets that keep their counters in one ledger share one
+    order of who waits, and one account of what is near."""
 
-    def __init__(self, budget: Budget, store: Store) -> None:
+    def __init__(self, budget: Budget, store: Store, others: Iterable[Bank] = ()) -> None:
         self.budget = budget
         self.ledger = budget.ledger_on(store)
         self.joined = self.ledger is store.ledger
-        self._waiting: PerLoop[Waiting] = PerLoop()
-        self.nearing = Nearing()
-        self.untold: dict[str, Line] = {}
+        same = next((other for other in others if other.ledger is self.ledger), None)
+        self._waiting: PerLoop[Waiting] = PerLoop() if same is None else same._waiting
+        self.nearing = Nearing() if same is None else same.nearing
+        self.untold: dict[str, Line] = {} if same is None else same.untold
         self._opened = False
         self._tasks: set[asyncio.Task[None]] = set()
 

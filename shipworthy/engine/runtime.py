@@ -118,7 +118,7 @@ class Runtime:
         if bank is None:
             from shipworthy.engine.bank import Bank
 
-            bank = self._banks[id(budget)] = Bank(budget, self.store)
+            bank = self._banks[id(budget)] = Bank(budget, self.store, self._banks.values())
         return bank
 
     async def sweep(self) -> None:
