@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from importlib import resources
 from typing import Any
 
 import psycopg
@@ -14,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from shipworthy.adapters.postgres import PostgresStore, operations, writer
 from shipworthy.adapters.postgres.connection import connect
+from shipworthy.adapters.postgres.connection import schema as whole_schema
 from shipworthy.adapters.shared import entries, queries
 from shipworthy.domain.scope import Scope
 from shipworthy.errors import RunBusy, ShipworthyError
@@ -170,7 +170,7 @@ async def nothing_of_another_tenant_is_given(workers: Workers) -> None:
 
 def made(dsn: str, *changes: tuple[str, str]) -> str:
     """A database with a schema in which something is different."""
-    schema = resources.files("shipworthy.adapters.postgres").joinpath("schema.sql").read_text()
+    schema = whole_schema()
     for before, after in changes:
         assert before in schema, before
         schema = schema.replace(before, after)

@@ -57,7 +57,7 @@ def test_a_commit_that_is_cut_lands_once(how: How, database: str, proxy: Proxy) 
             proxy.fault(b"run-5", how, times=2)
             told = await asyncio.gather(*[store.commit(f, answer(3)) for f in fences], return_exceptions=True)
             assert proxy.struck == 2
-            assert [type(outcome) for outcome in told] == [type(None)] * 5 + [Fenced] + [type(None)] * 2
+            assert [type(outcome) for outcome in told] == [tuple] * 5 + [Fenced] + [tuple] * 2
             for i, fence in enumerate(fences):
                 if i != 5:
                     await store.commit(fence, answer(4))
@@ -172,9 +172,11 @@ def test_a_server_that_falls_silent_is_not_waited_for_for_ever(
     database: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commit is sent again over another connection; and it lands once, though the first had landed."""
-    monkeypatch.setattr(connection, "SILENCE", 0.3)
 
     async def scenario() -> None:
+        async with opened(database):
+            """The schema is there, however long making it takes."""
+        monkeypatch.setattr(connection, "SILENCE", 0.3)
         async with opened(proxy.dsn(database)) as store:
             fence = await begun(store, ALICE, "the-run")
             proxy.fault(b"the-run", "stall", times=2)
@@ -190,9 +192,11 @@ def test_a_request_that_arrives_after_the_run_was_taken_over_writes_nothing(
     database: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long the network kept it."""
-    monkeypatch.setattr(connection, "SILENCE", 0.2)
 
     async def scenario() -> None:
+        async with opened(database):
+            """The schema is there, however long making it takes."""
+        monkeypatch.setattr(connection, "SILENCE", 0.2)
         async with opened(proxy.dsn(database), SHORT) as store:
             fence = await begun(store, ALICE, "the-run")
             proxy.fault(b"the-run", "hold", times=50)

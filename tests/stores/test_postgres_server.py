@@ -749,7 +749,7 @@ def test_what_cannot_be_stored_is_refused_alone(fresh: str) -> None:
             *[store.begin(scope, "r", opening(ALICE, "r")) for scope in bad],
             return_exceptions=True,
         )
-        assert told[:4] == [None] * 4
+        assert told[:4] == [()] * 4
         assert all(isinstance(outcome, StoreError) for outcome in told[4:]), told
         for scope in bad[:2]:
             for ask in (store.read(scope, "r"), store.claim(scope, "r"), store.list(scope, RunFilter())):

@@ -10,17 +10,18 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Callable, Iterator
-from importlib import resources
 from typing import Any
 
 import psycopg
 import pytest
 
 from shipworthy.adapters.postgres import PostgresStore, operations
-from shipworthy.adapters.postgres.connection import Connection, Server, connect
+from shipworthy.adapters.postgres.connection import Connection, Server, connect, schema
 from shipworthy.domain.journal import Batch, Fence, RunFilter
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import Fenced, JournalDamaged, RunNotFound, ShipworthyError, StoreError
+from shipworthy.rules.ledger import account
+from shipworthy.testing.contracts.ledger.ledgers import OPERATOR, granted, hold, line, turned_away
 from shipworthy.testing.contracts.store.workers import (
     ALICE,
     STRANGER,
@@ -36,7 +37,19 @@ MINE, THEIRS = ALICE, STRANGER
 OWNER = "shipworthy_test_owner"
 SECRET = b"the secret of globex"
 DIGEST = digest_of(SECRET)
-TABLES = ("runs", "journal", "bodies")
+LEDGER = ("counters", "balances", "holds", "places", "caps", "changes")
+TABLES = ("runs", "journal", "bodies", *LEDGER)
+COLUMNS = (
+    ("runs", "run_id"),
+    ("journal", "events"),
+    ("bodies", "data"),
+    ("counters", "key"),
+    ("balances", "spent"),
+    ("holds", "id"),
+    ("places", "counter"),
+    ("caps", "cap"),
+    ("changes", "who"),
+)
 Attack = Callable[[Connection], Any]
 ATTACKS: list[Attack] = []
 
@@ -73,7 +86,19 @@ async def fill(dsn: str) -> None:
         batch.bodies[digest_of(body)] = body
         await store.commit(fence, batch)
         await store.commit(await begun(store, scope, f"ended-{scope.tenant}"), ending(3))
+        await draw(store, scope.tenant)
     await store.close()
+
+
+async def draw(store: PostgresStore, tenant: str) -> None:
+    """A row of every table of the ledger: a hold, and somebody who waits for more than is left."""
+    own = line(account("user", tenant, f"user of {tenant}"), soft=1)
+    note = SECRET.decode() if tenant == THEIRS.tenant else ""
+    await granted(store.ledger, hold(f"hold of {tenant}", 60, own, tenant=tenant, note=note))
+    await turned_away(store.ledger, hold(f"another of {tenant}", 60, own, tenant=tenant, patient=True))
+    everybody = line(account("global"), cap=10**6)
+    await granted(store.ledger, hold(f"share of {tenant}", 1, everybody, tenant=tenant))
+    await store.ledger.set_cap(OPERATOR, own.account, own.unit, own.window, 99, f"for {tenant}", "test")
 
 
 def session(dsn: str, *, as_owner: bool = False) -> Connection:
@@ -111,7 +136,9 @@ def reading_every_table(c: Connection) -> Any:
 
 @attack
 def naming_the_other_tenant(c: Connection) -> Any:
-    query = "SELECT * FROM {} WHERE tenant = 'globex' OR tenant <> 'acme'"
+    query = (
+        "SELECT * FROM {} WHERE tenant = 'globex' OR tenant NOT IN ('acme', '')"  # '': everybody's counters
+    )
     return [row for table in TABLES for row in c.execute(query.format(table).encode()).fetchall()]
 
 
@@ -129,7 +156,7 @@ def a_function_that_sees_each_row_first(c: Connection) -> Any:
     LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE '% %', t, e; RETURN true; END $$""")
     seen: list[str] = []
     c.add_notice_handler(lambda notice: seen.append(str(notice.message_primary)))
-    for table, column in (("runs", "run_id"), ("journal", "events"), ("bodies", "data")):
+    for table, column in COLUMNS:
         c.execute(f"SELECT FROM {table} WHERE pg_temp.peep(tenant, {column})".encode())
     return foreign(seen)
 
@@ -199,6 +226,16 @@ def writing_for_the_other(c: Connection) -> Any:
         "INSERT INTO runs (tenant, run_id, status, fence, head, started_at, updated_at) "
         "VALUES ('globex', 'the-run', 'running', 1, 0, 0, 0) ON CONFLICT (tenant, run_id) "
         "DO UPDATE SET fence = 99 RETURNING *",
+        "INSERT INTO balances VALUES (-1, 'globex') RETURNING *",
+        "INSERT INTO caps VALUES ('globex', 'forged', 1) RETURNING *",
+        "INSERT INTO caps SELECT 'globex', \"limit\", 1 FROM counters LIMIT 1 RETURNING *",
+        'INSERT INTO counters (tenant, key, "limit", level, name, unit, "window", start, ends) '
+        "VALUES ('globex', 'forged', '', '', '', '', '', 0, 0) ON CONFLICT DO NOTHING RETURNING *",
+        "INSERT INTO holds VALUES ('globex', 'hold of globex', 'held', 0, '{}', '{}', '{}', NULL, 0, '0', '0') "
+        "ON CONFLICT DO NOTHING RETURNING *",
+        "INSERT INTO places VALUES ('x', 1, 'globex', DEFAULT, 0) RETURNING *",
+        'INSERT INTO changes (at, action, tenant, level, name, unit, "window", who, why) '
+        "VALUES (0, 'set', 'globex', '', '', '', '', '', '') RETURNING *",
         "INSERT INTO runs (tenant, run_id, status, fence, head, started_at, updated_at) "
         "VALUES ('globex', 'the-run', 'running', 1, 0, 0, 0) ON CONFLICT DO NOTHING RETURNING 1",
     ):
@@ -223,7 +260,7 @@ def moving_a_row_to_the_other(c: Connection) -> Any:
 def changing_and_deleting(c: Connection) -> Any:
     """The rows that are the other's are not there to be changed."""
     found = []
-    for table, column in (("runs", "run_id"), ("journal", "events"), ("bodies", "data")):
+    for table, column in COLUMNS:
         for statement in (
             f"UPDATE {table} SET {column} = {column} RETURNING *",
             f"DELETE FROM {table} WHERE tenant <> 'acme' RETURNING *",
@@ -507,7 +544,7 @@ def test_a_notification_tells_a_number_and_nothing_of_whose_it_is(owned: str) ->
 
 
 def _schema(*changes: tuple[str, str]) -> bytes:
-    text = resources.files("shipworthy.adapters.postgres").joinpath("schema.sql").read_text()
+    text = schema()
     for before, after in changes:
         assert before in text, before
         text = text.replace(before, after)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from importlib import resources
 from typing import Any
 
@@ -36,23 +37,26 @@ SELECT set_config(name, '0', false) FROM pg_settings
 WHERE name ~ '^(statement|lock|transaction|idle_in_transaction_session|idle_session)_timeout$'; """
 _SYNCED = """SELECT set_config('synchronous_commit', 'on', false)
 WHERE current_setting('synchronous_commit') <> 'remote_apply'; """
-_MADE = """SELECT count(c.oid) = 5 FROM pg_namespace AS n LEFT JOIN pg_class AS c ON c.relnamespace = n.oid
-AND c.relname IN ('meta', 'runs', 'journal', 'bodies', 'workers') WHERE n.nspname = 'shipworthy' GROUP BY n.oid"""
-_LACKING = """SELECT c.relname FROM pg_class AS c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p
-WHERE c.relnamespace = 'shipworthy'::regnamespace AND NOT has_table_privilege(c.oid, p)
-AND (c.relname IN ('runs', 'journal', 'bodies', 'workers') OR c.relname = 'meta' AND p = 'SELECT')
+_GUARDED = ("runs", "journal", "bodies", "counters", "balances", "holds", "places", "caps", "changes", "carried")
+_WRITTEN = (*_GUARDED, "workers")
+_MADE = f"""SELECT count(c.oid) = {len(_WRITTEN) + 1} FROM pg_namespace AS n
+LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname IN {("meta", *_WRITTEN)}
+WHERE n.nspname = 'shipworthy' GROUP BY n.oid"""
+_LACKING = f"""SELECT c.relname FROM pg_class AS c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p
+WHERE c.relnamespace = 'shipworthy'::regnamespace AND c.relkind = 'r' AND NOT has_table_privilege(c.oid, p)
+AND (c.relname IN {_WRITTEN} OR c.relname = 'meta' AND p = 'SELECT')
 UNION SELECT 'the schema' WHERE NOT has_schema_privilege('shipworthy', 'USAGE')
 UNION SELECT proname FROM pg_proc
 WHERE pronamespace = 'shipworthy'::regnamespace AND NOT has_function_privilege(oid, 'EXECUTE')"""
 _GRANTS = f"""GRANT USAGE ON SCHEMA shipworthy TO {ROLE}; GRANT SELECT ON shipworthy.meta TO {ROLE}; \
-GRANT SELECT, INSERT, UPDATE, DELETE ON shipworthy.runs, shipworthy.journal, shipworthy.bodies, shipworthy.workers \
-TO {ROLE}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA shipworthy TO {ROLE};"""
-_FORCED = """SELECT c.relname FROM pg_class AS c WHERE c.relnamespace = 'shipworthy'::regnamespace
-AND c.relname IN ('runs', 'journal', 'bodies')
+GRANT SELECT, INSERT, UPDATE, DELETE ON {", ".join([f"shipworthy.{table}" for table in _WRITTEN])} TO {ROLE}; \
+ GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA shipworthy TO {ROLE};"""
+_FORCED = f"""SELECT c.relname FROM pg_class AS c WHERE c.relnamespace = 'shipworthy'::regnamespace
+AND c.relname IN {_GUARDED}
 AND NOT (c.relrowsecurity AND c.relforcerowsecurity AND c.relowner <> current_user::regrole
 AND (SELECT array_agg(policyname = 'tenant' AND cmd = 'ALL' AND with_check IS NULL
   AND qual LIKE '%shipworthy.tenant%shipworthy.operator%') FROM pg_policies AS p
-  WHERE p.schemaname = 'shipworthy' AND p.tablename = c.relname) IS NOT DISTINCT FROM '{t}')"""
+  WHERE p.schemaname = 'shipworthy' AND p.tablename = c.relname) IS NOT DISTINCT FROM '{{t}}')"""
 _MEANINGS: tuple[tuple[tuple[type[psycopg.Error], ...], type[StoreError], str | None], ...] = (
     ((errors.DiskFull,), StoreFull, None),
     (
@@ -151,8 +155,22 @@ def connect(server: Server, first: str = _WORK) -> Connection:
     return connection
 
 
+@contextmanager
+def of(connection: Connection, name: str, value: str) -> Iterator[None]:
+    """A transaction in which the rows of a tenant can be seen, or as operator ("on") those of all."""
+    with connection.pipeline(), connection.transaction():
+        connection.execute("SELECT set_config(%s, %s, true)", (f"shipworthy.{name}", value))
+        yield
+
+
 def _show(connection: Connection, setting: str) -> Any:
     return connection.execute("SELECT current_setting(%s)", (setting,)).fetchall()[0][0]
+
+
+def schema() -> str:
+    """What makes the schema, in one transaction."""
+    folder = resources.files("shipworthy.adapters.postgres")
+    return "\n".join([folder.joinpath(name).read_text("utf-8") for name in ("schema.sql", "ledger.sql")])
 
 
 def prepare(server: Server) -> None:
@@ -161,13 +179,12 @@ def prepare(server: Server) -> None:
     try:
         with connect(server, first="") as connection:
             if not _is_made(connection, server):
-                schema = resources.files("shipworthy.adapters.postgres").joinpath("schema.sql").read_bytes()
                 with connection.transaction():
                     connection.execute(
                         "SELECT pg_advisory_xact_lock(hashtextextended('shipworthy schema', 0))"
                     )
                     if not _is_made(connection, server):
-                        connection.execute(schema)
+                        connection.execute(schema().encode())
         with connect(server) as connection:
             _check(connection, server)
     except psycopg.Error as error:
@@ -177,7 +194,7 @@ def prepare(server: Server) -> None:
 def _is_made(connection: Connection, server: Server) -> bool:
     """Whether the schema is there. Raises StoreForeign for one of a newer format."""
     # Not by to_regnamespace, which may remember how it was before another instance made it.
-    if not (found := connection.execute(_MADE).fetchall()):
+    if not (found := connection.execute(_MADE.encode()).fetchall()):
         return False
     try:
         with connection.transaction():
@@ -202,10 +219,10 @@ def _check(connection: Connection, server: Server) -> None:
     if connection.execute(passes).fetchall():
         what = f"is used as {ROLE}, which passes by row level security"
         fix = f"ALTER ROLE {ROLE} NOSUPERUSER NOBYPASSRLS;"
-    elif lacking := connection.execute(_LACKING).fetchall():
+    elif lacking := connection.execute(_LACKING.encode()).fetchall():
         what = f"lacks privileges of {ROLE} (on {', '.join([name for (name,) in lacking])})"
         fix = f"As the owner of the schema: {_GRANTS}"
-    elif tables := connection.execute(_FORCED).fetchall():
+    elif tables := connection.execute(_FORCED.encode()).fetchall():
         what = f"does not enforce row level security on {', '.join([name for (name,) in tables])}"
         fix = (
             "ALTER TABLE ... ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; its only policy is `tenant`, as in "

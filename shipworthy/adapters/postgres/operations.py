@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 
 from shipworthy.adapters.postgres.connection import Connection
+from shipworthy.adapters.postgres.connection import of as of
 from shipworthy.adapters.postgres.writer import Lease
 from shipworthy.adapters.shared.entries import no_such_run
 from shipworthy.adapters.shared.queries import SUMMARY, summary
@@ -31,14 +31,6 @@ _OLD_SESSIONS = f"""SELECT DISTINCT tenant, "user", session FROM runs
 WHERE {_ENDED} AND updated_at < ? AND position IS NOT NULL"""
 _OF_SESSION = f"""SELECT key, {_ENDED} AND updated_at < ? FROM runs
 WHERE tenant = ? AND "user" IS NOT DISTINCT FROM ? AND session = ? FOR UPDATE"""
-
-
-@contextmanager
-def of(connection: Connection, name: str, value: str) -> Iterator[None]:
-    """A transaction in which the rows of a tenant can be seen, or as operator ("on") those of all."""
-    with connection.pipeline(), connection.transaction():
-        connection.execute("SELECT set_config(%s, %s, true)", (f"shipworthy.{name}", value))
-        yield
 
 
 def do(connection: Connection, statement: str, values: Sequence[Any] = ()) -> psycopg.Cursor[Any]:

@@ -63,17 +63,27 @@ END $$;
 CREATE FUNCTION now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
 $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint $$;
 
+-- What of the ledger (ledger.sql) a group has locked: each counter, the override of its cap (-1: none),
+-- and those that were made for it.
+CREATE TYPE locked AS (ids bigint[], overrides bigint[], made bigint[]);
+
 -- A group of batches in one transaction, a savepoint each: one that fails or is refused aborts no other. No key: a
 -- new run, which begins with its token. `again`: the group was sent before and its fate is not known, so what is there
--- already has landed. The events come in base64, since JSON text may hold what a text of PostgreSQL may not. Gives what
--- became of each batch, but for those of runs that are there and that landed.
-CREATE FUNCTION append(me text, again boolean, batches json, owners integer[], digests text[], datas bytea[])
-RETURNS TABLE (nth bigint, fate text, handle bigint, why text) LANGUAGE plpgsql SET search_path = shipworthy AS $$
-DECLARE b record; watched_until bigint; batch bytea; named text;
+-- already has landed. The events come in base64, since JSON text may hold what a text of PostgreSQL may not. `wanted`:
+-- what the group's operations on the ledger will touch (ledger.sql); done again, they have the same answers. A batch may
+-- be of such operations alone. Gives what became of each batch, but for those of runs that are there and that landed
+-- without an operation. Every row is found by its key, whatever
+-- the planner makes of tables that were small, and no statement is planned twice.
+CREATE FUNCTION append(me text, again boolean, batches json, owners integer[], digests text[], datas bytea[], wanted json)
+RETURNS TABLE (nth bigint, fate text, handle bigint, why text) LANGUAGE plpgsql SET search_path = shipworthy
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_material = off SET enable_memoize = off AS $$
+DECLARE b record; watched_until bigint; batch bytea; named text; l locked; failed boolean := false;
 BEGIN
+  IF wanted IS NOT NULL THEN l := lock_counters(wanted); END IF;
   FOR b IN SELECT row_number() OVER () AS n, * FROM json_to_recordset(batches) AS u (tenant text, user_id text,
     session_id text, run_id text, key bigint, token bigint, first integer, last integer, started bigint, at bigint,
-    status text, joins boolean, events text)
+    status text, joins boolean, events text, budget json)
   LOOP
     fate := 'landed'; handle := NULL; why := NULL; watched_until := 0;
     BEGIN
@@ -81,7 +91,8 @@ BEGIN
         PERFORM set_config('shipworthy.tenant', b.tenant, true); named := b.tenant;
       END IF;
       batch := decode(b.events, 'base64');
-      IF b.key IS NULL THEN
+      IF b.run_id IS NULL THEN NULL; -- nothing is appended
+      ELSIF b.key IS NULL THEN
         INSERT INTO runs (tenant, "user", session, run_id, status, fence, worker, head, started_at, updated_at)
         VALUES (b.tenant, b.user_id, b.session_id, b.run_id, b.status, coalesce(b.token, 1),
           CASE b.status WHEN 'running' THEN me END, b.last, b.started, b.at)
@@ -110,14 +121,17 @@ BEGIN
         WHERE r.tenant = b.tenant AND r.run_id = b.run_id AND r.fence = coalesce(b.token, 1)
           AND (r.key = b.key OR b.key IS NULL AND coalesce(r.worker, me) = me) AND j.events = batch;
       END IF;
-      IF handle IS NULL THEN fate := 'refused'; END IF;
+      IF handle IS NULL AND b.run_id IS NOT NULL THEN fate := 'refused';
+      ELSIF b.budget IS NOT NULL THEN why := budget(b.budget, l); END IF;
     EXCEPTION
       WHEN read_only_sql_transaction THEN RAISE;
       WHEN OTHERS THEN fate := SQLSTATE; why := SQLERRM; named := NULL; -- a savepoint takes the setting back
     END;
-    nth := b.n;
-    IF b.key IS NULL OR fate <> 'landed' THEN RETURN NEXT; END IF;
+    IF fate = 'SW001' THEN why := refused(b.tenant, why::json); named := b.tenant; END IF;
+    failed := failed OR fate <> 'landed'; nth := b.n;
+    IF b.key IS NULL OR fate <> 'landed' OR b.budget IS NOT NULL THEN RETURN NEXT; END IF;
   END LOOP;
+  IF failed AND l.made IS NOT NULL THEN PERFORM tidy(l.made); END IF;
 END $$;
 
 -- The lease of a worker, written anew; with `fresh`, its session's lock is taken as well, if no older session has it.

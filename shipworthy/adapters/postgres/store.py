@@ -9,16 +9,19 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from shipworthy.adapters.postgres import operations
 from shipworthy.adapters.postgres.connection import Connection, Server, checked, prepare
+from shipworthy.adapters.postgres.holds import Apply
 from shipworthy.adapters.postgres.lanes import Listener, Session
+from shipworthy.adapters.postgres.ledger import PostgresLedger
 from shipworthy.adapters.postgres.writer import Append, Lease, Writer
 from shipworthy.adapters.shared.entries import demand, entry_of
 from shipworthy.adapters.shared.lane import forks, outlived
 from shipworthy.adapters.shared.queries import Ask, Reads
 from shipworthy.domain.journal import Batch, Claim, Fence, RunSummary
+from shipworthy.domain.ledger import Outcome, Refused
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import ConfigurationError, Fenced, StoreClosed, StoreError
 
@@ -79,14 +82,25 @@ class PostgresStore(Reads):
         self._server = Server(checked(dsn), durability == "power", patience)
         self._ttl, self._skew, self._readers = max(int(lease_ttl * 1000), 1), int(clock_skew * 1000), readers
         self._opening = threading.Lock()
-        self._closed = False
+        self._closed = self._used = False
         self._sessions: _Sessions | None = None
         self._watched: dict[tuple[str, str], tuple[int, float]] = {}
+        self.ledger = PostgresLedger(self)
 
     async def open(self) -> None:
         """Make or check the schema, and register a worker. Raises a StoreError that says what is wrong."""
+        await self.use()
+        self._used = True
+
+    async def use(self) -> None:
+        """Open it for its ledger alone."""
         if self._sessions is None:
             await asyncio.to_thread(self._open)
+
+    async def leave(self) -> None:
+        """Close it, unless it was opened for more than its ledger."""
+        if not self._used:
+            await self.close()
 
     def _open(self) -> None:
         with self._opening:
@@ -99,7 +113,7 @@ class PostgresStore(Reads):
 
     async def close(self) -> None:
         """Finish what is queued, release this worker's runs, and end the sessions."""
-        sessions, self._sessions, self._closed = self._sessions, None, True
+        sessions, self._sessions, self._closed, self._used = self._sessions, None, True, False
         if sessions is not None and sessions.forks == forks():
             await asyncio.shield(self._end(sessions))
 
@@ -120,14 +134,19 @@ class PostgresStore(Reads):
             raise Fenced(
                 f"The first batch of run {run_id!r} starts at event {entry.first}; nothing was written."
             )
-        return await outlived(self._ready().writer.submit(Append(scope, run_id, None, entry, token)))
+        fence: Fence | None = await outlived(
+            self._ready().writer.submit(Append(scope, run_id, None, entry, token))
+        )
+        return fence
 
     async def claim(self, scope: Scope, run_id: str) -> Claim:
         lease = self._ready().lease
         return await self._do(lambda c: operations.claim(c, lease, scope, run_id))
 
-    async def commit(self, fence: Fence, batch: Batch) -> None:
-        await self._ready().writer.submit(Append(fence.scope, fence.run_id, fence, entry_of(batch)))
+    async def commit(self, fence: Fence, batch: Batch) -> Sequence[Outcome]:
+        append = Append(fence.scope, fence.run_id, fence, entry_of(batch))
+        outcomes: Sequence[Outcome] | None = await self._ready().writer.submit(append)
+        return outcomes or ()
 
     async def release(self, fence: Fence) -> None:
         lease = self._ready().lease
@@ -187,6 +206,25 @@ class PostgresStore(Reads):
                 fix="Open a store of its own in each process.",
             )
         return self._sessions
+
+    # what its ledger asks for
+
+    async def apply(self, work: Apply) -> Outcome | Refused:
+        """Do operations on the ledger, in the same transactions as commits."""
+        return await self._ready().writer.submit(work)
+
+    async def operate(self, work: Callable[[Connection], T]) -> T:
+        """Do *work* in a transaction in which an operator sees every tenant's rows."""
+
+        def operated(connection: Connection) -> T:
+            with operations.of(connection, "operator", "on"):
+                return work(connection)
+
+        return await self._do(operated)
+
+    async def look(self, scope: Scope, query: str, values: Sequence[Any]) -> list[Any]:
+        """The rows that a query gives a tenant."""
+        return await self._asked(scope, lambda ask: ask(query, values))
 
     async def _asked(self, whose: Scope | Operator, work: Callable[[Ask], T]) -> T:
         seen = ("operator", "on") if isinstance(whose, Operator) else ("tenant", whose.tenant)

@@ -6,6 +6,7 @@ A group whose answer never came is sent again, and what had landed is recognised
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -15,20 +16,31 @@ import msgspec
 import psycopg
 
 from shipworthy.adapters.postgres.connection import Connection, Server, is_unanswered
+from shipworthy.adapters.postgres.holds import (
+    EXPIRED_AT_ONCE,
+    REFUSED,
+    Apply,
+    Group,
+    expire,
+    outcomes,
+    refusal,
+)
 from shipworthy.adapters.postgres.lanes import Session
 from shipworthy.adapters.shared.entries import Entry
 from shipworthy.adapters.shared.lane import Job
 from shipworthy.domain.journal import Fence
 from shipworthy.domain.scope import Scope
-from shipworthy.errors import CommitUncertain, Fenced, StoreError, StoreFull
+from shipworthy.errors import CommitUncertain, Fenced, HoldRefused, StoreError, StoreFull
 
 AT_ONCE = 64
 """Batches of one transaction: more subtransactions than these would slow every snapshot of the server."""
 BYTES_AT_ONCE = 1 << 26
 """Bytes of bodies after which a transaction takes no further batch: a statement holds less than a gigabyte."""
-_APPEND = "SELECT nth, fate, handle, why FROM append(%s, %s, %s, %b, %b, %b)"
-_CROSSED = ("40P01", "40001")
-"""A deadlock, or a serialisation failure: nothing was done, and alone it will not come again."""
+_APPEND = "SELECT nth, fate, handle, why FROM append(%s, %s, %s, %b, %b, %b, %s)"
+_CROSSED = ("40P01", "40001", "SW002")
+"""A deadlock, a serialisation failure, or a counter that was dropped: nothing was done, and alone it will not come
+again."""
+_TRIES = 20
 _SOON, _AGAIN_MS = 0.5, 200
 """How long a renewal is tried (seconds), and when it is tried again."""
 _encode = msgspec.json.Encoder().encode
@@ -49,10 +61,13 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     entry: Entry
     token: int = 1
 
-    def __call__(self, answer: tuple[str, int | None, str | None]) -> Fence | None:
+    def __call__(self, answer: tuple[str, int | None, str | None]) -> Any:
         fate, handle, why = answer
         if fate == "landed" and handle is not None:
-            return Fence(self.scope, self.run_id, self.token, handle)
+            made = self.fence is None
+            return Fence(self.scope, self.run_id, self.token, handle) if made else outcomes(why)
+        if fate == REFUSED:
+            raise HoldRefused(refusal(why)[0])
         if fate == "53100":
             raise StoreFull(f"No room is left for run {self.run_id!r} ({why}).")
         if fate != "refused":
@@ -79,6 +94,14 @@ class _Row(msgspec.Struct, gc=False, omit_defaults=True):
     status: str
     joins: bool
     events: bytes
+    budget: list[Any] | None = None
+
+
+class _Operations(msgspec.Struct, gc=False):
+    """Operations on the ledger alone, as the server reads them."""
+
+    tenant: str
+    budget: list[Any]
 
 
 class Lease:
@@ -152,8 +175,9 @@ class Writer(Session):
         self._renew_at = 0
         self._queue.put([])
 
-    def _append(self, group: list[Job[Any]], deadline: float, sent: bool = False) -> None:
-        """*sent*: what became of an earlier attempt is not known."""
+    def _append(self, group: list[Job[Any]], deadline: float, sent: bool = False, tries: int = 1) -> None:
+        """*sent*: what became of an earlier attempt is not known. *tries*: how
+        often it was tried."""
         batches: list[Any] = [job.work for job in group]
 
         def append(connection: Connection) -> list[Any]:
@@ -168,30 +192,54 @@ class Writer(Session):
 
         try:
             rows = self._persist(append, deadline)
-        except (StoreError, ValueError) as error:
-            if len(group) > 1 and self._connection is not None:  # it may be the fault of one
-                for job in group:
-                    self._append([job], deadline, sent)
-                return
-            what = error.what if isinstance(error, StoreError) else f"A batch cannot be sent: {error}."
-            kind = CommitUncertain if sent else type(error) if isinstance(error, StoreError) else StoreError
-            for job in group:
-                job.error = kind(what, fix=None if sent else getattr(error, "fix", ""))
+        except (StoreError, ValueError, OverflowError) as error:
+            self._failed(group, error, deadline, sent, tries)
             return
         for nth, *answer in rows:
             job = group[nth - 1]
-            if answer[0] in _CROSSED and time.monotonic() < deadline:
-                self._append([job], deadline)
-                continue
-            try:
-                job.value = job.work(answer)
-            except StoreError as refusal:
-                job.error = refusal
+            if tries < _TRIES and self._may_differ(answer, deadline):
+                self._append([job], deadline, tries=tries + 1)
+            else:
+                try:
+                    job.value = job.work(answer)
+                except StoreError as error:
+                    job.error = error
+
+    def _failed(
+        self, group: list[Job[Any]], error: Exception, deadline: float, sent: bool, tries: int
+    ) -> None:
+        """Nothing is known of any of them; it may be the fault of one."""
+        crossed = getattr(error.__cause__, "sqlstate", None) in _CROSSED
+        if crossed and tries < _TRIES and time.monotonic() < deadline:
+            self._append(group, deadline, sent, tries + 1)
+            return
+        if len(group) > 1 and self._connection is not None:
+            for job in group:
+                self._append([job], deadline, sent)
+            return
+        what = error.what if isinstance(error, StoreError) else f"A batch cannot be sent: {error}."
+        kind = CommitUncertain if sent else type(error) if isinstance(error, StoreError) else StoreError
+        for job in group:
+            job.error = kind(what, fix=None if sent else getattr(error, "fix", ""))
+
+    def _may_differ(self, answer: Sequence[Any], deadline: float) -> bool:
+        """Whether another attempt may be answered otherwise: a batch was crossed, or holds that had expired were in
+        its way, and are charged now."""
+        fate, _, why = answer
+        if fate != REFUSED or not refusal(why)[1]:
+            return fate in _CROSSED and time.monotonic() < deadline
+        with contextlib.suppress(StoreError):  # the refusal stands
+            while self._persist(expire, deadline) == EXPIRED_AT_ONCE:
+                pass
+            return True
+        return False
 
 
 def _order(job: Job[Any]) -> tuple[str, ...]:
-    """New runs first, by what makes them unique; then the others, by their sessions."""
+    """New runs first, by what makes them unique; then the others, by their sessions; what appends nothing, last."""
     batch: Any = job.work
+    if type(batch) is Apply:
+        return ("2",)
     tenant, user, session = batch.scope.tenant, batch.scope.user or "", batch.scope.session or ""
     return ("", tenant, batch.run_id) if batch.fence is None else ("1", tenant, user, session, batch.run_id)
 
@@ -201,21 +249,36 @@ def _portions(group: list[Job[Any]]) -> Iterator[list[Job[Any]]]:
     for job in group:
         portion.append(job)
         batch: Any = job.work
-        size += sum([len(body) for body in batch.entry.bodies.values()])
+        if type(batch) is Append:
+            size += sum([len(body) for body in batch.entry.bodies.values()])
         if len(portion) == AT_ONCE or size > BYTES_AT_ONCE or job is group[-1]:
             yield portion
             portion, size = [], 0
 
 
-def _values(me: str, again: bool, batches: Sequence[Append]) -> list[Any]:
-    """The group as `append` takes it (schema.sql): one document, and beside it the bodies of all."""
-    rows = [_row(batch) for batch in batches]
-    bodies = [(n, *body) for n, batch in enumerate(batches, 1) for body in batch.entry.bodies.items()]
-    return [me, again, _encode(rows).decode(), *[[body[i] for body in bodies] for i in range(3)]]
+def _values(me: str, again: bool, batches: Sequence[Append | Apply]) -> list[Any]:
+    """The group as `append` takes it (schema.sql): one document, beside it the bodies of all, and what of the ledger
+    they touch."""
+    group = Group()
+    rows = [_row(batch, group) if type(batch) is Append else _operations(batch, group) for batch in batches]  # type: ignore[arg-type]
+    bodies = [
+        (n, *body)
+        for n, batch in enumerate(batches, 1)
+        if type(batch) is Append
+        for body in batch.entry.bodies.items()
+    ]
+    columns = [[body[i] for body in bodies] for i in range(3)]
+    wanted = group.wanted()
+    return [me, again, _encode(rows).decode(), *columns, _encode(wanted).decode() if wanted else None]
 
 
-def _row(batch: Append) -> _Row:
+def _operations(batch: Apply, group: Group) -> _Operations:
+    return _Operations(batch.tenant, group.rows(batch.operations))
+
+
+def _row(batch: Append, group: Group) -> _Row:
     key, token = (None, batch.token) if batch.fence is None else (batch.fence.key, batch.fence.token)
     e = batch.entry
     who = (batch.scope.tenant, batch.scope.user, batch.scope.session, batch.run_id)
-    return _Row(*who, key, token, e.first, e.last, e.started, e.at, e.status, e.joins, e.events)
+    budget = group.rows(e.budget) if e.budget else None
+    return _Row(*who, key, token, e.first, e.last, e.started, e.at, e.status, e.joins, e.events, budget)
