@@ -39,6 +39,7 @@ _LEVELS: dict[str, Level] = {
     "per_agent_": "agent",
     "global_": "global",
 }
+_YEAR = 366 * 86_400_000
 _PERIODS = {"second": 1000, "minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 _WINDOWS = ("run", "hour", "day", "month", "total")
 _MOST = 9 * 10**15
@@ -426,7 +427,7 @@ def _terms_of(given: RateLimit) -> list[RateTerm]:
         raise ConfigurationError(
             "burst= is of requests or of tokens.", fix="Make two RateLimits, each with its burst."
         )
-    return [
+    terms = [
         RateTerm(
             name=f"{given.per}_{unit}_per_{given.period}",
             unit=unit,
@@ -439,3 +440,10 @@ def _terms_of(given: RateLimit) -> list[RateTerm]:
         for unit, count in units
         if count is not None
     ]
+    for term in terms:
+        if term.burst * term.period > _YEAR * term.limit:
+            raise ConfigurationError(
+                f"burst={term.burst} is more than {term.limit} {term.unit} a {given.period} give back within a year.",
+                fix="Pass a smaller burst=, or leave it out.",
+            )
+    return terms
