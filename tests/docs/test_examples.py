@@ -16,7 +16,7 @@ RUN_FILE = Path(__file__).with_name("run_file.py")
 SECONDS = 120
 
 # A page must run without a model's account and must not reach one by accident.
-SERVERS = {"DATABASE_URL": "database", "TEMPORAL_ADDRESS": "temporal"}
+SERVERS = {"DATABASE_URL": "database", "REDIS_URL": "redis_url", "TEMPORAL_ADDRESS": "temporal"}
 """What a page finds in its environment if it names it: real servers, see tests/conftest.py."""
 TAKEN_AWAY = {"ANTHROPIC_API_KEY", "OPENAI_API_KEY", "SHIPWORTHY_ALLOW_MODEL_CALLS"}
 

@@ -24,7 +24,7 @@ from shipworthy.domain.ledger import NANO, Account, Balance, Level, Unit, Window
 from shipworthy.domain.scope import ANONYMOUS, Operator, Scope
 from shipworthy.errors import ConfigurationError, IdentityMissing, InputError
 from shipworthy.ports.budget import Budget
-from shipworthy.ports.store import OwnLedger
+from shipworthy.ports.ledger import Accounts
 from shipworthy.rules.ledger import account_of, belongs
 from shipworthy.rules.text import clean
 
@@ -84,7 +84,7 @@ class Record(NamedTuple):
 class Books:
     """An open ledger, and the budget that draws on it where an agent was named."""
 
-    def __init__(self, ledger: OwnLedger, budget: Budget | None = None, agent: str | None = None) -> None:
+    def __init__(self, ledger: Accounts, budget: Budget | None = None, agent: str | None = None) -> None:
         self.ledger, self.budget, self.agent = ledger, budget, agent
         self.zone: str | None = None
 
@@ -154,7 +154,7 @@ async def _opened(where: Where) -> AsyncIterator[Books]:
 
 
 @contextlib.asynccontextmanager
-async def _open(ledger: Any) -> AsyncIterator[OwnLedger]:
+async def _open(ledger: Any) -> AsyncIterator[Accounts]:
     if isinstance(ledger, InMemoryLedger):
         raise ConfigurationError(
             "The ledger is in memory: nobody but the process that keeps it can look into it.",
