@@ -212,6 +212,8 @@ class StandardBudget:
         self._loaded = False
         if isinstance(ledger, str):
             check_ledger(ledger)
+            if ledger.startswith("sqlite:"):  # wherever the process goes from here
+                self._ledger = f"sqlite:{os.path.realpath(ledger.removeprefix('sqlite:'))}"
         elif ledger is not None and not hasattr(ledger, "reserve"):
             raise ConfigurationError(
                 f"ledger={ledger!r} is not a ledger.",
@@ -345,12 +347,16 @@ def check_ledger(place: str) -> None:
 
 
 def is_same_place(place: str, store: Store) -> bool:
-    """Whether a ledger is asked for where the runs are."""
-    kind, _, rest = place.partition(":")
-    at = getattr(store, "place", None)
-    if at is None:
-        return False
-    return bool(at == f"sqlite:{os.path.realpath(rest)}" if kind == "sqlite" else at == f"postgres:{rest}")
+    """Whether a ledger is asked for where the runs are. `store.place` is what a store of ours says of itself. Raises
+    ConfigurationError."""
+    at = getattr(store, "place", "")
+    if place.startswith("sqlite:"):
+        return bool(at == f"sqlite:{os.path.realpath(place.removeprefix('sqlite:'))}")
+    if place.startswith("postgres") and at.startswith("postgres:"):
+        from shipworthy.adapters.postgres.place import place_of
+
+        return bool(at == place_of(place))
+    return False
 
 
 def make_ledger(place: str) -> Ledger:

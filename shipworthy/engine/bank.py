@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Iterable, Sequence
 
 from shipworthy.domain.ledger import BudgetOp, Forget, Line, Outcome, Settlement
@@ -12,6 +13,7 @@ from shipworthy.engine.contention import Waiting
 from shipworthy.engine.nearing import Nearing
 from shipworthy.errors import LedgerError
 from shipworthy.ports.budget import Budget
+from shipworthy.ports.ledger import Ledger
 from shipworthy.ports.store import Store
 from shipworthy.rules.per_loop import PerLoop
 
@@ -19,6 +21,8 @@ log = logging.getLogger("shipworthy")
 
 _SWEEP = Operator("expired holds of a budget")
 _TRIES, _PAUSE = 4, 0.1
+_open: dict[int, int] = {}
+_counting = threading.Lock()
 
 
 class Bank:
@@ -43,13 +47,16 @@ class Bank:
             await self.budget.open()
             if not self.joined:
                 await self.ledger.open()
-            self._opened = True
+            if not self._opened:  # somebody else here came first
+                self._opened = True
+                _hold(self.ledger, 1)
 
     async def close(self) -> None:
-        """Give up connections."""
-        if self._opened and not self.joined:
-            await self.ledger.close()
-        self._opened = False
+        """Give up connections, unless a budget of another store has the same ledger open."""
+        if self._opened:
+            self._opened = False
+            if not _hold(self.ledger, -1) and not self.joined:
+                await self.ledger.close()
 
     async def sweep(self) -> None:
         """Charge what expired."""
@@ -107,6 +114,15 @@ class Bank:
                     return None
             await asyncio.sleep(_PAUSE)
         return None
+
+
+def _hold(ledger: Ledger, more: int) -> int:
+    """How many banks have a ledger open, from now on."""
+    with _counting:
+        _open[id(ledger)] = count = _open.get(id(ledger), 0) + more
+        if not count:
+            del _open[id(ledger)]
+    return count
 
 
 async def _quietly(work: object) -> None:

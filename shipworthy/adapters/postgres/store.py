@@ -16,6 +16,7 @@ from shipworthy.adapters.postgres.connection import Connection, Server, checked,
 from shipworthy.adapters.postgres.holds import Apply
 from shipworthy.adapters.postgres.lanes import Listener, Session
 from shipworthy.adapters.postgres.ledger import PostgresLedger
+from shipworthy.adapters.postgres.place import place_of
 from shipworthy.adapters.postgres.writer import Append, Lease, Writer
 from shipworthy.adapters.shared.entries import demand, entry_of
 from shipworthy.adapters.shared.lane import forks, outlived
@@ -80,6 +81,7 @@ class PostgresStore(Reads):
         if type(readers) is not int or not 1 <= readers <= 64:
             raise ConfigurationError(f"readers={readers!r} is no number of sessions.", fix="Pass 1 to 64.")
         self._server = Server(checked(dsn), durability == "power", patience)
+        self.place = place_of(dsn)
         self._ttl, self._skew, self._readers = max(int(lease_ttl * 1000), 1), int(clock_skew * 1000), readers
         self._opening = threading.Lock()
         self._closed = self._used = False

@@ -62,6 +62,7 @@ class SqliteStore(Reads):
             raise ConfigurationError("lease_ttl must be above 0, clock_skew and busy_timeout not below it.")
         # Every process must mean the same file and the same folder of locks, whatever links lead there.
         self._database = Database(os.path.realpath(path), durability, busy_timeout, vfs)
+        self.place = f"sqlite:{self._database.path}"
         self._ttl = max(int(lease_ttl * 1000), 1)
         self._skew = int(clock_skew * 1000)
         self._opening = threading.Lock()
