@@ -66,6 +66,8 @@ async def sit(run: LiveRun, leave: Leave, work: Work = drive, finish: Work = dri
             await work(run)
         else:
             async with limit:
+                if run.deadline is not None and run.deadline <= time.monotonic():
+                    await asyncio.sleep(0)  # it is past: nothing is begun that would have to be cancelled
                 await work(run)
     except BaseException as raised:
         if isinstance(raised, asyncio.CancelledError) and task is not None and not task.cancelling():
