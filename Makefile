@@ -16,7 +16,7 @@ DEV  := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint format types bench proof-crash proof-machines extras lock clean
+.PHONY: help demo test check lint format types bench proof-budget proof-crash proof-machines extras lock clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -50,6 +50,9 @@ proof-crash: $(DEV) ## the long form of the crash proofs
 
 proof-machines: $(DEV) ## the long form of the crash proofs on Postgres, DBOS and Temporal
 	SHIPWORTHY_PROOF=long $(BIN)/python -m pytest -n $(JOBS) tests/postgres tests/dbos tests/temporal $(PYTEST_ARGS)
+
+proof-budget: $(DEV) ## the long form of the budget proofs on SQLite, Postgres and Redis, one after the other
+	SHIPWORTHY_PROOF=long $(BIN)/python -m pytest -n 0 tests/budget $(PYTEST_ARGS)
 
 extras: $(EXTRAS:%=$(VENV)-%/.installed) ## install each extra alone and import its adapter
 	@for extra in $(EXTRAS); do \
