@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier
 
 from shipworthy.adapters.inmemory import ledger as inmemory
 from shipworthy.adapters.inmemory.ledger import InMemoryLedger
@@ -12,6 +15,7 @@ from shipworthy.adapters.postgres import PostgresStore
 from shipworthy.adapters.redis import RedisLedger
 from shipworthy.adapters.sqlite import SqliteStore, budget
 from shipworthy.testing.contracts.ledger import LAWS, SHARED_LAWS, Law, Ledgers, OwnLedger, check, name
+from tests.servers.postgres import a_database
 
 
 class InMemory(Ledgers):
@@ -62,6 +66,22 @@ class OnRedis(Ledgers):
         return RedisLedger(self._url)
 
 
+@pytest.fixture(scope="module")
+def one_database() -> Iterator[str]:
+    """Made once: to make one for each law would take longer than the law."""
+    with a_database() as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def emptied(one_database: str) -> str:
+    with psycopg.connect(one_database, autocommit=True) as admin:
+        tables = admin.execute("SELECT schemaname, relname FROM pg_stat_user_tables WHERE relname <> 'meta'")
+        for table in tables.fetchall():
+            admin.execute(SQL("DELETE FROM {}").format(Identifier(*table)))
+    return one_database
+
+
 @pytest.mark.parametrize("law", LAWS + SHARED_LAWS, ids=name)
 def test_the_ledger_in_memory(law: Law, monkeypatch: pytest.MonkeyPatch) -> None:
     check(law, InMemory(monkeypatch))
@@ -73,8 +93,8 @@ def test_the_ledger_in_sqlite(law: Law, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @pytest.mark.parametrize("law", LAWS + SHARED_LAWS, ids=name)
-def test_the_ledger_in_postgres(law: Law, database: str) -> None:
-    check(law, OnPostgres(database))
+def test_the_ledger_in_postgres(law: Law, emptied: str) -> None:
+    check(law, OnPostgres(emptied))
 
 
 @pytest.mark.parametrize("law", LAWS + SHARED_LAWS, ids=name)
