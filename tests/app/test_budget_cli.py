@@ -426,11 +426,10 @@ def test_what_cannot_be_is_refused_with_its_fix(
 
 @pytest.mark.parametrize("level", ["user", "tenant", "session", "run", "agent", "global"])
 def test_an_account_is_named_by_exactly_what_it_is_made_of(level: Any) -> None:
-    everything = budgets.Whose("acme", "ada", "s1", "r1", "bot", False)
+    names = {"tenant": "acme", "user": "ada", "session": "s1", "run_id": "r1", "agent_name": "bot"}
     needed = budgets._NEEDS[level]
-    exactly = budgets.Whose(
-        *[getattr(everything, name) if name in needed else None for name in budgets.Whose._fields]
-    )
+    nobody = budgets.Whose(None, None, None, None, None, anonymous=False)
+    exactly = nobody._replace(**{name: names[name] for name in needed})
 
     _, account = budgets.account_meant(level, exactly, None)
 
