@@ -265,7 +265,7 @@ def migrate(
     run again.
 
     Exit code 1 if a run was left behind: it is named, with what to do. With --json: {"from", "to", "runs", "copied",
-    "moved", "there", "left": [...]}.
+    "moved", "there", "counters", "left": [...]}.
     """
     from shipworthy.app.commands import runs as commands
     from shipworthy.app.commands.migrating import migrate as go
