@@ -176,6 +176,25 @@ class ChargesLateOnTop(Mutant):
         return super().put(settlement)
 
 
+class GivesBackWhatWasReset(Mutant):
+    caught = "what_was_reset_is_not_given_back"
+
+    def put(self, settlement: Settlement) -> Settled:
+        held = self._holds.get(settlement.id)
+        before = (
+            [] if held is None else [(line.key, self._counters[line.key].spent) for line in held.hold.lines]
+        )
+        reserved = () if held is None else held.amounts
+        late = held is not None and held.state == "expired"
+        answer = super().put(settlement)
+        if late:
+            for (key, spent), was, amount in zip(
+                before, reserved, settlement.amounts or reserved, strict=True
+            ):
+                self._counters[key].spent = spent + amount - was
+        return answer
+
+
 class SeesExpiryOnlyInSweep(Mutant):
     caught = "who_needs_the_room_sees_what_expired"
 

@@ -204,8 +204,8 @@ class InMemoryLedger:
             if was_held:
                 counter.held -= reserved[index]
                 counter.spent += amounts[index]
-            else:
-                counter.spent += amounts[index] - reserved[index]
+            else:  # what was reset meanwhile is not given back again
+                counter.spent = max(counter.spent + amounts[index] - reserved[index], 0)
             if counter.spent >= line.soft > 0 and not counter.warned:
                 counter.warned = True
                 warned += (index,)

@@ -69,6 +69,7 @@ local function move(key, soft, held, spent)
   if redis.call('EXISTS', name) == 0 then return false end
   if held ~= '0' then redis.call('HINCRBY', name, 'held', held) end
   local sum = redis.call('HINCRBY', name, 'spent', spent)
+  if sum < 0 then redis.call('HSET', name, 'spent', '0') end -- it was reset meanwhile
   return soft > 0 and sum >= soft and redis.call('HSETNX', name, 'warned', '1') == 1
 end
 

@@ -47,7 +47,7 @@ _CREATE = """INSERT INTO counters (key, level, tenant, name, unit, "window", sta
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 _HOLD = "UPDATE counters SET held = held + ? WHERE id = ?"
 _SPEND = "UPDATE counters SET spent = spent + ?, warned = warned OR ? WHERE id = ?"
-_MOVE = "UPDATE counters SET held = held - ?, spent = spent + ? WHERE id = ?"
+_MOVE = "UPDATE counters SET held = held - ?, spent = max(spent + ?, 0) WHERE id = ?"
 _WARN = "UPDATE counters SET warned = 1 WHERE id = ?"
 _OWE = "INSERT INTO rates VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET owed = excluded.owed"
 _GIVE_BACK = "UPDATE rates SET owed = owed + ? WHERE key = ?"

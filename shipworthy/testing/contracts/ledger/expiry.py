@@ -75,6 +75,16 @@ async def a_late_release_gives_back_what_was_charged(ledgers: Ledgers) -> None:
     assert await balance(ledger, tokens) == (30, 0)
 
 
+async def what_was_reset_is_not_given_back(ledgers: Ledgers) -> None:
+    """A late settlement corrects a charge that a reset took away meanwhile: there is no room below nothing spent."""
+    ledger, tokens = await ledgers.new(), line()
+    await granted(ledger, hold("h", 30, tokens, ttl=1))
+    await expired(ledger, 1)
+    await ledger.reset(OPERATOR, tokens.account, tokens.unit, tokens.window, "ops", "a refund")
+    await ledger.settle(settlement("h", 5))
+    assert await balance(ledger, tokens) == (0, 0)
+
+
 async def an_expired_hold_gets_the_same_answer(ledgers: Ledgers) -> None:
     """Reserving it again neither revives it nor holds anything."""
     ledger, tokens = await ledgers.new(), line()
@@ -201,6 +211,7 @@ EXPIRY: tuple[Law, ...] = (
     who_needs_the_room_sees_what_expired,
     a_late_settlement_corrects_what_was_charged,
     a_late_release_gives_back_what_was_charged,
+    what_was_reset_is_not_given_back,
     an_expired_hold_gets_the_same_answer,
     sweeping_counts_what_expired,
     sweeping_at_once_charges_once,
