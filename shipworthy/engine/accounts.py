@@ -5,11 +5,23 @@ from __future__ import annotations
 import math
 import time
 
+import msgspec
+
 from shipworthy.domain.budgets import Limit, RateTerm, Terms
 from shipworthy.domain.ledger import Account, Forget, Level, Line, Rate
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.windows import window_of
 from shipworthy.rules.ledger import account_of, keys_of, rate_key
+
+_NEVER = 1 << 62
+
+
+class _Made(msgspec.Struct, frozen=True, gc=False):
+    """Lines, and from when to when the windows of all of them are open."""
+
+    lines: tuple[Line, ...]
+    begins: int
+    ends: int
 
 
 class Accounts:
@@ -20,13 +32,18 @@ class Accounts:
         self._agent, self._run_id = agent, run_id
         self._of_attempts = [limit for limit in terms.limits if limit.unit != "tool_calls"]
         self._of_calls = [limit for limit in terms.limits if limit.unit == "tool_calls"]
-        self._made: dict[tuple[str, bool], tuple[int, tuple[Line, ...]]] = {}
+        self._made: dict[tuple[str, bool], _Made] = {}
         self._names = {limit.name: limit for limit in terms.limits}
 
     @property
     def counts_calls(self) -> bool:
         """Whether tool calls are limited."""
         return bool(self._of_calls)
+
+    @property
+    def limit_attempts(self) -> bool:
+        """Whether attempts on the wire are limited, in what they draw or in their pace."""
+        return bool(self._of_attempts or self._terms.rates)
 
     def of_attempt(self, *, wrap_up: bool) -> tuple[Line, ...]:
         """What an attempt on the wire draws on; a last answer may use what is kept back for it."""
@@ -59,15 +76,12 @@ class Accounts:
     def _current(self, kind: str, limits: list[Limit], wrap_up: bool) -> tuple[Line, ...]:
         now = time.time_ns() // 1_000_000
         made = self._made.get((kind, wrap_up))
-        if (
-            made is not None
-            and made[1]
-            and all([line.start <= now < (line.end or now + 1) for line in made[1]])
-        ):
-            return made[1]
-        lines = tuple([self._line(limit, wrap_up, now) for limit in limits])
-        self._made[kind, wrap_up] = now, lines
-        return lines
+        if made is None or not made.begins <= now < made.ends:
+            lines = tuple([self._line(limit, wrap_up, now) for limit in limits])
+            begins = max([line.start for line in lines], default=0)
+            ends = min([line.end for line in lines if line.end], default=_NEVER)
+            made = self._made[kind, wrap_up] = _Made(lines, begins, ends)
+        return made.lines
 
     def _line(self, limit: Limit, wrap_up: bool, now: int) -> Line:
         start, end = window_of(limit.window, self._terms.zone, now)

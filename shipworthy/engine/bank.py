@@ -11,6 +11,7 @@ from shipworthy.domain.ledger import BudgetOp, Forget, Line, Outcome, Settlement
 from shipworthy.domain.scope import Operator
 from shipworthy.engine.contention import Waiting
 from shipworthy.engine.nearing import Nearing
+from shipworthy.engine.renewing import Renewals
 from shipworthy.errors import LedgerError
 from shipworthy.ports.budget import Budget
 from shipworthy.ports.ledger import Ledger
@@ -38,6 +39,7 @@ class Bank:
         self._waiting: PerLoop[Waiting] = PerLoop() if same is None else same._waiting
         self.nearing = Nearing() if same is None else same.nearing
         self.untold: dict[str, Line] = {} if same is None else same.untold
+        self._renewals: PerLoop[Renewals] = PerLoop()
         self._opened = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -68,18 +70,18 @@ class Bank:
         """Who waits on this event loop."""
         return self._waiting.get(asyncio.get_running_loop(), Waiting)
 
-    def stir(self, keys: Sequence[str]) -> None:
-        """Something was given back to these counters and rates."""
-        if waiting := self.waiting:
-            waiting.wake(keys)
-
     def give_up(self, tenant: str, hold: str) -> None:
         """Leave the order of those who wait, beside a caller that is being cancelled."""
         self._beside(self.ledger.release(tenant, hold))
 
-    def renew(self, tenant: str, hold: str, ttl: int) -> None:
-        """Keep a hold from expiring; if that fails it is charged in full, and corrected when it is settled."""
-        self._beside(self.ledger.renew(tenant, [hold], ttl))
+    @property
+    def renewals(self) -> Renewals:
+        """What keeps holds from expiring whose attempts live on this event loop."""
+        return self._renewals.get(asyncio.get_running_loop(), lambda: Renewals(self._renew))
+
+    def _renew(self, tenant: str, holds: Sequence[str], ttl: float) -> None:
+        """If this fails they are charged in full, and corrected when they are settled."""
+        self._beside(self.ledger.renew(tenant, holds, int(ttl * 1000)))
 
     def take_back(self, settlement: Settlement) -> None:
         """Settle beside a caller that cannot wait: what was held was not used."""

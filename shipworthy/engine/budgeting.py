@@ -75,7 +75,6 @@ class Attempt(msgspec.Struct):
     lines: tuple[Line, ...] = ()
     rates: tuple[Rate, ...] = ()
     size: int = 0
-    renewal: asyncio.TimerHandle | None = None
 
 
 class BudgetMeter:
@@ -90,6 +89,7 @@ class BudgetMeter:
         self._around: int | None = None
         self._told_of: tuple[Line, ...] = ()
         self._freed: list[str] = []
+        self._waiting, self._renewals = bank.waiting, bank.renewals
         self.joined = bank.joined
         self.near = False
         self.max_wall_clock = terms.max_wall_clock
@@ -122,7 +122,8 @@ class BudgetMeter:
                 self._bank.take_back(self._nothing(run, attempt))
             raise
         self._attempt = attempt
-        self._keep_alive(run, attempt)
+        if attempt.lines or attempt.rates:
+            self._renewals.keep(run.scope.tenant, reserved.id, self._terms.ttl)
         settings = request.settings
         if [1 for each in (*attempt.lines, *attempt.rates) if each.unit not in ("requests", "input_tokens")]:
             settings = msgspec.structs.replace(settings, max_tokens=attempt.units)
@@ -137,7 +138,7 @@ class BudgetMeter:
             attempt.rates = self._accounts.rates(attempt.model)
             return self._hold(run, attempt)
 
-        if not hold().lines and not attempt.rates:
+        if not self._accounts.limit_attempts:
             run.record(event)
             await run.commit()
             return True
@@ -184,18 +185,6 @@ class BudgetMeter:
             return by_bytes
         new = sizes[-1] - sizes[run.history + state.counted_to]
         return min(by_bytes, state.counted + new + rules.PER_REQUEST)
-
-    def _keep_alive(self, run: LiveRun, attempt: Attempt) -> None:
-        """Renew the hold for as long as the attempt lives."""
-        if not attempt.lines and not attempt.rates:
-            return
-        ttl, loop = self._terms.ttl, asyncio.get_running_loop()
-
-        def renew() -> None:
-            self._bank.renew(run.scope.tenant, attempt.reserved.id, int(ttl * 1000))
-            attempt.renewal = loop.call_later(ttl / 3, renew)
-
-        attempt.renewal = loop.call_later(ttl / 3, renew)
 
     # its outcome
 
@@ -267,8 +256,7 @@ class BudgetMeter:
             self._bank.nearing.granted(attempt)
         self._bank.nearing.settled(attempt)
         self.near = attempt.near
-        if attempt.renewal is not None:
-            attempt.renewal.cancel()
+        self._renewals.leave(attempt.reserved.id)
         amounts = tuple([rules.amount_of(line.unit, charge) for line in attempt.lines])
         rates = tuple([rules.amount_of(rate.unit, charge) for rate in attempt.rates])
         self._queue(run, attempt, _settlement(run, attempt, charge, amounts, rates))
@@ -296,7 +284,8 @@ class BudgetMeter:
 
     def told(self, run: LiveRun, outcomes: Sequence[Outcome]) -> None:
         self.near = False
-        self._bank.stir(self._freed)
+        if self._waiting:
+            self._waiting.wake(self._freed)
         self._freed.clear()
         for outcome in outcomes:
             if isinstance(outcome, Settled) and outcome.warned:
@@ -397,6 +386,8 @@ def _unfinished(attempt: Attempt) -> Charge:
 
 class Again:
     """`ModelRequest.meter` under a budget."""
+
+    __slots__ = ("_meter", "_request", "_run")
 
     def __init__(self, meter: BudgetMeter, run: LiveRun, request: ModelRequest) -> None:
         self._meter, self._run, self._request = meter, run, request
