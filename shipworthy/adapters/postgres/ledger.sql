@@ -78,9 +78,9 @@ END $$;
 
 -- An operation on the ledger, as it is sent: a hold, a settlement, a release, a renewal or a forgetting. `lines` and
 -- the line of a rate: places among the counters that its group has locked, from 1.
-CREATE TYPE operation AS (kind text, tenant text, id text, lines integer[], caps bigint[], softs bigint[], base bigint[],
-  each bigint[], rates json, least bigint, most bigint, ttl bigint, final boolean, place bigint, note text,
-  amounts bigint[], used bigint[], ids text[], keys text[]);
+CREATE TYPE operation AS (kind text, tenant text, id text, lines integer[], caps bigint[], softs bigint[],
+  base bigint[], each bigint[], rates json, least bigint, most bigint, ttl bigint, final boolean, place bigint,
+  note text, amounts bigint[], used bigint[], ids text[], keys text[]);
 
 -- Every counter that a group will touch is made, where it is missing, and locked: those of its holds by their keys,
 -- those of its settlements by their holds. The missing are made before anything is locked, in one order as well. What
@@ -94,8 +94,8 @@ BEGIN
   LOOP
     SELECT array_agg(id ORDER BY n), count(*) FILTER (WHERE id IS NULL) INTO l.ids, missing FROM (
       SELECT (SELECT c.id FROM counters AS c WHERE c.key = u.key AND c.tenant = u.tenant) AS id, n
-      FROM ROWS FROM (json_to_recordset(wanted->'counters') AS (tenant text, key text)) WITH ORDINALITY AS u (tenant, key, n)
-    ) AS found;
+      FROM ROWS FROM (json_to_recordset(wanted->'counters') AS (tenant text, key text))
+        WITH ORDINALITY AS u (tenant, key, n)) AS found;
     IF missing > 0 THEN
       WITH absent AS MATERIALIZED (
         SELECT u.* FROM json_to_recordset(wanted->'counters') AS u (tenant text, key text, "limit" text, level text,
@@ -138,11 +138,12 @@ BEGIN
     'refused', json_build_array(cause, nth - 1, cap, spent, held, needed, wait))::text;
 END $$;
 
--- Adds to what is spent, to each counter once.
+-- Adds to what is spent, to each counter once. What was reset meanwhile is not given back again.
 CREATE FUNCTION charge(ids bigint[], freed bigint[], charged bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-  UPDATE balances AS b SET held = b.held - u.f, spent = b.spent + u.c, used = true
-  FROM (SELECT i, sum(f)::bigint AS f, sum(c)::bigint AS c FROM unnest(ids, freed, charged) AS u (i, f, c) GROUP BY i) AS u
+  UPDATE balances AS b SET held = b.held - u.f, spent = greatest(b.spent + u.c, 0), used = true
+  FROM (SELECT i, sum(f)::bigint AS f, sum(c)::bigint AS c
+    FROM unnest(ids, freed, charged) AS u (i, f, c) GROUP BY i) AS u
   WHERE b.id = u.i;
 END $$;
 
@@ -168,8 +169,9 @@ DECLARE
 BEGIN
   SELECT h.granted INTO answer FROM holds AS h WHERE h.id = o.id AND h.tenant = o.tenant;
   IF FOUND THEN RETURN answer; END IF;
-  SELECT array_agg(b.id ORDER BY u.n), array_agg(CASE l.overrides[u.line] WHEN -1 THEN u.cap ELSE l.overrides[u.line] END
-    ORDER BY u.n), array_agg(b.spent ORDER BY u.n), array_agg(b.held ORDER BY u.n), array_agg(b.warned ORDER BY u.n),
+  SELECT array_agg(b.id ORDER BY u.n),
+    array_agg(CASE l.overrides[u.line] WHEN -1 THEN u.cap ELSE l.overrides[u.line] END ORDER BY u.n),
+    array_agg(b.spent ORDER BY u.n), array_agg(b.held ORDER BY u.n), array_agg(b.warned ORDER BY u.n),
     count(*) - count(b.id) INTO ids, caps, spent, held, warned, n
   FROM unnest(o.lines, o.caps) WITH ORDINALITY AS u (line, cap, n) LEFT JOIN balances AS b ON b.id = l.ids[u.line];
   IF n > 0 THEN RAISE EXCEPTION 'a counter went away' USING ERRCODE = 'SW002'; END IF;
@@ -198,10 +200,13 @@ BEGIN
   IF o.final THEN
     PERFORM charge(ids, none, amounts);
     answer := warn(ids, o.softs);
-  ELSE PERFORM charge(ids, ARRAY(SELECT -a FROM unnest(amounts) WITH ORDINALITY AS u (a, n) ORDER BY u.n), none); END IF;
+  ELSE
+    PERFORM charge(ids, ARRAY(SELECT -a FROM unnest(amounts) WITH ORDINALITY AS u (a, n) ORDER BY u.n), none);
+  END IF;
   IF o.rates IS NOT NULL THEN
-    FOR r IN SELECT u.*, b.id, b.spent AS owed FROM ROWS FROM (json_to_recordset(o.rates) AS (line integer, "limit" bigint,
-      period bigint, burst bigint, base bigint, each bigint)) WITH ORDINALITY AS u (line, "limit", period, burst, base,
+    FOR r IN SELECT u.*, b.id, b.spent AS owed
+      FROM ROWS FROM (json_to_recordset(o.rates) AS (line integer, "limit" bigint, period bigint, burst bigint,
+        base bigint, each bigint)) WITH ORDINALITY AS u (line, "limit", period, burst, base,
       each, n) LEFT JOIN balances AS b ON b.id = l.ids[u.line] ORDER BY u.n
     LOOP
       room := pace(r.base + r.each * units, r."limit", r.period);
@@ -216,7 +221,8 @@ BEGIN
   END IF;
   answer := json_build_array('granted', units, answer, near AND NOT o.final);
   INSERT INTO holds VALUES (o.tenant, o.id, CASE WHEN o.final THEN 'done' ELSE 'held' END,
-    CASE WHEN o.final THEN at ELSE at + o.ttl END, coalesce(ids, '{}'), amounts, o.softs, o.rates, units, o.note::json, answer,
+    CASE WHEN o.final THEN at ELSE at + o.ttl END, coalesce(ids, '{}'), amounts, o.softs, o.rates, units,
+    o.note::json, answer,
     CASE WHEN o.final THEN json_build_array('settled', o.note::json, '[]'::json, true, units) END);
   DELETE FROM places AS p WHERE p.hold = mine;
   RETURN answer;
@@ -231,7 +237,8 @@ BEGIN
   IF h.state = 'done' THEN RETURN h.settled; END IF;
   lines := cardinality(h.softs);
   IF o.kind = 'release' THEN
-    o.amounts := array_fill(0::bigint, ARRAY[lines]); o.used := array_fill(0::bigint, ARRAY[cardinality(h.amounts) - lines]);
+    o.amounts := array_fill(0::bigint, ARRAY[lines]);
+    o.used := array_fill(0::bigint, ARRAY[cardinality(h.amounts) - lines]);
   END IF;
   charged := coalesce(o.amounts, h.amounts[:lines]);
   IF h.state = 'held' THEN PERFORM charge(h.counters[:lines], h.amounts[:lines], charged);
@@ -263,7 +270,8 @@ BEGIN
       DELETE FROM places AS p WHERE p.hold = ticket(o.tenant, o.id);
       PERFORM settle(o); answers := answers || 'null'::json;
     ELSIF o.kind = 'renewal' THEN
-      UPDATE holds AS h SET until = now_ms() + o.ttl WHERE h.id = ANY (o.ids) AND h.tenant = o.tenant AND h.state = 'held';
+      UPDATE holds AS h SET until = now_ms() + o.ttl
+      WHERE h.id = ANY (o.ids) AND h.tenant = o.tenant AND h.state = 'held';
       answers := answers || 'null'::json;
     ELSE
       PERFORM drop_counters(ARRAY(SELECT id FROM counters AS c WHERE c.tenant = o.tenant AND c.key = ANY (o.keys)));

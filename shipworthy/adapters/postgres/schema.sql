@@ -74,8 +74,8 @@ CREATE TYPE locked AS (ids bigint[], overrides bigint[], made bigint[]);
 -- be of such operations alone. Gives what became of each batch, but for those of runs that are there and that landed
 -- without an operation. Every row is found by its key, whatever
 -- the planner makes of tables that were small, and no statement is planned twice.
-CREATE FUNCTION append(me text, again boolean, batches json, owners integer[], digests text[], datas bytea[], wanted json)
-RETURNS TABLE (nth bigint, fate text, handle bigint, why text) LANGUAGE plpgsql SET search_path = shipworthy
+CREATE FUNCTION append(me text, again boolean, batches json, owners integer[], digests text[], datas bytea[],
+  wanted json) RETURNS TABLE (nth bigint, fate text, handle bigint, why text) LANGUAGE plpgsql SET search_path = shipworthy
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_material = off SET enable_memoize = off AS $$
 DECLARE b record; watched_until bigint; batch bytea; named text; l locked; failed boolean := false;
