@@ -24,7 +24,8 @@ for i, line in ipairs(lines) do
   if how == 'release' then amount = '0' elseif amounts then amount = amounts[i] end
   local held = back
   if hold[2] == 'expired' then
-    move(line[1], 0, '0', back)
+    local charged = counter_of(line[1])
+    if redis.call('EXISTS', charged) == 1 then redis.call('HINCRBY', charged, 'spent', back) end
     held = '0'
   end
   if move(line[1], tonumber(line[2]), held, amount) then table.insert(warned, int(i - 1)) end
