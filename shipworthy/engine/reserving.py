@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -80,7 +81,7 @@ class Reserving:
         if self._bank.joined:
             return await run.propose(self._event, hold)
         try:
-            answer = await self._bank.ledger.reserve(hold)
+            answer = await (self._charged(hold) if hold.final else self._bank.ledger.reserve(hold))
         except LedgerError as error:
             if self._terms.on_ledger_error != "allow":
                 raise
@@ -91,6 +92,19 @@ class Reserving:
             run.record(self._event)
             await run.commit()  # before a byte is sent
         return answer
+
+    async def _charged(self, hold: Hold) -> Granted | Refused:
+        """What is charged at once cannot be given back: a cancellation waits until it is known, and recorded."""
+        asking = asyncio.ensure_future(self._bank.ledger.reserve(hold))
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            while not asking.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([asking])
+            if asking.exception() is None and isinstance(asking.result(), Granted):
+                self._run.record(self._event)
+            raise
 
     @property
     def _tenant(self) -> str:
