@@ -123,7 +123,7 @@ class TemporalDriver:
         from shipworthy.adapters.temporal.client import Workflows
 
         self._workflows = await Workflows.connect(self._place)
-        self._seats = Runtime(runtime.store, InProcess())
+        self._seats = Runtime(runtime.store, InProcess(), of=runtime)
 
     async def close(self) -> None:
         """Nothing to give up: runs go on under their workflows."""
@@ -216,7 +216,7 @@ class TemporalDriver:
             with contextlib.suppress(RunBusy):
                 taken = await take(self._seats, asked)
                 if taken.state.ended is None:
-                    taken.record(StopRequested(cause="timeout"))
+                    taken.record(StopRequested(cause=run.deadline_cause))
                     await self._seats.drive(taken)
 
     @contextlib.asynccontextmanager

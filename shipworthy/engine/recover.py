@@ -56,7 +56,11 @@ async def _claim(runtime: Runtime, asked: Resume) -> LiveRun:
     run = await _revive(store, blueprint, state, claim.fence, deps, asked.limits, meter)
     if state.ended is None:
         _take_over(run, claim, asked)
-        await meter.recover(run)
+        try:
+            await meter.recover(run)
+        except BaseException:
+            await store.release(claim.fence)  # another process may reach the ledger
+            raise
     return run
 
 

@@ -53,16 +53,17 @@ class Driver(Protocol):
 
 
 class Runtime:
-    """A store and a driver, and the runs that are driven in this process."""
+    """A store and a driver, and the runs that are driven in this process. `of`: a runtime on the same store, which
+    opens and closes for both, budgets too."""
 
-    def __init__(self, store: Store, driver: Driver) -> None:
+    def __init__(self, store: Store, driver: Driver, of: Runtime | None = None) -> None:
         self.store = store
         self.driver = driver
         self.agents: dict[str, Plan] = {}
         self._active: dict[tuple[str, str], LiveRun] = {}
         self._expected: dict[tuple[str, str], int] = {}
         self.conversations = Conversations()
-        self._banks: dict[int, Bank] = {}
+        self._banks: dict[int, Bank] = {} if of is None else of._banks
         self._opened = False
         self._leaving: set[int] = set()
         self._holders = 0

@@ -12,14 +12,20 @@ from urllib.parse import urlsplit
 import pytest
 
 from shipworthy import Agent, BudgetConfig, ScriptedModel, ScriptedTurn, StandardBudget, Usage
+from shipworthy.adapters.inmemory.ledger import InMemoryLedger
 from shipworthy.adapters.postgres import PostgresStore
 from shipworthy.adapters.postgres.place import place_of
 from shipworthy.adapters.redis import RedisLedger
 from shipworthy.adapters.sqlite import SqliteStore
 from shipworthy.app import budgets
+from shipworthy.domain.events import ModelRequested, RunStarted
+from shipworthy.domain.journal import Batch
+from shipworthy.domain.ledger import Settled, Settlement
+from shipworthy.domain.messages import Text
 from shipworthy.domain.scope import Operator, Scope
+from shipworthy.domain.usage import Reserved
 from shipworthy.engine import bank
-from shipworthy.errors import ConfigurationError, ShipworthyError
+from shipworthy.errors import ConfigurationError, LedgerUnavailable, ShipworthyError
 from shipworthy.rules.ledger import account_of, keys_of
 
 ADA: dict[str, Any] = {"tenant_id": "acme", "user_id": "ada"}
@@ -230,6 +236,36 @@ def test_a_cap_in_redis_holds_over_agents_and_processes_that_come_later(redis_ur
     asyncio.run(go())
 
 
+class Away(InMemoryLedger):
+    """Nothing can be settled in it."""
+
+    async def settle(self, settlement: Settlement) -> Settled:
+        raise LedgerUnavailable("It is away.")
+
+
+def test_a_run_whose_ledger_one_process_cannot_reach_is_there_for_another(tmp_path: Path) -> None:
+    scope, place = Scope("acme", "ada"), f"sqlite:{tmp_path / 'bot.db'}"
+    reserved = Reserved("h", input_tokens=50, output_tokens=100)
+    opened = [
+        RunStarted(seq=1, run_id="r", tenant="acme", user="ada", prompt=(Text("Hello."),)),
+        ModelRequested(seq=2, ordinal=0, model="scripted", reserved=reserved),
+    ]
+
+    async def go() -> None:
+        store = SqliteStore(tmp_path / "bot.db")
+        await store.open()
+        fence = await store.begin(scope, "r", Batch(opened, {}))
+        assert fence is not None
+        await store.release(fence)
+        await store.close()
+        async with agent(budget(Away()), place) as cut_off, agent(budget(InMemoryLedger()), place) as other:
+            with pytest.raises(LedgerUnavailable):
+                await cut_off.resume("r", tenant_id="acme")
+            assert (await other.resume("r", tenant_id="acme")).status == "completed"
+
+    asyncio.run(go())
+
+
 # --- the mutants ------------------------------------------------------------------------------
 
 
@@ -248,11 +284,24 @@ def _whoever_closes_first(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(bank, "_hold", lambda ledger, more: 0)
 
 
+def _kept_by_who_cannot_go_on(patch: pytest.MonkeyPatch) -> None:
+    """A run whose ledger cannot be reached stays where it was taken."""
+    release, calls = SqliteStore.release, list[int]()
+
+    async def once(self: Any, fence: Any) -> None:
+        calls.append(1)
+        if len(calls) == 1:  # by the test, which leaves the run
+            await release(self, fence)
+
+    patch.setattr(SqliteStore, "release", once)
+
+
 @pytest.mark.parametrize(
     ("mutant", "law"),
     [
         (_as_it_is_written, test_a_file_is_the_same_by_any_name),
         (_everything_is_here, test_a_file_of_its_own_works_and_closes_with_the_runtime),
+        (_kept_by_who_cannot_go_on, test_a_run_whose_ledger_one_process_cannot_reach_is_there_for_another),
         (_whoever_closes_first, test_two_runtimes_draw_on_one_place_and_one_may_close_before_the_other),
     ],
 )

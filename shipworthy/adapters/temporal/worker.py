@@ -20,7 +20,7 @@ from temporalio.workflow import NondeterminismError
 from shipworthy.adapters.temporal.payloads import STEPS, At, Place, Sitting, Taken, thin, thin_state
 from shipworthy.adapters.temporal.workflow import PASSED_THROUGH, RunWorkflow
 from shipworthy.domain.events import AnyEvent
-from shipworthy.errors import DriverError, RunBusy, ShipworthyError, StoreError
+from shipworthy.errors import DriverError, LedgerUnavailable, RunBusy, ShipworthyError, StoreError
 
 
 class Hands(Protocol):
@@ -91,7 +91,7 @@ async def _reported() -> AsyncIterator[None]:
     try:
         yield
     except Exception as error:
-        passes = isinstance(error, (RunBusy, StoreError, DriverError))
+        passes = isinstance(error, (RunBusy, StoreError, LedgerUnavailable, DriverError))
         if not isinstance(error, ShipworthyError):
             logging.getLogger("shipworthy").error("A worker's code raised.", exc_info=error)
             error = DriverError(f"A worker's code raised {type(error).__name__}.", fix="Its log says more.")
