@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from shipworthy.engine.live import LiveRun
     from shipworthy.engine.runtime import Runtime
 
+_BY_INPUT = {"requests", "input_tokens"}
+"""Units of which an answer takes the same however long it is."""
 _encode = msgspec.json.Encoder().encode
 _charge = msgspec.json.Decoder(Charge)
 
@@ -125,7 +127,7 @@ class BudgetMeter:
         if attempt.lines or attempt.rates:
             self._renewals.keep(run.scope.tenant, reserved.id, self._terms.ttl)
         settings = request.settings
-        if [1 for each in (*attempt.lines, *attempt.rates) if each.unit not in ("requests", "input_tokens")]:
+        if {*[line.unit for line in attempt.lines], *[rate.unit for rate in attempt.rates]} - _BY_INPUT:
             settings = msgspec.structs.replace(settings, max_tokens=attempt.units)
         again = Again(self, run, request)
         return msgspec.structs.replace(request, ordinal=event.ordinal, settings=settings, meter=again)

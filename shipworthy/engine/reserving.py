@@ -181,7 +181,8 @@ class Reserving:
         """Before what this waits, from narrow to wide."""
         lines = hold.lines if self._terms.on_contention == "wait" else ()
         rates = [rate for rate, term in zip(hold.rates, self._terms.rates, strict=False) if term.wait]
-        found = [(_WIDTHS.index(each.account.level), each.key) for each in [*lines, *rates]]
+        found = [(_WIDTHS.index(line.account.level), line.key) for line in lines]
+        found += [(_WIDTHS.index(rate.account.level), rate.key) for rate in rates]
         return [key for _, key in sorted(found)]
 
 
