@@ -30,6 +30,7 @@ from shipworthy.errors import BudgetExceeded, ConfigurationError
 from tests.engine.pacing import Counted, Paced, agent_of, dropped, paced, too_many, until, waiting
 from tests.engine.world import ALICE, T, agent, journal, kinds, on_file
 
+FAIR = RateLimit(requests=400, period="second", burst=1)
 FAST = RateLimit(requests=50, period="second", burst=1)
 PATIENCE = 2.0
 """Seconds that a run gets which must come through; less than a place in a ledger's order lives."""
@@ -271,8 +272,7 @@ async def _noisy_and_quiet(limit: RateLimit, *, anonymous: bool = False) -> list
     between = []
     for name in ("quiet-0", "quiet-1"):
         before = len(model.seen)
-        async with asyncio.timeout(PATIENCE / 2):
-            await ran(a, name, "quiet")
+        await ran(a, name, "quiet")
         between.append(model.seen.index(name) - before)
     order = [int(name.partition("-")[2]) for name in model.seen if name.startswith("noisy")]
     await dropped(noisy)
@@ -282,12 +282,12 @@ async def _noisy_and_quiet(limit: RateLimit, *, anonymous: bool = False) -> list
 
 def a_noisy_tenant_does_not_slow_a_quiet_one() -> None:
     """At most one of its calls, and one that was on its way, goes first."""
-    assert max(go(_noisy_and_quiet(FAST))) <= 2
+    assert max(go(_noisy_and_quiet(FAIR))) <= 2
 
 
 def who_names_nobody_has_one_turn_with_all_the_others() -> None:
     """Fresh tenants would be a turn for each."""
-    assert max(go(_noisy_and_quiet(FAST, anonymous=True))) <= 2
+    assert max(go(_noisy_and_quiet(FAIR, anonymous=True))) <= 2
 
 
 def a_tenants_runs_pass_in_their_order() -> None:
@@ -337,8 +337,8 @@ def a_pace_of_ones_own_is_in_nobody_elses_way() -> None:
 
     async def law() -> None:
         model = Paced()
-        own = RateLimit(requests=20, period="second", burst=1, per="user")
-        a = paced(model, own, RateLimit(requests=50, period="second", burst=1, per="model"))
+        own = RateLimit(requests=80, period="second", burst=1, per="user")
+        a = paced(model, own, RateLimit(requests=200, period="second", burst=1, per="model"))
         noisy = [
             asyncio.create_task(ran(a, f"noisy-{n}-{user}", "noisy", f"u{user}"))
             for n in range(10)
@@ -347,8 +347,7 @@ def a_pace_of_ones_own_is_in_nobody_elses_way() -> None:
         await until(lambda: len(_order(a)) > 150)
         for name in ("quiet-0", "quiet-1"):
             before = len(model.seen)
-            async with asyncio.timeout(PATIENCE):
-                await ran(a, name, "quiet", name)
+            await ran(a, name, "quiet", name)
             assert model.seen.index(name) - before <= 2
         await dropped(noisy)
 
@@ -728,12 +727,20 @@ MUTANTS: list[tuple[Mutant, Law]] = [
     (_who_began_to_wait_forgets_the_provider, a_paused_provider_is_left_alone),
     (_a_pause_is_not_looked_at_again, a_paused_provider_is_left_alone),
 ]
+STUCK = (
+    _paces_are_charged_afterwards,
+    _places_are_kept,
+    _waits_before_committing,
+    _who_began_to_wait_forgets_the_provider,
+    _a_pause_is_not_looked_at_again,
+)
+"""Under these a law waits for ever for what it is about."""
 
 
 @pytest.mark.filterwarnings("ignore::shipworthy.errors.IdentityWarning")
 @pytest.mark.parametrize(("mutant", "law"), MUTANTS, ids=lambda each: each.__name__)
 def test_a_mutant_is_caught(mutant: Mutant, law: Law, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant(monkeypatch)
-    monkeypatch.setattr(f"{__name__}.LONGEST", PATIENCE / 2)
+    monkeypatch.setattr(f"{__name__}.LONGEST", 0.5 if mutant in STUCK else PATIENCE)
     with pytest.raises((AssertionError, TimeoutError)):
         law()
