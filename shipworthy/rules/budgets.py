@@ -40,13 +40,15 @@ def _part(part: Any) -> int:
         case ToolCall():
             return length(part.name) + length(part.raw_arguments) + len(part.call_id)
         case ToolResult():
-            return sum([PER_MESSAGE + _part(content) for content in part.content]) + len(part.call_id)
+            inside = sum([PER_MESSAGE + _part(content) for content in part.content])
+            return inside + length(part.name) + len(part.call_id)
         case Thinking():
             return length(part.text) + len(part.signature or "") + len(part.redacted or "")
         case Image():
             return MEDIA
         case File():
-            return len(part.data) if part.media_type.startswith("text/") else max(len(part.data), MEDIA)
+            size = len(part.data) if part.media_type.startswith("text/") else max(len(part.data), MEDIA)
+            return size + length(part.name)
         case _:
             return MEDIA
 
