@@ -6,7 +6,8 @@ A *check and charge* is one attempt on the wire: the worst case is reserved on t
 tenant, each under its own cap, all or none; then what was really used is put in its place. *governed* in the rows of
 memory is `Caps`: the same on a bare dictionary, for one process, with nothing else that a ledger does (holds with
 names, that expire, are settled once, wait in order, warn, and are clamped to what a cap affords). What tasks cost by
-themselves is measured in the same sample and taken off both sides. Ratios and figures as in `overhead.py`.
+themselves is measured in the same sample and taken off both sides. `ledgers.py` has the rows of ledgers that outlive the
+process. Ratios and figures as in `overhead.py`.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ class Sizes(msgspec.Struct, frozen=True):
 
     rounds: int = 15
     charges: int = 20_000
+    durable: tuple[int, int] = (300, 30)
 
 
-QUICK = Sizes(1, 100)
+QUICK = Sizes(1, 100, (3, 2))
 
 
 # --- the floor --------------------------------------------------------------------------------
@@ -201,6 +203,50 @@ def memory_row(tasks: int, charges: int) -> Row:
 # --- the run ----------------------------------------------------------------------------------
 
 
+def durable_rows(sizes: Sizes, folder: Path) -> list[Row]:
+    import ledgers
+
+    def rate(done: Any) -> float:
+        return float(done.steps / done.seconds)
+
+    def rows(kind: Any) -> list[Row]:
+        one, many = sizes.durable
+        made = [
+            Row(
+                name=f"{kind}: reservations and settlements, one at a time",
+                unit="/s",
+                sides={
+                    "raw": lambda: rate(ledgers.bare(kind, folder, 2 * one)),
+                    "ours": lambda: rate(ledgers.alone(kind, folder, 1, one)),
+                },
+                against="raw",
+            ),
+            Row(
+                name=f"{kind}: reservations and settlements, 64 tasks",
+                unit="/s",
+                sides={
+                    "raw": lambda: rate(ledgers.bare(kind, folder, 2 * one)),
+                    "governed": lambda: rate(ledgers.grouped(kind, folder, 64, 2 * many)),
+                    "ours": lambda: rate(ledgers.alone(kind, folder, 64, many)),
+                },
+            ),
+        ]
+        if kind == "Redis":
+            return made
+        beside = Row(
+            name=f"{kind}: commits of 64 runs that settle and reserve, beside those that do not",
+            unit="/s",
+            sides={
+                "governed": lambda: rate(ledgers.with_journal(kind, folder, 64, many, budget=False)),
+                "ours": lambda: rate(ledgers.with_journal(kind, folder, 64, many, budget=True)),
+            },
+            note="governed: the same commits of the same store without budget operations",
+        )
+        return [*made, beside]
+
+    return [row for kind in ("SQLite", "Postgres", "Redis") for row in rows(kind)]
+
+
 def rows_of(sizes: Sizes, folder: Path) -> list[Row]:
     return [
         *[memory_row(tasks, sizes.charges) for tasks in (1, 64, 1000)],
@@ -211,6 +257,7 @@ def rows_of(sizes: Sizes, folder: Path) -> list[Row]:
             against=None,
             limit=0,
         ),
+        *durable_rows(sizes, folder),
     ]
 
 
