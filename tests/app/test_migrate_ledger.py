@@ -18,17 +18,20 @@ import msgspec
 import pytest
 
 from shipworthy import Agent, BudgetConfig, RunResult, ScriptedModel, StandardBudget
+from shipworthy.adapters.inmemory.ledger import InMemoryLedger
 from shipworthy.app import cli
 from shipworthy.app.runtimes import runtime_for
-from shipworthy.domain.events import ModelAbandoned
-from shipworthy.domain.ledger import Balance
+from shipworthy.domain.events import AnyEvent, ModelAbandoned, ModelRequested, RunStarted
+from shipworthy.domain.journal import Batch
+from shipworthy.domain.ledger import Balance, Hold, Line
+from shipworthy.domain.messages import Text
 from shipworthy.domain.scope import Operator, Scope
-from shipworthy.domain.usage import Charge
+from shipworthy.domain.usage import Charge, Reserved
 from shipworthy.engine import migrate, removal
 from shipworthy.engine.migrate import Migration, Report
 from shipworthy.engine.removal import Removal
 from shipworthy.ports.store import Store
-from shipworthy.rules.ledger import account
+from shipworthy.rules.ledger import account, account_of, keys_of
 from shipworthy.rules.state import replay
 from shipworthy.testing.faults import Point, PointedStore, Points
 
@@ -250,6 +253,35 @@ def test_what_the_source_spends_meanwhile_is_added_to_what_the_destination_spent
     everybody = next(key for key in before if key[0].level == "global")
     mallory = next(key for key in after if "mallory" in key[0].name)
     assert (after[everybody] - before[everybody], after[mallory]) == (spent, spent)
+
+
+def test_an_attempt_in_a_ledger_of_its_own_is_found_there_after_the_move(tmp_path: Path) -> None:
+    """The store's ledger does not know it, and says nothing of it."""
+    scope = Scope("acme", "ada")
+    whose = account_of("user", scope)
+    line = Line(*keys_of(whose, "tokens", "total", 0), whose, "tokens", "total", 0, 0, CAP)
+    reserved = Reserved("h", input_tokens=50, output_tokens=1_000)
+    opening: list[AnyEvent] = [
+        RunStarted(seq=1, run_id="open", tenant="acme", user="ada", prompt=(Text("Hello."),)),
+        ModelRequested(seq=2, ordinal=0, model="scripted", reserved=reserved),
+    ]
+
+    async def go() -> None:
+        elsewhere = InMemoryLedger()
+        await elsewhere.reserve(Hold(id="h", tenant="acme", lines=(line,), base=(50,), each=(1,), most=200))
+        old, new = f"sqlite:{tmp_path / 'old.db'}", f"sqlite:{tmp_path / 'new.db'}"
+        async with opened(old) as (store,):
+            await store.release(await store.begin(scope, "open", Batch(opening, {})))
+        assert (await bring(old, new)).moved == 1
+        limit = StandardBudget(BudgetConfig(per_user_max_tokens=10 * CAP), ledger=elsewhere)
+        async with Agent("Be brief.", model=ScriptedModel(["Well."]), runtime=new, budget=limit) as agent:
+            result = await agent.resume("open", tenant_id="acme")
+            events = await agent.runtime.store.read(scope, "open")
+        ((spent, held),) = await elsewhere.spent(scope, [line.key])
+        assert (spent, held) == (tokens(result), 0)
+        assert [e.charged for e in events if type(e) is ModelAbandoned] == [Charge(50, 200, None)]
+
+    asyncio.run(go())
 
 
 # --- wherever it dies -------------------------------------------------------------------------
