@@ -37,7 +37,7 @@ class Bank:
         self.joined = self.ledger is store.ledger
         same = next((other for other in others if other.ledger is self.ledger), None)
         self._waiting: PerLoop[Waiting] = PerLoop() if same is None else same._waiting
-        self.nearing = Nearing() if same is None else same.nearing
+        self.nearing: Nearing = Nearing() if same is None else same.nearing
         self.untold: dict[str, Line] = {} if same is None else same.untold
         self._renewals: PerLoop[Renewals] = PerLoop()
         self._opened = False

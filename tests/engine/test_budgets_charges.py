@@ -269,19 +269,26 @@ def test_a_settlement_that_comes_after_its_hold_expired_corrects_it(
     go(law())
 
 
-def test_a_hold_is_kept_alive_for_as_long_as_its_attempt_is() -> None:
-    async def law() -> None:
-        from tests.engine.spending import TESTS
+def test_a_hold_is_kept_alive_for_as_long_as_its_attempt_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    renewed: list[str] = []
 
+    async def renew(self: Any, tenant: str, holds: Any, ttl: int) -> None:
+        renewed.extend(holds)
+
+    monkeypatch.setattr(InMemoryLedger, "renew", renew)
+
+    async def law() -> None:
         gate = asyncio.Event()
-        model = Provider(gate=gate)
-        agent = spender(model, {**EVERYTHING, "hold_ttl": 0.3})
-        ledger: Any = agent.runtime.store.ledger
+        agent = spender(Provider(gate=gate), {**EVERYTHING, "hold_ttl": 0.1})
         task = asyncio.create_task(agent.run("Hi", run_id="r", **ALICE))
-        await asyncio.sleep(1)
-        assert await ledger.sweep(TESTS) == 0
+        await until(lambda: len(renewed) >= 3)
         gate.set()
         await task
-        await agree(agent, ledger, "r")
+        (asked,) = of_kind(await journal(agent, "r"), "ModelRequested")
+        assert set(renewed) == {asked.reserved.id}
+        before = len(renewed)
+        await asyncio.sleep(0.2)
+        assert len(renewed) == before
+        await agree(agent, agent.runtime.store.ledger, "r")
 
     go(law())

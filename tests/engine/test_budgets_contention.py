@@ -237,10 +237,11 @@ def crossed_by_an_early_run(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         runtime = InMemoryRuntime()
         gate = asyncio.Event()
         limits = {"per_user_max_tokens": 1_000, "soft_warning_at": 0.1, "max_output_tokens_per_call": 20}
-        early = spender(Provider(gate=gate, input=20, output=10), limits, runtime=runtime, name="early")
+        slow = Provider(gate=gate, input=20, output=10)
+        early = spender(slow, limits, runtime=runtime, name="early")
         other = spender(Provider(input=75, output=10), limits, runtime=runtime, name="other")
         first = asyncio.create_task(early.run("Hi", run_id="early", **ALICE))
-        await asyncio.sleep(0.01)
+        await until(lambda: bool(slow.seen))
         await other.run("Hi", run_id="other", **ALICE)
         gate.set()
         await first
