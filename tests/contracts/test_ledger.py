@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from shipworthy.adapters.inmemory import ledger as inmemory
+from shipworthy.adapters.inmemory import counters as inmemory
 from shipworthy.adapters.inmemory.ledger import InMemoryLedger
 from shipworthy.adapters.postgres import PostgresStore
 from shipworthy.adapters.redis import RedisLedger
@@ -24,8 +24,8 @@ class InMemory(Ledgers):
     def __init__(self, monkeypatch: pytest.MonkeyPatch, ledger: OwnLedger | None = None) -> None:
         super().__init__()
         self._ledger = ledger or InMemoryLedger()
-        self._ahead, now = 0, inmemory._now
-        monkeypatch.setattr(inmemory, "_now", lambda: now() + self._ahead)
+        self._ahead, now = 0, inmemory.now_ms
+        monkeypatch.setattr(inmemory, "now_ms", lambda: now() + self._ahead)
 
     def make(self) -> OwnLedger:
         return self._ledger

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from shipworthy.adapters.inmemory import ledger as inmemory
+from shipworthy.adapters.inmemory import counters as inmemory
 from shipworthy.adapters.inmemory.ledger import InMemoryLedger
 from shipworthy.adapters.inmemory.store import InMemoryStore
 from shipworthy.domain.journal import Batch, Fence
@@ -47,9 +47,9 @@ class ChecksThenActs(Mutant):
     caught = "many_at_once_never_pass_the_cap"
 
     async def reserve(self, hold: Hold) -> Granted | Refused:
-        answer = self._judged(hold, inmemory._now())
+        answer = self._judged(hold, inmemory.now_ms())
         await asyncio.sleep(0)
-        return answer if isinstance(answer, Refused) else self._grant(hold, answer, inmemory._now())
+        return answer if isinstance(answer, Refused) else self._grant(hold, answer, inmemory.now_ms())
 
 
 class HoldsAgain(Mutant):
@@ -141,7 +141,7 @@ class BringsBackWhatWasForgotten(Mutant):
     def put(self, settlement: Settlement) -> Settled:
         for line in self._holds[settlement.id].hold.lines:
             if line.key not in self._counters:
-                self._new(line, inmemory._now())
+                self._new(line, inmemory.now_ms())
         return super().put(settlement)
 
 
@@ -262,7 +262,7 @@ class RatesBeforeLines(Mutant):
 
     def take(self, hold: Hold) -> Granted | Refused:
         for rate, base in zip(hold.rates, hold.rate_base, strict=True):
-            owed = max(self._owed.get(rate.key, 0), inmemory._now() * 1000)
+            owed = max(self._owed.get(rate.key, 0), inmemory.now_ms() * 1000)
             answer = super().take(hold)
             if isinstance(answer, Refused) and answer.cause == "held":
                 self._owed[rate.key] = owed + base * rate.period * 1000 // rate.limit

@@ -20,7 +20,7 @@ from shipworthy import (
     ToolCall,
     tool,
 )
-from shipworthy.adapters.inmemory import ledger as in_memory
+from shipworthy.adapters.inmemory import counters as in_memory
 from shipworthy.domain.ledger import Granted, Hold, Rate, Refused, Settled, Settlement
 from shipworthy.engine import contention
 from shipworthy.engine.bank import Bank

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from shipworthy.adapters.inmemory import ledger as inmemory
+from shipworthy.adapters.inmemory import counters as inmemory
 from shipworthy.adapters.inmemory.ledger import InMemoryLedger
 from shipworthy.adapters.postgres import PostgresStore
 from shipworthy.adapters.redis import RedisLedger
@@ -153,14 +153,14 @@ class Ledgers(RuleBasedStateMachine):
         return asyncio.Runner()
 
     def open(self) -> None:
-        inmemory._now, self._now = lambda: self.model.now, inmemory._now
+        inmemory.now_ms, self._now = lambda: self.model.now, inmemory.now_ms
         self.ledgers = [self.make()] * 2
 
     def make(self) -> Any:
         return InMemoryLedger()
 
     def shut(self) -> None:
-        inmemory._now = self._now
+        inmemory.now_ms = self._now
 
         self.loop.close()
 
