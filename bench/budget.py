@@ -6,8 +6,9 @@ A *check and charge* is one attempt on the wire: the worst case is reserved on t
 tenant, each under its own cap, all or none; then what was really used is put in its place. *governed* in the rows of
 memory is `Caps`: the same on a bare dictionary, for one process, with nothing else that a ledger does (holds with
 names, that expire, are settled once, wait in order, warn, and are clamped to what a cap affords). What tasks cost by
-themselves is measured in the same sample and taken off both sides. `ledgers.py` has the rows of ledgers that outlive the
-process. Ratios and figures as in `overhead.py`.
+themselves is measured in the same sample and taken off both sides. In the rows of whole runs *raw* is the same agent
+without a budget, and *governed* the loop of `floors.py`. `ledgers.py` has the rows of ledgers that outlive the process.
+Ratios and figures as in `overhead.py`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from measure import Row, as_json, cpu_of, interleave, machine, progress, table, together
+from measure import Row, as_json, cpu_of, interleave, machine, progress, repeat, table, together
+from workloads import Trio
 
+from shipworthy import BudgetConfig, StandardBudget
 from shipworthy.adapters.inmemory.ledger import InMemoryLedger
 from shipworthy.domain.ledger import Account, Granted, Hold, Line, Settlement, Window
 from shipworthy.ports.ledger import Ledger
@@ -36,10 +39,11 @@ class Sizes(msgspec.Struct, frozen=True):
 
     rounds: int = 15
     charges: int = 20_000
+    runs: tuple[int, int, int] = (400, 60, 1_000)
     durable: tuple[int, int] = (300, 30)
 
 
-QUICK = Sizes(1, 100, (3, 2))
+QUICK = Sizes(1, 100, (5, 2, 20), (3, 2))
 
 
 # --- the floor --------------------------------------------------------------------------------
@@ -203,6 +207,46 @@ def memory_row(tasks: int, charges: int) -> Row:
 # --- the run ----------------------------------------------------------------------------------
 
 
+def metered_rows(sizes: Sizes) -> list[Row]:
+    """Whole runs under limits of tokens for the run, its user and its tenant."""
+
+    def budget() -> StandardBudget:
+        return StandardBudget(
+            BudgetConfig(max_tokens=CAP, per_user_max_tokens=CAP, per_tenant_max_tokens=CAP)
+        )
+
+    def row(name: str, trio: Trio, sample: Callable[[Callable[[int], Any]], float]) -> Row:
+        return Row(
+            name=f"{name} under a budget",
+            unit="us",
+            sides={
+                "raw": lambda: sample(trio.ask_ours()),
+                "governed": lambda: sample(trio.ask_governed()),
+                "ours": lambda: sample(trio.ask_ours(budget())),
+            },
+            at_most=1.5,
+            note="raw: the same agent without a budget",
+        )
+
+    def in_turn(times: int, parts: int) -> Callable[[Callable[[int], Any]], float]:
+        def sample(ask: Callable[[int], Any]) -> float:
+            asyncio.run(ask(0))
+            return cpu_of(repeat(times, lambda: ask(7))) / times / parts
+
+        return sample
+
+    singles, tens, burst = sizes.runs
+    return [
+        row("single turn", Trio(), in_turn(singles, 1)),
+        row("one turn of a ten-tool run", Trio(turns=10), in_turn(tens, 11)),
+        row(
+            f"{burst:,} concurrent runs: CPU a run",
+            Trio("remote_weather", turns=1),
+            lambda ask: cpu_of(together([ask(number) for number in range(burst)])) / burst,
+        ),
+    ]
+
+
 def durable_rows(sizes: Sizes, folder: Path) -> list[Row]:
     import ledgers
 
@@ -257,6 +301,7 @@ def rows_of(sizes: Sizes, folder: Path) -> list[Row]:
             against=None,
             limit=0,
         ),
+        *metered_rows(sizes),
         *durable_rows(sizes, folder),
     ]
 

@@ -13,6 +13,7 @@ from floors import Governed, GovernedTool, Raw, Replies, Service, call, say
 from measure import Gate
 
 from shipworthy import Agent, ScriptedModel, ScriptedTurn, ToolCall, Usage, tool
+from shipworthy.ports.budget import Budget
 
 INSTRUCTIONS = "You are a travel assistant. Answer in one sentence."
 PROMPT = "What is the weather in Oslo?"
@@ -91,9 +92,14 @@ class Trio:
     def governed(self, service: Service) -> Governed:
         return Governed(INSTRUCTIONS, self._replies, [GOVERNED[self._name]], service)
 
-    def ours(self) -> Agent[Any, str]:
+    def ours(self, budget: Budget | None = None) -> Agent[Any, str]:
         return Agent(
-            INSTRUCTIONS, model=self._model, tools=[OURS[self._name]], max_turns=1_000_000, name="bench"
+            INSTRUCTIONS,
+            model=self._model,
+            tools=[OURS[self._name]],
+            max_turns=1_000_000,
+            name="bench",
+            budget=budget,
         )
 
     # one request of each, as a function of the caller's number
@@ -106,6 +112,6 @@ class Trio:
         governed = self.governed(service or Service())
         return lambda n: governed.run(PROMPT, f"tenant-{n % 100}", f"user-{n % 1000}")
 
-    def ask_ours(self) -> Callable[[int], Any]:
-        agent = self.ours()
+    def ask_ours(self, budget: Budget | None = None) -> Callable[[int], Any]:
+        agent = self.ours(budget)
         return lambda n: agent.run(PROMPT, tenant_id=f"tenant-{n % 100}", user_id=f"user-{n % 1000}")
