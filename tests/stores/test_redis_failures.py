@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +52,28 @@ def test_a_server_that_does_not_answer_is_unavailable(redis_url: str) -> None:
 
         assert isinstance(failed(proxy.dsn(redis_url), timeout=0.2), LedgerUnavailable)
         assert proxy.struck
+
+
+@pytest.mark.parametrize("counted_whole", [False, True])
+def test_a_process_that_was_stopped_asks_again(redis_url: str, *, counted_whole: bool) -> None:
+    """However long that was; the mutant counts it against the ledger's patience."""
+
+    async def scenario(proxy: Proxy) -> bool:
+        async with opened(proxy.dsn(redis_url), timeout=0.2, patience=1.0) as ledger:
+            if counted_whole:
+                ledger._server._timeout = 60.0
+            proxy.fault(b"EVAL", "stall")
+            asking = asyncio.create_task(ledger.reserve(hold("h", 10)))
+            while not proxy.struck:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            time.sleep(1.5)  # noqa: ASYNC251 - as if this process were stopped
+            try:
+                return isinstance(await asking, Granted)
+            except LedgerUnavailable:
+                return False
+
+    with Proxy(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
+        assert asyncio.run(scenario(proxy)) is not counted_whole
 
 
 @pytest.mark.parametrize("credentials", [f":{SECRET}@", f"bot:{SECRET}@", ""])

@@ -187,12 +187,14 @@ class Connection:
         return _Client(client_of.Redis.from_pool(pool))
 
     async def _run(self, script: Script, arguments: tuple[str | int, ...]) -> Any:
-        """Attempts, until one is answered or patience is over."""
+        """Attempts, until one is answered or patience is over. Time in which this process was stopped takes none of
+        it: an attempt counts for no longer than it may take to be answered."""
         clock = asyncio.get_running_loop().time
-        until, pause = clock() + self._patience, PAUSE
+        left, pause = self._patience, PAUSE
         client = await self._client()
         while True:
             failed: Exception
+            began = clock()
             try:
                 try:
                     return _text(await client.evalsha(script.digest, 1, self._key, *arguments))
@@ -200,7 +202,8 @@ class Connection:
                     return _text(await client.eval(script.text, 1, self._key, *arguments))
             except (errors.RedisError, errors.RedisClusterException, OSError) as error:
                 failed = _plain(error)
-            if not _is_worth_another(failed) or clock() + pause > until:
+            left -= min(clock() - began, self._timeout) + pause
+            if not _is_worth_another(failed) or left < 0:
                 break
             if isinstance(failed, errors.ReadOnlyError):  # its name may lead to another server by now
                 await _disconnect(client)
