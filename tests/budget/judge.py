@@ -87,7 +87,8 @@ def in_the_end(place: Place, bills: Bills, cap: int) -> list[Violation]:
         found.append(Violation("unused", f"{total.spent} of {cap}"))
     left = [run_id for run_id, events in journal.items() if not isinstance(events[-1], RunEnded)]
     if left:
-        found.append(Violation("unfinished", f"{len(left)} runs, {left[0]} among them"))
+        last = [msgspec.json.encode(event).decode() for event in journal[left[0]][-4:]]
+        found.append(Violation("unfinished", f"{len(left)} runs; the last events of {left[0]}: {last}"))
     charges = _charges(journal)
     return [*found, *_unaccounted(bills, charges), *_unreconciled(place, journal, counters, charges)]
 

@@ -79,7 +79,8 @@ def expired_is_free() -> None:
     """SQLite: an expired hold is given back, as if its request had not been sent."""
 
     def free(moved: str) -> str:
-        return moved.replace("spent = spent + ?", "spent = spent + 0 * ?")
+        assert moved.count("spent + ?") == 1, moved
+        return moved.replace("spent + ?", "spent + 0 * ?")
 
     def freeing(expire: Callable[..., int]) -> Callable[..., int]:
         def expire_freely(cursor: Any, at: int) -> int:
@@ -112,6 +113,20 @@ def held_for_ever() -> None:
     _replace("_charge", keeping)
 
 
+def charged_too_little() -> None:
+    """An answer is charged for half of the output that its provider reports, in the journal and in the ledger."""
+    from shipworthy.rules import budgets
+
+    def halving(charge_of: Callable[..., Any]) -> Callable[..., Any]:
+        def charge_half(*args: Any) -> Any:
+            charge = charge_of(*args)
+            return msgspec.structs.replace(charge, output_tokens=charge.output_tokens // 2)
+
+        return charge_half
+
+    budgets.charge_of = halving(budgets.charge_of)
+
+
 def _replace(name: str, made: Callable[[Any], Any]) -> None:
     """Replace a part of SQLite's ledger; where it is not there any more, that is an error."""
     from shipworthy.adapters.sqlite import budget
@@ -119,7 +134,10 @@ def _replace(name: str, made: Callable[[Any], Any]) -> None:
     setattr(budget, name, made(getattr(budget, name)))
 
 
-_MUTANTS = {made.__name__: made for made in (check_then_act, settled_twice, expired_is_free, held_for_ever)}
+_MUTANTS = {
+    made.__name__: made
+    for made in (check_then_act, settled_twice, expired_is_free, held_for_ever, charged_too_little)
+}
 
 
 def switch_on(name: str) -> None:

@@ -25,8 +25,6 @@ SEED = os.environ.setdefault("SHIPWORTHY_SEED", str(random.SystemRandom().randra
 """Of who is killed when, and of what the model does; the processes that pytest starts share it."""
 PATIENCE = 1500.0 if LONG else 300.0
 """Seconds after which workers hang: they are made to write their stacks."""
-STUCK = 6.0
-"""Times of a hold after which what is still held is held by nobody."""
 _zygote: Zygote | None = None
 
 
@@ -48,8 +46,8 @@ def end_zygote() -> None:
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How many spend how much. `kills`: how often one worker is killed; `stops`: how often one is stopped until its
-    holds and its lease are over; `blackouts`: how often all are killed, and come back when their holds are over. Times
-    in seconds."""
+    holds and its lease are over; `blackouts`: how often all are killed, and come back when their holds are charged.
+    `stuck`: how long nothing may happen while something is held. Times in seconds."""
 
     workers: int
     at_once: int
@@ -59,6 +57,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     blackouts: int
     ttl: float = 2.0
     lease: float = 2.0
+    stuck: float = 60.0
     mutant: str = ""
 
 
@@ -108,8 +107,8 @@ class Fleet:
         self.raised: Counter[str] = Counter()
         self.stopped: list[tuple[float, Child]] = []
 
-    def start(self, slot: int) -> None:
-        """A worker in this place."""
+    def start(self, slot: int, *, sweeps: bool = False) -> None:
+        """A worker in this place; one that only sweeps, or one that does everything."""
         name = f"{slot}.{next(self._numbers)}"
         runs, ledger = self._place.address(slot)
         plan = self._plan
@@ -124,6 +123,7 @@ class Fleet:
             lease=plan.lease,
             seed=SEED,
             mutant=plan.mutant,
+            sweeps=sweeps,
         )
         self._children[slot] = name, zygote().start(msgspec.to_builtins(job), self._folder / f"log-{name}")
 
@@ -135,6 +135,12 @@ class Fleet:
             self._figures.kills += 1
         else:
             self._listen(name)
+
+    def wait(self, slot: int) -> None:
+        """Until this one has come to its end."""
+        name, child = self._children.pop(slot)
+        assert child.wait() == 0, child.log.read_text()
+        self._listen(name)
 
     def restart(self, slot: int) -> None:
         self._figures.restarts += 1
@@ -229,9 +235,9 @@ class Proof:
         return violations + self._stuck()
 
     def _stuck(self) -> list[Violation]:
-        """Something is held and nothing happens, for longer than any hold may last that nobody renews."""
+        """Something is held and nothing happens, for longer than any hold lasts that nobody renews."""
         now, (since, (_, held)) = time.monotonic(), self._changed
-        if held and now - since > STUCK * self._plan.ttl:
+        if held and now - since > self._plan.stuck:
             return [
                 Violation("leaked", f"{held} were held for {now - since:.0f} s in which nothing happened")
             ]
@@ -259,7 +265,7 @@ class Proof:
         plan, chance = self._plan, self._chance
         what = ["kill"] * plan.kills + ["stop"] * plan.stops + ["blackout"] * plan.blackouts
         chance.shuffle(what)
-        when = sorted([chance.uniform(0.03, 0.9) * plan.cap for _ in what])
+        when = sorted([chance.uniform(0.03, 0.8) * plan.cap for _ in what])
         for slot in range(plan.workers):
             self._fleet.start(slot)
         for action, spent in zip(what, when, strict=True):
@@ -285,12 +291,24 @@ class Proof:
                 fleet.restart(slot)
                 return violations
             case _:
-                for each in at_work:
-                    fleet.kill(each)
-                violations = self._look_for(plan.ttl + 0.2)
-                for each in at_work:
-                    fleet.restart(each)
+                return self._blackout()
+
+    def _blackout(self) -> list[Violation]:
+        """All die while something is held; it is charged before they are back, so that they find it expired."""
+        fleet = self._fleet
+        while not self.figures.held and not fleet.all_ended:
+            if violations := self._sample():
                 return violations
+        at_work = fleet.at_work
+        for each in at_work:
+            fleet.kill(each)
+        violations = self._look_for(self._plan.ttl + 0.2)
+        if at_work:
+            fleet.start(at_work[0], sweeps=True)
+            fleet.wait(at_work[0])
+        for each in at_work:
+            fleet.restart(each)
+        return violations
 
     def _look_for(self, seconds: float) -> list[Violation]:
         until = time.monotonic() + seconds
@@ -324,10 +342,12 @@ class Proof:
         self._fleet.collect()
         self._sample()
         self.figures.runs = len(self._place.journal())
-        assert not self._fleet.raised, (
-            f"Runs raised {dict(self._fleet.raised)}; see the logs in {self._folder}."
-        )
+        assert not self._fleet.raised, f"Runs raised {dict(self._fleet.raised)}.\n{self.logs()}"
         return judge.in_the_end(self._place, self._bills, self._plan.cap)
+
+    def logs(self) -> str:
+        """What workers wrote of what went wrong: the end of each log."""
+        return "\n".join([path.read_text()[-4000:] for path in sorted(self._folder.glob("log-*"))])
 
 
 @contextmanager

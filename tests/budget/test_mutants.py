@@ -3,6 +3,7 @@ right reason."""
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from tests.budget import proof
@@ -11,7 +12,7 @@ from tests.budget.judge import Kind
 pytestmark = pytest.mark.crash
 
 SMALL = proof.Plan(workers=2, at_once=24, cap=30_000, kills=0, stops=0, blackouts=0, ttl=1.0, lease=1.0)
-DYING = proof.Plan(workers=2, at_once=24, cap=40_000, kills=0, stops=0, blackouts=1, ttl=1.0, lease=1.0)
+DYING = proof.Plan(workers=2, at_once=24, cap=60_000, kills=0, stops=0, blackouts=1, ttl=1.0, lease=1.0)
 EVERYWHERE = ["sqlite", "postgres", "redis"] if proof.LONG else ["sqlite"]
 
 
@@ -36,4 +37,10 @@ def test_a_ledger_in_which_a_crash_frees_money_is_caught() -> None:
 
 
 def test_a_ledger_that_never_lets_go_of_a_hold_is_caught() -> None:
-    assert "leaked" in found("sqlite", "held_for_ever", SMALL)
+    """Its last runs wait for room that nobody gives back."""
+    impatient = msgspec.structs.replace(SMALL, stuck=6.0)
+    assert "leaked" in found("sqlite", "held_for_ever", impatient)
+
+
+def test_an_engine_that_charges_less_than_is_billed_is_caught() -> None:
+    assert "unaccounted" in found("sqlite", "charged_too_little", SMALL)

@@ -25,5 +25,5 @@ def test_one_cap_holds_for_all_processes_through_every_crash(
     with proof.proofs(place, PLAN) as one:
         violations = one.run()
         record_property("budget", one.figures.told())
-        assert violations == []
+        assert violations == [], one.logs()
         assert one.figures.kills >= PLAN.kills // 2

@@ -12,10 +12,12 @@ from typing import Any
 import msgspec
 
 from shipworthy import Agent, tool
-from shipworthy.app.budgets import BudgetConfig, StandardBudget, make_ledger
+from shipworthy.adapters.redis import RedisLedger
+from shipworthy.app.budgets import BudgetConfig, StandardBudget
 from shipworthy.app.configuration import Tuning
 from shipworthy.app.prices import PriceTable
 from shipworthy.app.runtimes import PostgresRuntime, SqliteRuntime
+from shipworthy.domain.scope import Operator
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import Fenced, ShipworthyError
 from tests.budget import mutants
@@ -27,8 +29,8 @@ TENANT_USD = 1000.0
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """What a worker is to do. `runs`: the database or the file of its runtime; `ledger`: empty for the runtime's own.
-    Times in seconds."""
+    """What a worker is to do. `runs`: the database or the file of its runtime; `ledger`: a Redis server, or empty for
+    the runtime's own. `sweeps`: charge what has expired, and nothing else. Times in seconds."""
 
     folder: str
     runs: str
@@ -40,6 +42,7 @@ class Job(msgspec.Struct, kw_only=True):
     lease: float
     seed: str
     mutant: str = ""
+    sweeps: bool = False
     log: str = ""
 
 
@@ -53,7 +56,6 @@ class Said(msgspec.Struct):
 def preload() -> None:
     """Import what a job needs, in the process that is forked for each."""
     import shipworthy.adapters.postgres
-    import shipworthy.adapters.redis
     import shipworthy.engine.budgeting
     import shipworthy.engine.follow  # noqa: F401
 
@@ -64,7 +66,8 @@ def main(raw: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.WARNING)
     if job.mutant:
         mutants.switch_on(job.mutant)
-    asyncio.run(Worker(job).work())
+    worker = Worker(job)
+    asyncio.run(worker.sweep() if job.sweeps else worker.work())
 
 
 @tool(effect="read")
@@ -82,24 +85,25 @@ class Worker:
         self._raised: Counter[str] = Counter()
         self._runs = 0
         self._chance = random.Random(f"{job.seed} {job.name}")
-        runtime = self._runtime()
+        self._runtime = runtime = self._new_runtime()
+        self._budget = self._new_budget(runtime)
         self._agent: Agent[Any, str] = Agent(
             name="spender",
             model=BillingModel(Sink(Path(job.folder) / "bills"), job.seed),
             tools=[look],
             runtime=runtime,
-            budget=self._budget(runtime),
+            budget=self._budget,
             tuning=Tuning(recover_every=0.5),
         )
 
-    def _runtime(self) -> Runtime:
+    def _new_runtime(self) -> Runtime:
         job = self._job
         if job.runs.startswith("postgres"):
             return PostgresRuntime(job.runs, lease_ttl=job.lease, clock_skew=0.2)
         # Who is stopped may have the file's lock meanwhile.
         return SqliteRuntime(job.runs, lease_ttl=job.lease, clock_skew=0.2, busy_timeout=60.0)
 
-    def _budget(self, runtime: Runtime) -> StandardBudget:
+    def _new_budget(self, runtime: Runtime) -> StandardBudget:
         job = self._job
         config = BudgetConfig(
             global_max_tokens=job.cap,
@@ -108,9 +112,11 @@ class Worker:
             max_output_tokens_per_call=LONGEST,
             hold_ttl=job.ttl,
         )
-        ledger: Any = job.ledger or None
+        ledger: Any = None
+        if job.ledger:  # so many runs on so few processors are not to be told that a busy server is away
+            ledger = RedisLedger(job.ledger, timeout=10.0, patience=60.0)
         if job.mutant == "check_then_act":
-            ledger = mutants.CheckThenAct(make_ledger(ledger) if ledger else runtime.store.ledger)
+            ledger = mutants.CheckThenAct(ledger or runtime.store.ledger)
         return StandardBudget(config, ledger=ledger, prices=PriceTable({NAME: PRICE}, then=None))
 
     async def work(self) -> None:
@@ -119,6 +125,19 @@ class Worker:
             await self._agent.recover()
             await asyncio.gather(*[self._keep_running() for _ in range(self._job.at_once)])
             await self._agent.recover()
+        self._say()
+
+    async def sweep(self) -> None:
+        """Charge what has expired."""
+        await self._runtime.open()
+        ledger = self._budget.ledger_on(self._runtime.store)
+        await ledger.open()
+        await ledger.sweep(Operator("the proof of budgets"))
+        await ledger.close()
+        await self._runtime.close()
+        self._say()
+
+    def _say(self) -> None:
         said = Said(dict(self._ended), dict(self._raised))
         (Path(self._job.folder) / f"said-{self._job.name}").write_bytes(msgspec.json.encode(said))
 
