@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from shipworthy.domain.events import ModelAnswered, ModelFailed
+from shipworthy.domain.events import ModelAnswered
 from shipworthy.domain.messages import Text, Thinking, ToolCall
 from shipworthy.domain.model import Answer, ModelRequest, ModelSettings, Purpose
+from shipworthy.engine.failures import failure_of
 from shipworthy.engine.live import LiveRun
 from shipworthy.errors import (
     BudgetExceeded,
     ConfigurationError,
     IncompleteAnswer,
     ModelError,
-    ShipworthyError,
 )
 from shipworthy.rules.decide import AskModel
-from shipworthy.rules.text import clean, described
 
 BREATHER = 64
 """Deltas, or turns, between two chances for others to run, where neither model nor tools ever wait."""
@@ -51,13 +50,13 @@ async def _attempt(run: LiveRun, request: ModelRequest) -> None:
         if (
             run.state.attempt is not None
         ):  # another run's limit; that a further attempt met this one's is recorded
-            run.record(failure_of(run, error, None))
+            run.record(failure_of(run, run.meter, error))
     except ModelError as error:
-        run.record(failure_of(run, error, error.retry_after))
+        run.record(failure_of(run, run.meter, error))
     except Exception as error:
         if isinstance(error, ConfigurationError):
             run.raises = error
-        run.record(failure_of(run, error, None))
+        run.record(failure_of(run, run.meter, error))
     except BaseException:
         run.meter.abandoned(run)
         raise
@@ -137,22 +136,4 @@ def _answered(run: LiveRun, answer: Answer) -> ModelAnswered:
         finish_reason=answer.finish_reason,
         model=answer.model,
         charged=run.meter.answered(run, answer.usage),
-    )
-
-
-def failure_of(run: LiveRun, error: Exception, retry_after: float | None) -> ModelFailed:
-    """The event of a failed attempt. The wait is decided here, once, so that replay needs no chance: the provider's
-    own, or exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", AWS, 2015)."""
-    if retry_after is not None:
-        import random
-
-        backoff = random.uniform(0.0, min(20.0, 0.25 * 2.0**run.state.failures))
-        retry_after = max(retry_after, backoff)
-    said = clean(str(error)) if isinstance(error, ShipworthyError) else described(error)
-    return ModelFailed(
-        ordinal=run.state.ordinal,
-        error=type(error).__name__,
-        message=said,
-        retry_after=retry_after,
-        charged=run.meter.failed(run, error),
     )

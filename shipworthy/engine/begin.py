@@ -19,7 +19,6 @@ from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import Blueprint, Limits, joined
 from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.live import LiveRun
-from shipworthy.engine.metering import meter_for
 from shipworthy.engine.runtime import Runtime
 from shipworthy.rules import state as rules
 from shipworthy.rules.codec import encode_messages
@@ -54,7 +53,7 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
     if instructions is None:
         instructions = await _instructions(blueprint, start, run_id)
     limits = start.limits
-    meter = await meter_for(runtime, blueprint, scope, run_id)
+    meter = await runtime.meter(blueprint, scope, run_id)
     event = RunStarted(
         seq=1,
         at=time.time_ns() // 1_000_000,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,21 +22,18 @@ from shipworthy.domain.events import (
 )
 from shipworthy.domain.ledger import BudgetOp, Hold, Line, Outcome, Rate, Settled, Settlement
 from shipworthy.domain.model import Delta, ModelRequest, ToolCallDelta
+from shipworthy.domain.scope import Scope
 from shipworthy.domain.usage import Charge, Price, Reserved, Usage
 from shipworthy.engine.accounts import Accounts
 from shipworthy.engine.bank import Bank
-from shipworthy.engine.metering import Meter
+from shipworthy.engine.blueprint import Blueprint
+from shipworthy.engine.failures import failure_of
+from shipworthy.engine.metering import Meter, Run
 from shipworthy.engine.reserving import Reserving
 from shipworthy.errors import BudgetExceeded, LedgerError, ModelError, StoreError, UnknownPrice
 from shipworthy.ports.budget import Budget
 from shipworthy.rules import budgets as rules
 from shipworthy.rules.decide import budget_words
-
-if TYPE_CHECKING:
-    from shipworthy.domain.scope import Scope
-    from shipworthy.engine.blueprint import Blueprint
-    from shipworthy.engine.live import LiveRun
-    from shipworthy.engine.runtime import Runtime
 
 _BY_INPUT = {"requests", "input_tokens"}
 """Units of which an answer takes the same however long it is."""
@@ -45,11 +41,9 @@ _encode = msgspec.json.Encoder().encode
 _charge = msgspec.json.Decoder(Charge)
 
 
-async def budgeted(
-    runtime: Runtime, blueprint: Blueprint, budget: Budget, scope: Scope, run_id: str
-) -> Meter:
+async def budgeted(bank: Bank, blueprint: Blueprint, scope: Scope, run_id: str) -> Meter:
     """The meter of one sitting, by what the budget says now. Raises ConfigurationError, LedgerError."""
-    bank = runtime.bank(budget)
+    budget = bank.budget
     await bank.open()
     terms = await budget.terms(scope)
     _price(budget, terms, blueprint.model.name)  # no run begins on a model that cannot be priced
@@ -98,10 +92,10 @@ class BudgetMeter:
 
     # an attempt
 
-    async def begin(self, run: LiveRun, request: ModelRequest) -> ModelRequest | None:
+    async def begin(self, run: Run, request: ModelRequest) -> ModelRequest | None:
         return await self.attempt(run, request, run.blueprint.model.name)
 
-    async def attempt(self, run: LiveRun, request: ModelRequest, model: str) -> ModelRequest | None:
+    async def attempt(self, run: Run, request: ModelRequest, model: str) -> ModelRequest | None:
         """`begin`, on a model that may be another one than the agent's."""
         most = request.settings.max_tokens or self._terms.max_output
         price = _price(self._bank.budget, self._terms, model)
@@ -132,7 +126,7 @@ class BudgetMeter:
         again = Again(self, run, request)
         return msgspec.structs.replace(request, ordinal=event.ordinal, settings=settings, meter=again)
 
-    async def _reserve(self, run: LiveRun, attempt: Attempt, event: ModelRequested) -> bool:
+    async def _reserve(self, run: Run, attempt: Attempt, event: ModelRequested) -> bool:
         wrap_up = event.purpose == "wrap_up"
 
         def hold() -> Hold:
@@ -154,7 +148,7 @@ class BudgetMeter:
         self._bank.nearing.granted(attempt)
         return True
 
-    def _hold(self, run: LiveRun, attempt: Attempt) -> Hold:
+    def _hold(self, run: Run, attempt: Attempt) -> Hold:
         reserved = attempt.reserved
         takes = [rules.base_of(line.unit, reserved) for line in attempt.lines]
         rated = [rules.base_of(rate.unit, reserved) for rate in attempt.rates]
@@ -173,7 +167,7 @@ class BudgetMeter:
             ttl=int(self._terms.ttl * 1000),
         )
 
-    def _input_tokens(self, run: LiveRun, request: ModelRequest) -> int:
+    def _input_tokens(self, run: Run, request: ModelRequest) -> int:
         """The most tokens that the input can have: what the provider counted up to its last answer, and the bytes of
         what is new since. Costs what is new."""
         sizes, messages = self._sizes, run.transcript
@@ -190,13 +184,13 @@ class BudgetMeter:
 
     # its outcome
 
-    def answered(self, run: LiveRun, usage: Usage) -> Charge | None:
+    def answered(self, run: Run, usage: Usage) -> Charge | None:
         attempt = self._attempt
         assert attempt is not None
         charge = rules.charge_of(usage, attempt.reserved, attempt.units, attempt.price)
         return self._settle(run, attempt, charge)
 
-    async def cut(self, run: LiveRun) -> None:
+    async def cut(self, run: Run) -> None:
         attempt = self._last
         if not attempt.clamped:
             return
@@ -223,14 +217,14 @@ class BudgetMeter:
             )
         )
 
-    async def _spent(self, run: LiveRun, lines: Sequence[Line]) -> Sequence[tuple[int, int]]:
+    async def _spent(self, run: Run, lines: Sequence[Line]) -> Sequence[tuple[int, int]]:
         """What is spent and held; as if nothing were where that cannot be asked, for it is only told."""
         try:
             return await self._bank.ledger.spent(run.scope, [line.key for line in lines])
         except LedgerError:
             return [(0, 0)] * len(lines)
 
-    def failed(self, run: LiveRun, error: Exception) -> Charge | None:
+    def failed(self, run: Run, error: Exception) -> Charge | None:
         """Nothing but its request where the provider surely did not take it; what arrived of a stream; and everything
         where it is not known."""
         attempt = self._attempt
@@ -240,7 +234,7 @@ class BudgetMeter:
             return self._settle(run, attempt, _free(attempt))
         return self._settle(run, attempt, _unfinished(attempt))
 
-    def abandoned(self, run: LiveRun) -> None:
+    def abandoned(self, run: Run) -> None:
         if (attempt := self._attempt) is not None:
             charge = self._settle(run, attempt, _unfinished(attempt))
             run.record(ModelAbandoned(charged=charge, reason="cancelled"))
@@ -251,7 +245,7 @@ class BudgetMeter:
         text = delta.arguments if type(delta) is ToolCallDelta else delta.text  # type: ignore[union-attr]
         attempt.size += len(text) if text.isascii() else rules.length(text)
 
-    def _settle(self, run: LiveRun, attempt: Attempt, charge: Charge) -> Charge:
+    def _settle(self, run: Run, attempt: Attempt, charge: Charge) -> Charge:
         self._attempt, self._last = None, attempt
         if self._terms.soft and _exceeds(charge, attempt):
             attempt.near = True
@@ -264,16 +258,16 @@ class BudgetMeter:
         self._queue(run, attempt, _settlement(run, attempt, charge, amounts, rates))
         return charge
 
-    def _give_back(self, run: LiveRun, attempt: Attempt) -> None:
+    def _give_back(self, run: Run, attempt: Attempt) -> None:
         """An attempt that was reserved and never made costs nothing, not even its request."""
         self._bank.nearing.settled(attempt)
         self._queue(run, attempt, self._nothing(run, attempt))
         run.record(ModelAbandoned(charged=_free(attempt), reason="cancelled"))
 
-    def _nothing(self, run: LiveRun, attempt: Attempt) -> Settlement:
+    def _nothing(self, run: Run, attempt: Attempt) -> Settlement:
         return _settlement(run, attempt, _free(attempt), (0,) * len(attempt.lines), (0,) * len(attempt.rates))
 
-    def _queue(self, run: LiveRun, attempt: Attempt, settlement: Settlement) -> None:
+    def _queue(self, run: Run, attempt: Attempt, settlement: Settlement) -> None:
         """Settle with the next commit."""
         if attempt.lines or attempt.rates:
             self._told_of = attempt.lines
@@ -284,7 +278,7 @@ class BudgetMeter:
     async def settle(self, operations: Sequence[BudgetOp]) -> list[Outcome]:
         return await self._bank.settle(operations)
 
-    def told(self, run: LiveRun, outcomes: Sequence[Outcome]) -> None:
+    def told(self, run: Run, outcomes: Sequence[Outcome]) -> None:
         self.near = False
         if self._waiting:
             self._waiting.wake(self._freed)
@@ -295,7 +289,7 @@ class BudgetMeter:
         if self._bank.untold:
             self._warn(run, [])
 
-    def _warn(self, run: LiveRun, lines: Sequence[Line]) -> None:
+    def _warn(self, run: Run, lines: Sequence[Line]) -> None:
         """Record that limits came near; what the run cannot record any more, since it has ended, the next run of this
         process does that draws on the same limit."""
         untold = self._bank.untold
@@ -311,7 +305,7 @@ class BudgetMeter:
 
     # tool calls
 
-    async def judged(self, run: LiveRun, calls: Sequence[Judged]) -> bool:
+    async def judged(self, run: Run, calls: Sequence[Judged]) -> bool:
         new = len([1 for call in calls if not run.state.calls[call.call_id].charged])
         if not self._accounts.counts_calls or not new:
             run.record(ToolsJudged(calls=tuple(calls), charged=bool(new) and self._accounts.counts_calls))
@@ -335,7 +329,7 @@ class BudgetMeter:
 
     # the run
 
-    async def recover(self, run: LiveRun) -> None:
+    async def recover(self, run: Run) -> None:
         open_attempt = run.state.attempt
         if open_attempt is None or open_attempt.reserved is None:
             return
@@ -349,13 +343,13 @@ class BudgetMeter:
         lines = self._accounts.of_attempt(wrap_up=open_attempt.purpose == "wrap_up")
         self._warn(run, [lines[index] for index in settled.warned if index < len(lines)])
 
-    def ending(self, run: LiveRun) -> None:
+    def ending(self, run: Run) -> None:
         if (forget := self._accounts.of_the_run()) is not None:
             run.operations.append(forget)
 
 
 def _settlement(
-    run: LiveRun, attempt: Attempt, charge: Charge, amounts: tuple[int, ...], rates: tuple[int, ...]
+    run: Run, attempt: Attempt, charge: Charge, amounts: tuple[int, ...], rates: tuple[int, ...]
 ) -> Settlement:
     return Settlement(
         id=attempt.reserved.id,
@@ -391,14 +385,11 @@ class Again:
 
     __slots__ = ("_meter", "_request", "_run")
 
-    def __init__(self, meter: BudgetMeter, run: LiveRun, request: ModelRequest) -> None:
+    def __init__(self, meter: BudgetMeter, run: Run, request: ModelRequest) -> None:
         self._meter, self._run, self._request = meter, run, request
 
     async def again(self, model: str, error: Exception) -> ModelRequest:
-        from shipworthy.engine.ask import failure_of
-
-        retry_after = error.retry_after if isinstance(error, ModelError) else None
-        self._run.record(failure_of(self._run, error, retry_after))
+        self._run.record(failure_of(self._run, self._meter, error))
         request = await self._meter.attempt(self._run, self._request, model)
         if request is None:
             assert self._run.state.limit is not None

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from shipworthy.domain.events import Judged, ModelRequested, ToolsJudged
-from shipworthy.domain.ledger import BudgetOp, Outcome
+from shipworthy.domain.events import AnyEvent, Judged, ModelRequested, ToolsJudged
+from shipworthy.domain.journal import Fence
+from shipworthy.domain.ledger import BudgetOp, Granted, Hold, Outcome, Refused
+from shipworthy.domain.messages import Message
 from shipworthy.domain.model import Delta, ModelRequest
+from shipworthy.domain.scope import Scope
 from shipworthy.domain.usage import Charge, Usage
+from shipworthy.engine.blueprint import Blueprint
+from shipworthy.engine.watch import Watcher
+from shipworthy.rules.state import RunState
 
-if TYPE_CHECKING:
-    from shipworthy.domain.scope import Scope
-    from shipworthy.engine.blueprint import Blueprint
-    from shipworthy.engine.live import LiveRun
-    from shipworthy.engine.runtime import Runtime
+
+class Run(Protocol):
+    """What a meter may know of its run, and do with it (`LiveRun`)."""
+
+    state: RunState
+    scope: Scope
+    run_id: str
+    fence: Fence
+    blueprint: Blueprint
+    transcript: list[Message]
+    history: int
+    operations: list[BudgetOp]
+    urgent: bool
+    watchers: list[Watcher]
+
+    def record(self, event: AnyEvent) -> None: ...
+    async def commit(self) -> None: ...
+    async def propose(self, event: AnyEvent, hold: Hold) -> Granted | Refused: ...
 
 
 class Meter(Protocol):
@@ -30,24 +49,24 @@ class Meter(Protocol):
     near: bool
     max_wall_clock: float | None
 
-    async def begin(self, run: LiveRun, request: ModelRequest) -> ModelRequest | None:
+    async def begin(self, run: Run, request: ModelRequest) -> ModelRequest | None:
         """Record that an attempt is about to be made; the request as it may be sent. None: a limit was reached, and
         that is recorded in its place."""
         ...
 
-    def answered(self, run: LiveRun, usage: Usage) -> Charge | None:
+    def answered(self, run: Run, usage: Usage) -> Charge | None:
         """What a complete answer is charged."""
         ...
 
-    async def cut(self, run: LiveRun) -> None:
+    async def cut(self, run: Run) -> None:
         """The answer ended for its length: record that a limit was reached, if it was one that set the length."""
         ...
 
-    def failed(self, run: LiveRun, error: Exception) -> Charge | None:
+    def failed(self, run: Run, error: Exception) -> Charge | None:
         """What an attempt is charged that gave no answer."""
         ...
 
-    def abandoned(self, run: LiveRun) -> None:
+    def abandoned(self, run: Run) -> None:
         """Record what an attempt is charged that is being cancelled."""
         ...
 
@@ -55,15 +74,15 @@ class Meter(Protocol):
         """A piece of the output arrived."""
         ...
 
-    async def judged(self, run: LiveRun, calls: Sequence[Judged]) -> bool:
+    async def judged(self, run: Run, calls: Sequence[Judged]) -> bool:
         """Record calls that may run; False at a limit, which is recorded in their place."""
         ...
 
-    async def recover(self, run: LiveRun) -> None:
+    async def recover(self, run: Run) -> None:
         """Charge the attempt that a crash left open."""
         ...
 
-    def ending(self, run: LiveRun) -> None:
+    def ending(self, run: Run) -> None:
         """The run is about to end."""
         ...
 
@@ -71,7 +90,7 @@ class Meter(Protocol):
         """Do what no commit of the store carries."""
         ...
 
-    def told(self, run: LiveRun, outcomes: Sequence[Outcome]) -> None:
+    def told(self, run: Run, outcomes: Sequence[Outcome]) -> None:
         """What became of the operations of a commit."""
         ...
 
@@ -84,7 +103,7 @@ class Unmetered:
     near = False
     max_wall_clock: float | None = None
 
-    async def begin(self, run: LiveRun, request: ModelRequest) -> ModelRequest | None:
+    async def begin(self, run: Run, request: ModelRequest) -> ModelRequest | None:
         """Record the attempt; what waits for its commit urgently is committed first."""
         run.record(
             ModelRequested(ordinal=request.ordinal, model=run.blueprint.model.name, purpose=request.purpose)
@@ -93,45 +112,36 @@ class Unmetered:
             await run.commit()
         return request
 
-    def answered(self, run: LiveRun, usage: Usage) -> Charge | None:
+    def answered(self, run: Run, usage: Usage) -> Charge | None:
         return None
 
-    async def cut(self, run: LiveRun) -> None:
+    async def cut(self, run: Run) -> None:
         pass
 
-    def failed(self, run: LiveRun, error: Exception) -> Charge | None:
+    def failed(self, run: Run, error: Exception) -> Charge | None:
         return None
 
-    def abandoned(self, run: LiveRun) -> None:
+    def abandoned(self, run: Run) -> None:
         pass
 
     def arrived(self, delta: Delta) -> None:
         pass
 
-    async def judged(self, run: LiveRun, calls: Sequence[Judged]) -> bool:
+    async def judged(self, run: Run, calls: Sequence[Judged]) -> bool:
         run.record(ToolsJudged(calls=tuple(calls)))
         return True
 
-    async def recover(self, run: LiveRun) -> None:
+    async def recover(self, run: Run) -> None:
         pass
 
-    def ending(self, run: LiveRun) -> None:
+    def ending(self, run: Run) -> None:
         pass
 
     async def settle(self, operations: Sequence[BudgetOp]) -> list[Outcome]:
         return []
 
-    def told(self, run: LiveRun, outcomes: Sequence[Outcome]) -> None:
+    def told(self, run: Run, outcomes: Sequence[Outcome]) -> None:
         pass
 
 
 UNMETERED = Unmetered()
-
-
-async def meter_for(runtime: Runtime, blueprint: Blueprint, scope: Scope, run_id: str) -> Meter:
-    """The meter of a run's next sitting, by what its budget says now. Raises ConfigurationError, LedgerError."""
-    if blueprint.budget is None:
-        return UNMETERED
-    from shipworthy.engine.budgeting import budgeted
-
-    return await budgeted(runtime, blueprint, blueprint.budget, scope, run_id)

@@ -11,7 +11,7 @@ from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import Blueprint, Limits
 from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.live import LiveRun
-from shipworthy.engine.metering import UNMETERED, Meter, meter_for
+from shipworthy.engine.metering import UNMETERED, Meter
 from shipworthy.engine.plan import Resume
 from shipworthy.engine.runtime import Runtime, log
 from shipworthy.engine.sessions import read
@@ -50,7 +50,7 @@ async def _claim(runtime: Runtime, asked: Resume) -> LiveRun:
             raise SettlementRefused(f"Run {asked.run_id!r} has ended.", fix="Nothing is left to settle.")
         return await load(store, blueprint, asked.scope, asked.run_id)
     deps = await asked.plan.make_deps(scope_of(state), asked.deps)
-    meter = await meter_for(runtime, blueprint, scope_of(state), asked.run_id)
+    meter = await runtime.meter(blueprint, scope_of(state), asked.run_id)
     claim = await store.claim(asked.scope, asked.run_id)
     state = replay(await store.read(asked.scope, asked.run_id))  # nobody else appends any more
     run = await _revive(store, blueprint, state, claim.fence, deps, asked.limits, meter)

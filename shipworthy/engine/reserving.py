@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
@@ -18,10 +18,8 @@ from shipworthy.domain.scope import ANONYMOUS
 from shipworthy.engine.accounts import Accounts
 from shipworthy.engine.bank import Bank
 from shipworthy.engine.contention import Place, Places
+from shipworthy.engine.metering import Run
 from shipworthy.errors import LedgerError
-
-if TYPE_CHECKING:
-    from shipworthy.engine.live import LiveRun
 
 _WIDTHS: tuple[Level, ...] = ("run", "session", "user", "tenant", "agent", "model", "global")
 
@@ -32,7 +30,7 @@ class Reserving:
 
     def __init__(
         self,
-        run: LiveRun,
+        run: Run,
         bank: Bank,
         terms: Terms,
         accounts: Accounts,

@@ -11,6 +11,7 @@ from shipworthy.domain.scope import Scope
 from shipworthy.engine.admission import Admission
 from shipworthy.engine.blueprint import Blueprint
 from shipworthy.engine.live import LiveRun
+from shipworthy.engine.metering import UNMETERED, Meter
 from shipworthy.engine.plan import Plan, Resume
 from shipworthy.engine.sessions import Conversations
 from shipworthy.engine.watch import Watcher
@@ -121,6 +122,14 @@ class Runtime:
 
             bank = self._banks[id(budget)] = Bank(budget, self.store, self._banks.values())
         return bank
+
+    async def meter(self, blueprint: Blueprint, scope: Scope, run_id: str) -> Meter:
+        """The meter of a run's next sitting, by what its budget says now. Raises ConfigurationError, LedgerError."""
+        if blueprint.budget is None:
+            return UNMETERED
+        from shipworthy.engine.budgeting import budgeted
+
+        return await budgeted(self.bank(blueprint.budget), blueprint, scope, run_id)
 
     async def sweep(self) -> None:
         """Charge the expired holds of every budget."""
