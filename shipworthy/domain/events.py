@@ -143,7 +143,8 @@ class BudgetReached(Event, frozen=True, gc=False, kw_only=True, omit_defaults=Fa
 
     `limit` names it as in BudgetConfig. `cap`, `spent`, `held` (by others) and `needed` are in the limit's own unit;
     money in billionths of a US dollar. `reopens_at`: when there will be room again, milliseconds since the epoch, None
-    for never. `wrap_up`: the model may give a last answer.
+    for never. `wrap_up`: the model may give a last answer. `cut_at`: the answer before was cut short at so many output
+    tokens, for a limit afforded no more.
     """
 
     limit: str
@@ -154,6 +155,7 @@ class BudgetReached(Event, frozen=True, gc=False, kw_only=True, omit_defaults=Fa
     needed: int
     reopens_at: int | None
     wrap_up: bool = False
+    cut_at: int | None = None
     of: Literal["budget", "rate_limit"] = "budget"
 
 

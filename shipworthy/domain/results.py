@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic
 import msgspec
 
 from shipworthy.domain.events import RunStatus
+from shipworthy.domain.ledger import NANO
 from shipworthy.domain.messages import Message
 from shipworthy.domain.scope import Scope
-from shipworthy.domain.ledger import NANO
 from shipworthy.domain.usage import Charge, TotalUsage
 from shipworthy.errors import BudgetExceeded, RunFailed, RunPaused, RunStopped
 

@@ -8,54 +8,92 @@ import time
 import msgspec
 
 from shipworthy.domain.budgets import Limit, RateTerm, Terms
-from shipworthy.domain.ledger import Account, Forget, Level, Line, Rate
+from shipworthy.domain.ledger import Account, Forget, Level, Line, Rate, Unit
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.windows import window_of
 from shipworthy.rules.ledger import account_of, keys_of, rate_key
 
 _NEVER = 1 << 62
+_BY_INPUT = {"requests", "input_tokens"}
+"""Units of which an answer takes the same however long it is."""
 
 
-class _Made(msgspec.Struct, frozen=True, gc=False):
-    """Lines, and from when to when the windows of all of them are open."""
+class Drawn(msgspec.Struct, frozen=True, gc=False):
+    """What something draws on, and what follows from that alone, so that it is found out once and not in each turn.
+
+    `freed`: keys of what a settlement may give back; `watched`: keys of the lines that have a warning to give;
+    `by_output`: whether anything depends on how long an answer is. The windows of all lines are open from `begins`
+    until `ends`.
+    """
 
     lines: tuple[Line, ...]
+    rates: tuple[Rate, ...]
     begins: int
     ends: int
+    units: tuple[Unit, ...]
+    rated: tuple[Unit, ...]
+    freed: tuple[str, ...]
+    watched: tuple[str, ...]
+    by_output: bool
+
+
+NOTHING = Drawn((), (), 0, _NEVER, (), (), (), (), False)
+"""What an attempt draws on that nothing limits."""
+
+
+def _drawn(lines: tuple[Line, ...], rates: tuple[Rate, ...]) -> Drawn:
+    units, rated = tuple([line.unit for line in lines]), tuple([rate.unit for rate in rates])
+    return Drawn(
+        lines,
+        rates,
+        max([line.start for line in lines], default=0),
+        min([line.end for line in lines if line.end], default=_NEVER),
+        units,
+        rated,
+        tuple([line.key for line in lines] + [rate.key for rate in rates if rate.unit != "requests"]),
+        tuple([line.key for line in lines if line.soft]),
+        not _BY_INPUT.issuperset(units + rated),
+    )
 
 
 class Accounts:
-    """The lines and rates of a run. A line is made anew when its window is over."""
+    """The lines and rates of a run. A line is made anew when its window is over.
+
+    `limit_attempts`: whether attempts on the wire are limited, in what they draw or in their pace; `counts_calls`:
+    whether tool calls are; `limit_money`: whether what attempts cost is.
+    """
 
     def __init__(self, terms: Terms, scope: Scope, agent: str, run_id: str) -> None:
         self._terms, self._scope = terms, scope
         self._agent, self._run_id = agent, run_id
         self._of_attempts = [limit for limit in terms.limits if limit.unit != "tool_calls"]
         self._of_calls = [limit for limit in terms.limits if limit.unit == "tool_calls"]
-        self._made: dict[tuple[str, bool], _Made] = {}
-        self._names = {limit.name: limit for limit in terms.limits}
+        self._keys: dict[tuple[Limit, int], tuple[Account, str, str]] = {}
+        self._attempts: dict[tuple[bool, str], Drawn] = {}
+        self._calls: Drawn | None = None
+        self.limit_attempts = bool(self._of_attempts or terms.rates)
+        self.counts_calls = bool(self._of_calls)
+        self.limit_money = limits_money(terms)
 
-    @property
-    def counts_calls(self) -> bool:
-        """Whether tool calls are limited."""
-        return bool(self._of_calls)
-
-    @property
-    def limit_attempts(self) -> bool:
-        """Whether attempts on the wire are limited, in what they draw or in their pace."""
-        return bool(self._of_attempts or self._terms.rates)
-
-    def of_attempt(self, *, wrap_up: bool) -> tuple[Line, ...]:
-        """What an attempt on the wire draws on; a last answer may use what is kept back for it."""
-        return self._current("attempt", self._of_attempts, wrap_up)
+    def of_attempt(self, model: str, *, wrap_up: bool) -> Drawn:
+        """What an attempt on *model* draws on, its rates in the order of the terms; a last answer may use what is kept
+        back for it."""
+        now = time.time_ns() // 1_000_000
+        drawn = self._attempts.get((wrap_up, model))
+        if drawn is None or not drawn.begins <= now < drawn.ends:
+            lines = tuple([self._line(limit, wrap_up, now) for limit in self._of_attempts])
+            rates = tuple([self._rate(term, model) for term in self._terms.rates])
+            drawn = self._attempts[wrap_up, model] = _drawn(lines, rates)
+        return drawn
 
     def of_calls(self) -> tuple[Line, ...]:
         """What tool calls draw on."""
-        return self._current("calls", self._of_calls, False)
-
-    def rates(self, model: str) -> tuple[Rate, ...]:
-        """What limits the pace of attempts on *model*, in the order of the terms."""
-        return tuple([self._rate(term, model) for term in self._terms.rates])
+        now = time.time_ns() // 1_000_000
+        drawn = self._calls
+        if drawn is None or not drawn.begins <= now < drawn.ends:
+            lines = tuple([self._line(limit, False, now) for limit in self._of_calls])
+            drawn = self._calls = _drawn(lines, ())
+        return drawn.lines
 
     def name(self, line: Line) -> str:
         """The name of a line's limit, as in BudgetConfig."""
@@ -64,33 +102,33 @@ class Accounts:
                 return limit.name
         return line.unit
 
+    def cap(self, line: Line) -> int:
+        """The configured cap of a line, with what is kept back for a last answer."""
+        name = self.name(line)
+        return next((limit.cap for limit in self._terms.limits if limit.name == name), line.cap)
+
     def of_the_run(self) -> Forget | None:
         """The run's own counters, on which nothing draws once it has ended."""
         own = [limit for limit in self._terms.limits if limit.level == "run"]
         if not own:
             return None
-        whose = self._account("run")
-        keys = [keys_of(whose, limit.unit, limit.window, 0)[0] for limit in own]
-        return Forget(self._scope.tenant, tuple(keys))
-
-    def _current(self, kind: str, limits: list[Limit], wrap_up: bool) -> tuple[Line, ...]:
-        now = time.time_ns() // 1_000_000
-        made = self._made.get((kind, wrap_up))
-        if made is None or not made.begins <= now < made.ends:
-            lines = tuple([self._line(limit, wrap_up, now) for limit in limits])
-            begins = max([line.start for line in lines], default=0)
-            ends = min([line.end for line in lines if line.end], default=_NEVER)
-            made = self._made[kind, wrap_up] = _Made(lines, begins, ends)
-        return made.lines
+        return Forget(self._scope.tenant, tuple([self._named(limit, 0)[1] for limit in own]))
 
     def _line(self, limit: Limit, wrap_up: bool, now: int) -> Line:
         start, end = window_of(limit.window, self._terms.zone, now)
-        whose = self._account(limit.level)
-        key, name = keys_of(whose, limit.unit, limit.window, start)
+        whose, key, name = self._named(limit, start)
         keeps = limit.level == "run" and limit.unit != "tool_calls" and not wrap_up
         kept_back = math.ceil(limit.cap * self._terms.wrap_up) if keeps else 0
-        soft = max(int(limit.cap * self._terms.soft), 1) if self._terms.soft else 0
+        soft = math.ceil(limit.cap * self._terms.soft - 1e-9) if self._terms.soft else 0
         return Line(key, name, whose, limit.unit, limit.window, start, end, limit.cap - kept_back, soft)
+
+    def _named(self, limit: Limit, start: int) -> tuple[Account, str, str]:
+        """On whose account a limit counts, and the keys of its counter and of itself."""
+        named = self._keys.get((limit, start))
+        if named is None:
+            whose = self._account(limit.level)
+            named = self._keys[limit, start] = (whose, *keys_of(whose, limit.unit, limit.window, start))
+        return named
 
     def _account(self, level: Level, model: str = "") -> Account:
         return account_of(level, self._scope, run_id=self._run_id, agent=self._agent, model=model)
@@ -100,3 +138,8 @@ class Accounts:
         return Rate(
             rate_key(whose, term.unit, term.period), whose, term.unit, term.limit, term.period, term.burst
         )
+
+
+def limits_money(terms: Terms) -> bool:
+    """Whether anything limits what attempts cost."""
+    return any([limit.unit == "cost_usd" for limit in terms.limits])

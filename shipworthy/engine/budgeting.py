@@ -20,11 +20,11 @@ from shipworthy.domain.events import (
     ModelRequested,
     ToolsJudged,
 )
-from shipworthy.domain.ledger import BudgetOp, Hold, Line, Outcome, Rate, Settled, Settlement
-from shipworthy.domain.model import Delta, ModelRequest, ToolCallDelta
+from shipworthy.domain.ledger import BudgetOp, Hold, Line, Outcome, Refused, Settled, Settlement
+from shipworthy.domain.model import Delta, ModelRequest, ModelSettings, ToolCallDelta
 from shipworthy.domain.scope import Scope
 from shipworthy.domain.usage import Charge, Price, Reserved, Usage
-from shipworthy.engine.accounts import Accounts
+from shipworthy.engine.accounts import NOTHING, Accounts
 from shipworthy.engine.bank import Bank
 from shipworthy.engine.blueprint import Blueprint
 from shipworthy.engine.failures import failure_of
@@ -35,8 +35,8 @@ from shipworthy.ports.budget import Budget
 from shipworthy.rules import budgets as rules
 from shipworthy.rules.decide import budget_words
 
-_BY_INPUT = {"requests", "input_tokens"}
-"""Units of which an answer takes the same however long it is."""
+_TOO_MUCH = 2**53 - 1
+"""More than any cap."""
 _encode = msgspec.json.Encoder().encode
 _charge = msgspec.json.Decoder(Charge)
 
@@ -46,31 +46,54 @@ async def budgeted(bank: Bank, blueprint: Blueprint, scope: Scope, run_id: str) 
     budget = bank.budget
     await bank.open()
     terms = await budget.terms(scope)
-    _price(budget, terms, blueprint.model.name)  # no run begins on a model that cannot be priced
-    return BudgetMeter(bank, terms, Accounts(terms, scope, blueprint.name, run_id))
+    accounts = Accounts(terms, scope, blueprint.name, run_id)
+    _price(budget, accounts, blueprint.model.name)  # no run begins on a model that cannot be priced
+    return BudgetMeter(bank, terms, accounts)
 
 
-def _price(budget: Budget, terms: Terms, model: str) -> Price | None:
+def _price(budget: Budget, accounts: Accounts, model: str) -> Price | None:
     """What *model* costs. Raises UnknownPrice where money is limited and nobody knows."""
     price = budget.price(model)
-    if price is None and any([limit.unit == "cost_usd" for limit in terms.limits]):
+    if price is None and accounts.limit_money:
         raise UnknownPrice(f"Nobody knows what {model} costs, and a budget limits money.")
     return price
 
 
-class Attempt(msgspec.Struct):
-    """One attempt on the wire. `units`: output tokens that were granted; `size`: bytes of output that arrived."""
+class Attempt:
+    """One attempt on the wire. `units`: output tokens that were granted; `size`: bytes of output that arrived; `drawn`:
+    what it draws on, by the last hold that was asked for. A plain class, for its fields are set often."""
 
-    model: str
-    reserved: Reserved
-    price: Price | None
-    units: int
-    streamed: bool
-    clamped: bool = False
-    near: bool = False
-    lines: tuple[Line, ...] = ()
-    rates: tuple[Rate, ...] = ()
-    size: int = 0
+    __slots__ = (
+        "clamped",
+        "drawn",
+        "model",
+        "near",
+        "price",
+        "reserved",
+        "size",
+        "streamed",
+        "units",
+        "wraps_up",
+    )
+
+    def __init__(
+        self, model: str, reserved: Reserved, price: Price | None, *, streamed: bool, wraps_up: bool
+    ) -> None:
+        self.model, self.reserved, self.price = model, reserved, price
+        self.streamed, self.wraps_up = streamed, wraps_up
+        self.units = reserved.output_tokens
+        self.clamped = self.near = False
+        self.drawn = NOTHING
+        self.size = 0
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        return self.drawn.lines
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The keys of the lines that have a warning to give."""
+        return self.drawn.watched
 
 
 class BudgetMeter:
@@ -83,6 +106,8 @@ class BudgetMeter:
         self._attempt: Attempt | None = None
         self._sizes = [0]
         self._around: int | None = None
+        self._name = ""
+        self._clamped: tuple[ModelSettings, ModelSettings] | None = None
         self._told_of: tuple[Line, ...] = ()
         self._freed: list[str] = []
         self._waiting, self._renewals = bank.waiting, bank.renewals
@@ -97,11 +122,9 @@ class BudgetMeter:
 
     async def attempt(self, run: Run, request: ModelRequest, model: str) -> ModelRequest | None:
         """`begin`, on a model that may be another one than the agent's."""
-        most = request.settings.max_tokens or self._terms.max_output
-        price = _price(self._bank.budget, self._terms, model)
-        name = _encode([run.scope.tenant, run.run_id, run.fence.token, run.state.seq + 1]).decode()
-        reserved = rules.reserved(name, price, self._input_tokens(run, request), most)
-        attempt = Attempt(model, reserved, price, most, request.stream)
+        reserved, price = self._bounds(run, request, model)
+        wraps_up = request.purpose == "wrap_up"
+        attempt = Attempt(model, reserved, price, streamed=request.stream, wraps_up=wraps_up)
         event = ModelRequested(
             ordinal=run.state.ordinal, model=model, purpose=request.purpose, reserved=reserved
         )
@@ -118,28 +141,39 @@ class BudgetMeter:
                 self._bank.take_back(self._nothing(run, attempt))
             raise
         self._attempt = attempt
-        if attempt.lines or attempt.rates:
+        if self._accounts.limit_attempts:
             self._renewals.keep(run.scope.tenant, reserved.id, self._terms.ttl)
         settings = request.settings
-        if {*[line.unit for line in attempt.lines], *[rate.unit for rate in attempt.rates]} - _BY_INPUT:
-            settings = msgspec.structs.replace(settings, max_tokens=attempt.units)
+        if attempt.drawn.by_output:
+            settings = self._at_most(settings, attempt.units)
         again = Again(self, run, request)
         return msgspec.structs.replace(request, ordinal=event.ordinal, settings=settings, meter=again)
 
+    def _bounds(self, run: Run, request: ModelRequest, model: str) -> tuple[Reserved, Price | None]:
+        """The most that an attempt may be charged, under an id of its own, and what its model costs."""
+        if not self._name:  # what the ids of a sitting have in common
+            self._name = _encode([run.scope.tenant, run.run_id, run.fence.token]).decode()[:-1]
+        price = _price(self._bank.budget, self._accounts, model)
+        most = request.settings.max_tokens or self._terms.max_output
+        name = f"{self._name},{run.state.seq + 1}]"
+        return rules.reserved(name, price, self._input_tokens(run, request), most), price
+
+    def _at_most(self, settings: ModelSettings, units: int) -> ModelSettings:
+        """The settings with which no more than was granted is asked for; mostly those of the attempt before."""
+        known = self._clamped
+        if known is None or known[0] is not settings or known[1].max_tokens != units:
+            known = self._clamped = settings, msgspec.structs.replace(settings, max_tokens=units)
+        return known[1]
+
     async def _reserve(self, run: Run, attempt: Attempt, event: ModelRequested) -> bool:
-        wrap_up = event.purpose == "wrap_up"
-
-        def hold() -> Hold:
-            attempt.lines = self._accounts.of_attempt(wrap_up=wrap_up)
-            attempt.rates = self._accounts.rates(attempt.model)
-            return self._hold(run, attempt)
-
         if not self._accounts.limit_attempts:
             run.record(event)
             await run.commit()
             return True
-        may_wrap_up = self._terms.wrap_up > 0 and run.state.limit is None and not wrap_up
-        reserving = Reserving(run, self._bank, self._terms, self._accounts, hold, event)
+        may_wrap_up = self._terms.wrap_up > 0 and run.state.limit is None and not attempt.wraps_up
+        reserving = Reserving(
+            run, self._bank, self._terms, self._accounts, lambda: self._hold(run, attempt), event
+        )
         granted = await reserving.granted(may_wrap_up=may_wrap_up)
         if granted is None:
             return False
@@ -149,19 +183,21 @@ class BudgetMeter:
         return True
 
     def _hold(self, run: Run, attempt: Attempt) -> Hold:
+        """The hold as it is to be asked for now."""
         reserved = attempt.reserved
-        takes = [rules.base_of(line.unit, reserved) for line in attempt.lines]
-        rated = [rules.base_of(rate.unit, reserved) for rate in attempt.rates]
+        attempt.drawn = drawn = self._accounts.of_attempt(attempt.model, wrap_up=attempt.wraps_up)
+        base, each = rules.bases_of(drawn.units, reserved)
+        rate_base, rate_each = rules.bases_of(drawn.rated, reserved)
         most = reserved.output_tokens
         return Hold(
             id=reserved.id,
             tenant=run.scope.tenant,
-            lines=attempt.lines,
-            base=tuple([base for base, _ in takes]),
-            each=tuple([each for _, each in takes]),
-            rates=attempt.rates,
-            rate_base=tuple([base for base, _ in rated]),
-            rate_each=tuple([each for _, each in rated]),
+            lines=drawn.lines,
+            base=base,
+            each=each,
+            rates=drawn.rates,
+            rate_base=rate_base,
+            rate_each=rate_each,
             least=min(self._terms.least_output, most),
             most=most,
             ttl=int(self._terms.ttl * 1000),
@@ -194,35 +230,38 @@ class BudgetMeter:
         attempt = self._last
         if not attempt.clamped:
             return
-        lines = attempt.lines
-        found = await self._spent(run, lines)
-        rooms: list[tuple[int, int]] = []
-        for index, (line, (spent, _)) in enumerate(zip(lines, found, strict=True)):
+        rooms: list[tuple[int, Line, Refused, int]] = []
+        for line in attempt.lines:
             base, each = rules.base_of(line.unit, attempt.reserved)
             if each:
-                rooms.append(((line.cap - spent - base) // each, index))
-        index = min(rooms)[1]
-        line, (spent, held) = lines[index], found[index]
-        base, each = rules.base_of(line.unit, attempt.reserved)
-        needed = base + each * attempt.reserved.output_tokens
+                standing = await self._standing(run, attempt, line)
+                needed = base + each * attempt.reserved.output_tokens
+                rooms.append(((standing.cap - standing.spent - base) // each, line, standing, needed))
+        _, line, standing, needed = min(rooms, key=lambda room: room[0])
         run.record(
             BudgetReached(
                 limit=self._accounts.name(line),
                 unit=line.unit,
-                cap=line.cap,
-                spent=spent,
-                held=held,
+                cap=standing.cap,
+                spent=standing.spent,
+                held=standing.held,
                 needed=needed,
                 reopens_at=line.end or None,
+                cut_at=attempt.units,
             )
         )
 
-    async def _spent(self, run: Run, lines: Sequence[Line]) -> Sequence[tuple[int, int]]:
-        """What is spent and held; as if nothing were where that cannot be asked, for it is only told."""
+    async def _standing(self, run: Run, attempt: Attempt, line: Line) -> Refused:
+        """A line's cap in force, and what is spent and held: what a ledger says that is asked for more than there can
+        be. As configured, with nothing spent, where it cannot be asked, for this is only told."""
+        asked = Hold(
+            id=f"{attempt.reserved.id}?", tenant=run.scope.tenant, lines=(line,), base=(_TOO_MUCH,), each=(0,)
+        )
         try:
-            return await self._bank.ledger.spent(run.scope, [line.key for line in lines])
+            answer = await self._bank.ledger.reserve(asked)
         except LedgerError:
-            return [(0, 0)] * len(lines)
+            answer = None
+        return answer if isinstance(answer, Refused) else Refused("spent", 0, line.cap)
 
     def failed(self, run: Run, error: Exception) -> Charge | None:
         """Nothing but its request where the provider surely did not take it; what arrived of a stream; and everything
@@ -247,14 +286,14 @@ class BudgetMeter:
 
     def _settle(self, run: Run, attempt: Attempt, charge: Charge) -> Charge:
         self._attempt, self._last = None, attempt
-        if self._terms.soft and _exceeds(charge, attempt):
+        if self._terms.soft and rules.exceeds(charge, attempt.reserved, attempt.units):
             attempt.near = True
             self._bank.nearing.granted(attempt)
         self._bank.nearing.settled(attempt)
         self.near = attempt.near
         self._renewals.leave(attempt.reserved.id)
-        amounts = tuple([rules.amount_of(line.unit, charge) for line in attempt.lines])
-        rates = tuple([rules.amount_of(rate.unit, charge) for rate in attempt.rates])
+        drawn = attempt.drawn
+        amounts, rates = rules.amounts_of(drawn.units, charge), rules.amounts_of(drawn.rated, charge)
         self._queue(run, attempt, _settlement(run, attempt, charge, amounts, rates))
         return charge
 
@@ -265,14 +304,14 @@ class BudgetMeter:
         run.record(ModelAbandoned(charged=_free(attempt), reason="cancelled"))
 
     def _nothing(self, run: Run, attempt: Attempt) -> Settlement:
-        return _settlement(run, attempt, _free(attempt), (0,) * len(attempt.lines), (0,) * len(attempt.rates))
+        drawn = attempt.drawn
+        return _settlement(run, attempt, _free(attempt), (0,) * len(drawn.lines), (0,) * len(drawn.rates))
 
     def _queue(self, run: Run, attempt: Attempt, settlement: Settlement) -> None:
         """Settle with the next commit."""
-        if attempt.lines or attempt.rates:
+        if self._accounts.limit_attempts:
             self._told_of = attempt.lines
-            self._freed += [line.key for line in attempt.lines]
-            self._freed += [rate.key for rate in attempt.rates if rate.unit != "requests"]
+            self._freed += attempt.drawn.freed
             run.operations.append(settlement)
 
     async def settle(self, operations: Sequence[BudgetOp]) -> list[Outcome]:
@@ -300,7 +339,12 @@ class BudgetMeter:
                 untold[line.key] = line
                 continue
             run.record(
-                BudgetWarned(limit=self._accounts.name(line), unit=line.unit, cap=line.cap, soft=line.soft)
+                BudgetWarned(
+                    limit=self._accounts.name(line),
+                    unit=line.unit,
+                    cap=self._accounts.cap(line),
+                    soft=line.soft,
+                )
             )
 
     # tool calls
@@ -340,7 +384,8 @@ class BudgetMeter:
         else:
             charge = rules.in_full(reserved, settled.units if settled.known else reserved.output_tokens)
         run.record(ModelAbandoned(charged=charge, reason="crashed"))
-        lines = self._accounts.of_attempt(wrap_up=open_attempt.purpose == "wrap_up")
+        wraps_up = open_attempt.purpose == "wrap_up"
+        lines = self._accounts.of_attempt(open_attempt.model, wrap_up=wraps_up).lines
         self._warn(run, [lines[index] for index in settled.warned if index < len(lines)])
 
     def ending(self, run: Run) -> None:
@@ -362,16 +407,6 @@ def _settlement(
 
 def _free(attempt: Attempt) -> Charge:
     return Charge(0, 0, None if attempt.price is None else 0)
-
-
-def _exceeds(charge: Charge, attempt: Attempt) -> bool:
-    """Whether a provider billed above what was reserved."""
-    full = rules.in_full(attempt.reserved, attempt.units)
-    return (
-        charge.input_tokens > full.input_tokens
-        or charge.output_tokens > full.output_tokens
-        or (charge.cost or 0) > (full.cost or 0)
-    )
 
 
 def _unfinished(attempt: Attempt) -> Charge:

@@ -8,7 +8,7 @@ from shipworthy.domain.events import OutputRejected, RunEnded
 from shipworthy.domain.messages import Text
 from shipworthy.engine.live import LiveRun
 from shipworthy.errors import InvalidOutput, ModelRetry
-from shipworthy.rules.decide import why_stopped
+from shipworthy.rules.decide import budget_words, why_stopped
 from shipworthy.rules.state import Call
 from shipworthy.rules.text import clean
 
@@ -61,8 +61,15 @@ async def _deliver_wrap_up(run: LiveRun) -> None:
             break
         except (InvalidOutput, ModelRetry):
             continue
+    limit = run.state.limit
     run.record(
-        RunEnded(status="stopped", stop_reason=why_stopped(run.state), output=value, output_call=call_id)
+        RunEnded(
+            status="stopped",
+            stop_reason=why_stopped(run.state),
+            output=value,
+            output_call=call_id,
+            error=None if limit is None else budget_words(limit),
+        )
     )
 
 

@@ -81,6 +81,8 @@ def decide(run: RunState) -> Step:  # noqa: C901 - the table
         return Execute((calls.once[0],))
     if calls.attempted:
         return _PARK
+    if run.failure is not None and run.limit is not None and not run.wrapping_up:
+        return AskModel("wrap_up", run.failure.retry_after or 0.0)
     if run.failure is not None and not _worth_retrying(run):
         return _failed(run)
     if run.failure is not None:
@@ -108,6 +110,12 @@ def budget_words(limit: BudgetReached) -> str:
         return "The provider asked for a pause in which it takes no further request."
     if limit.of == "rate_limit":
         return f"The rate limit {limit.limit} ({cap}) has no room now for a call that may take {needed}."
+    if limit.cut_at is not None:
+        return (
+            f"The answer was cut at {limit.cut_at:,} output tokens: {limit.limit} ({cap}) afforded no more."
+        )
+    if limit.needed > limit.cap and limit.unit == "tool_calls":
+        return f"One answer asks for {needed}, more than all of {limit.limit} ({cap}): raise the limit."
     if limit.needed > limit.cap:
         return (
             f"One call may take {needed}, more than all of {limit.limit} ({cap}): raise the limit, or lower max_tokens "
@@ -119,7 +127,7 @@ def budget_words(limit: BudgetReached) -> str:
 def shown_amount(unit: str, amount: int) -> str:
     """An amount with its unit."""
     if unit == "cost_usd":
-        return f"${amount / NANO:.6f}".rstrip("0").rstrip(".") if amount else "$0"
+        return f"${amount / NANO:.9f}".rstrip("0").rstrip(".") if amount else "$0"
     return f"{amount:,} {unit.replace('_', ' ')}"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal, assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 from shipworthy.domain.effects import Effect
 from shipworthy.domain.events import (
@@ -186,7 +187,7 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
         case ModelAbandoned():
             _charge(run, event.charged)
         case BudgetReached():
-            run.limit = event
+            run.limit = event if run.limit is None else replace(run.limit, wrap_up=False)
         case BudgetWarned() | BudgetUnchecked():
             pass
         case RunParked():

@@ -114,7 +114,7 @@ class Worker:
         )
         ledger: Any = None
         if job.ledger:  # so many runs on so few processors are not to be told that a busy server is away
-            ledger = RedisLedger(job.ledger, timeout=10.0, patience=60.0)
+            ledger = RedisLedger(job.ledger)
         if job.mutant == "check_then_act":
             ledger = mutants.CheckThenAct(ledger or runtime.store.ledger)
         return StandardBudget(config, ledger=ledger, prices=PriceTable({NAME: PRICE}, then=None))

@@ -124,6 +124,21 @@ TABLE: list[tuple[str, list[AnyEvent], object]] = [
         End("stopped", "budget:max_tokens", budget_words(LIMIT)),
     ),
     (
+        "also where an attempt had failed before",
+        [ModelFailed(ordinal=0, error="E", message="m", retry_after=0.5), WRAPPING],
+        AskModel("wrap_up", 0.5),
+    ),
+    (
+        "even where trying again cannot help",
+        [ModelFailed(ordinal=0, error="E", message="m"), WRAPPING],
+        AskModel("wrap_up"),
+    ),
+    (
+        "a last answer that is refused as well leaves the first reason",
+        [WRAPPING, replace(LIMIT, limit="max_requests")],
+        End("stopped", "budget:max_tokens", budget_words(LIMIT)),
+    ),
+    (
         "an abandoned attempt is made again",
         [ASKED, ModelAbandoned(charged=Charge(1, 1), reason="crashed")],
         AskModel(),

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from shipworthy.adapters.redis import RedisLedger
-from shipworthy.domain.ledger import Granted
+from shipworthy.domain.ledger import Granted, Refused
 from shipworthy.errors import ConfigurationError, LedgerError, LedgerUnavailable
 from tests.servers.proxy import Proxy
 from tests.servers.redis import OwnRedis
@@ -220,3 +220,19 @@ def test_an_address_that_cannot_be_read_is_not_repeated(url: str) -> None:
 def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         RedisLedger("redis://localhost", **options)
+
+
+@pytest.mark.parametrize("one_crowd", [False, True])
+def test_a_crowd_is_not_taken_for_a_server_that_is_away(redis_url: str, *, one_crowd: bool) -> None:
+    """However many ask at once, each has its whole time once it is its turn; the mutant lets all of them rush for the
+    connections."""
+
+    async def scenario() -> bool:
+        async with opened(redis_url, timeout=0.1, patience=0.0) as ledger:
+            if one_crowd:
+                ledger._server._turns = lambda: asyncio.Semaphore(10**6)
+            asked = [ledger.reserve(hold(f"h{n}", 1)) for n in range(3_000)]
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+            return all([isinstance(answer, Granted | Refused) for answer in answers])
+
+    assert asyncio.run(scenario()) is not one_crowd

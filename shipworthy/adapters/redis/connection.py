@@ -107,10 +107,12 @@ def script(name: str) -> Script:
 
 
 class _Client:
-    """A loop's client. `end` closes it: when it is told to, and when the loop ends, which ends its generators first."""
+    """A loop's client. `turns`: who waits for a connection has not failed yet. `end` closes it: when it is told to, and
+    when the loop ends, which ends its generators first."""
 
     def __init__(self, client: Any) -> None:
         self.client = client
+        self.turns = asyncio.Semaphore(CONNECTIONS)
         self.used = False
         self.end = self._until_the_end()
 
@@ -177,6 +179,9 @@ class Connection:
             await anext(client.end)
         return client.client
 
+    def _turns(self) -> asyncio.Semaphore:
+        return self._clients.get(asyncio.get_running_loop(), self._open).turns
+
     def _open(self) -> _Client:
         if self._options is None:
             assert self._make is not None
@@ -191,18 +196,16 @@ class Connection:
         it: an attempt counts for no longer than it may take to be answered."""
         clock = asyncio.get_running_loop().time
         left, pause = self._patience, PAUSE
-        client = await self._client()
+        client, turns = await self._client(), self._turns()
         while True:
             failed: Exception
-            began = clock()
-            try:
+            async with turns:
+                began = clock()
                 try:
-                    return _text(await client.evalsha(script.digest, 1, self._key, *arguments))
-                except errors.NoScriptError:
-                    return _text(await client.eval(script.text, 1, self._key, *arguments))
-            except (errors.RedisError, errors.RedisClusterException, OSError) as error:
-                failed = _plain(error)
-            left -= min(clock() - began, self._timeout) + pause
+                    return await _ask(client, script, self._key, arguments)
+                except (errors.RedisError, errors.RedisClusterException, OSError) as error:
+                    failed = _plain(error)
+                left -= min(clock() - began, self._timeout) + pause
             if not _is_worth_another(failed) or left < 0:
                 break
             if isinstance(failed, errors.ReadOnlyError):  # its name may lead to another server by now
@@ -224,6 +227,13 @@ class Connection:
             if isinstance(error, classes):
                 return kind(f"{self.name} failed: {said or type(error).__name__}.", fix=fix)
         return LedgerError(f"{self.name} failed: {said}.", fix="Look at the server's log.")
+
+
+async def _ask(client: Any, script: Script, key: str, arguments: tuple[str | int, ...]) -> Any:
+    try:
+        return _text(await client.evalsha(script.digest, 1, key, *arguments))
+    except errors.NoScriptError:
+        return _text(await client.eval(script.text, 1, key, *arguments))
 
 
 def _text(answer: Any) -> Any:
