@@ -9,11 +9,13 @@ import msgspec
 
 from shipworthy.domain.budgets import Limit, RateTerm, Terms
 from shipworthy.domain.ledger import Account, Forget, Level, Line, Rate, Unit
-from shipworthy.domain.scope import Scope
+from shipworthy.domain.scope import ANONYMOUS, Scope
 from shipworthy.engine.windows import window_of
 from shipworthy.rules.ledger import account_of, keys_of, rate_key
 
 _NEVER = 1 << 62
+_OF_ONE_RUN = ("run", "session")
+_MANY = 4096
 _BY_INPUT = {"requests", "input_tokens"}
 """Units of which an answer takes the same however long it is."""
 
@@ -56,6 +58,24 @@ def _drawn(lines: tuple[Line, ...], rates: tuple[Rate, ...]) -> Drawn:
     )
 
 
+class Shared:
+    """Lines that runs of a user have in common, so that each makes only its own anew. Forgets all when it is full: they
+    are made again."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str | None, str], tuple[Terms, dict[Limit, Line]]] = {}
+
+    def lines(self, terms: Terms, scope: Scope, agent: str) -> dict[Limit, Line]:
+        """The lines of an agent's runs in this scope, as far as they were made."""
+        whose = (ANONYMOUS, None, agent) if scope.anonymous else (scope.tenant, scope.user, agent)
+        known = self._known.get(whose)
+        if known is None or known[0] is not terms:
+            if len(self._known) >= _MANY:
+                self._known.clear()
+            known = self._known[whose] = terms, {}
+        return known[1]
+
+
 class Accounts:
     """The lines and rates of a run. A line is made anew when its window is over.
 
@@ -63,12 +83,13 @@ class Accounts:
     whether tool calls are; `limit_money`: whether what attempts cost is.
     """
 
-    def __init__(self, terms: Terms, scope: Scope, agent: str, run_id: str) -> None:
+    def __init__(self, terms: Terms, scope: Scope, agent: str, run_id: str, shared: Shared) -> None:
         self._terms, self._scope = terms, scope
         self._agent, self._run_id = agent, run_id
         self._of_attempts = [limit for limit in terms.limits if limit.unit != "tool_calls"]
         self._of_calls = [limit for limit in terms.limits if limit.unit == "tool_calls"]
-        self._keys: dict[tuple[Limit, int], tuple[Account, str, str]] = {}
+        self._shared = shared.lines(terms, scope, agent)
+        self._keys: dict[Limit, tuple[Account, str, str]] = {}
         self._attempts: dict[tuple[bool, str], Drawn] = {}
         self._calls: Drawn | None = None
         self.limit_attempts = bool(self._of_attempts or terms.rates)
@@ -112,11 +133,19 @@ class Accounts:
         own = [limit for limit in self._terms.limits if limit.level == "run"]
         if not own:
             return None
-        return Forget(self._scope.tenant, tuple([self._named(limit, 0)[1] for limit in own]))
+        return Forget(self._scope.tenant, tuple([self._own(limit)[1] for limit in own]))
 
     def _line(self, limit: Limit, wrap_up: bool, now: int) -> Line:
+        if limit.level in _OF_ONE_RUN:
+            return self._made(limit, wrap_up, now)
+        line = self._shared.get(limit)
+        if line is None or not line.start <= now < (line.end or _NEVER):
+            line = self._shared[limit] = self._made(limit, wrap_up, now)
+        return line
+
+    def _made(self, limit: Limit, wrap_up: bool, now: int) -> Line:
         start, end = window_of(limit.window, self._terms.zone, now)
-        whose, key, name = self._named(limit, start)
+        whose, key, name = self._own(limit) if limit.level == "run" else self._named(limit, start)
         keeps = limit.level == "run" and limit.unit != "tool_calls" and not wrap_up
         kept_back = math.ceil(limit.cap * self._terms.wrap_up) if keeps else 0
         soft = math.ceil(limit.cap * self._terms.soft - 1e-9) if self._terms.soft else 0
@@ -124,10 +153,14 @@ class Accounts:
 
     def _named(self, limit: Limit, start: int) -> tuple[Account, str, str]:
         """On whose account a limit counts, and the keys of its counter and of itself."""
-        named = self._keys.get((limit, start))
+        whose = self._account(limit.level)
+        return whose, *keys_of(whose, limit.unit, limit.window, start)
+
+    def _own(self, limit: Limit) -> tuple[Account, str, str]:
+        """The same for a limit of the run, which counts from its beginning to its end."""
+        named = self._keys.get(limit)
         if named is None:
-            whose = self._account(limit.level)
-            named = self._keys[limit, start] = (whose, *keys_of(whose, limit.unit, limit.window, start))
+            named = self._keys[limit] = self._named(limit, 0)
         return named
 
     def _account(self, level: Level, model: str = "") -> Account:

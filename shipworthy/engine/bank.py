@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 
 from shipworthy.domain.ledger import BudgetOp, Forget, Line, Outcome, Settlement
 from shipworthy.domain.scope import Operator
+from shipworthy.engine.accounts import Shared
 from shipworthy.engine.contention import Waiting
 from shipworthy.engine.nearing import Nearing
 from shipworthy.engine.renewing import Renewals
@@ -22,6 +24,8 @@ log = logging.getLogger("shipworthy")
 
 _SWEEP = Operator("expired holds of a budget")
 _TRIES, _PAUSE = 4, 0.1
+PATIENCE = 12 * 3600.0
+"""Seconds for which a ledger that is away is told again what became of a hold; it remembers one for a day."""
 _open: dict[int, int] = {}
 _counting = threading.Lock()
 
@@ -40,6 +44,7 @@ class Bank:
         self.nearing: Nearing = Nearing() if same is None else same.nearing
         self.untold: dict[str, Line] = {} if same is None else same.untold
         self._renewals: PerLoop[Renewals] = PerLoop()
+        self.shared = Shared()
         self._opened = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -57,6 +62,7 @@ class Bank:
         """Give up connections, unless a budget of another store has the same ledger open."""
         if self._opened:
             self._opened = False
+            await self._stop_trying()
             if not _hold(self.ledger, -1) and not self.joined:
                 await self.ledger.close()
 
@@ -71,8 +77,9 @@ class Bank:
         return self._waiting.get(asyncio.get_running_loop(), Waiting)
 
     def give_up(self, tenant: str, hold: str) -> None:
-        """Leave the order of those who wait, beside a caller that is being cancelled."""
-        self._beside(self.ledger.release(tenant, hold))
+        """Leave the order of those who wait, and give back what was granted meanwhile, beside a caller that cannot
+        wait."""
+        self._beside(partial(self.ledger.release, tenant, hold))
 
     @property
     def renewals(self) -> Renewals:
@@ -81,20 +88,30 @@ class Bank:
 
     def _renew(self, tenant: str, holds: Sequence[str], ttl: float) -> None:
         """If this fails they are charged in full, and corrected when they are settled."""
-        self._beside(self.ledger.renew(tenant, holds, int(ttl * 1000)))
+        self._beside(partial(self.ledger.renew, tenant, holds, int(ttl * 1000)), patience=0.0)
 
     def take_back(self, settlement: Settlement) -> None:
         """Settle beside a caller that cannot wait: what was held was not used."""
-        self._beside(self.ledger.settle(settlement))
+        self._beside(partial(self.ledger.settle, settlement))
 
-    def _beside(self, work: object) -> None:
-        task = asyncio.ensure_future(_quietly(work))
+    def _beside(self, work: Callable[[], Awaitable[object]], patience: float = PATIENCE) -> None:
+        task = asyncio.create_task(_persistently(work, patience))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _stop_trying(self) -> None:
+        """What is under way is tried once more at the most; what cannot be had is charged in full when it expires."""
+        loop = asyncio.get_running_loop()
+        tasks = [task for task in self._tasks if task.get_loop() is loop]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=_PAUSE)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
     async def settle(self, operations: Sequence[BudgetOp]) -> list[Outcome]:
-        """Do now what no commit of the store carries. A settlement that cannot be had is told to the log: its hold
-        expires, and is charged in full."""
+        """Do now what no commit of the store carries. What cannot be had now is told to the log, and tried again beside
+        the run for as long as the ledger would correct a charge by it."""
         outcomes: list[Outcome] = []
         for operation in operations:
             outcomes.append(await self._settle(operation))
@@ -103,18 +120,23 @@ class Bank:
     async def _settle(self, operation: BudgetOp) -> Outcome:
         for left in range(_TRIES - 1, -1, -1):
             try:
-                if isinstance(operation, Settlement):
-                    return await self.ledger.settle(operation)
-                assert isinstance(operation, Forget)
-                await self.ledger.forget(operation)
-                return None
+                return await self._do(operation)
             except LedgerError as error:
                 if not left:
-                    log.warning(
-                        "A budget's ledger could not be written; what is held is charged in full: %s", error
-                    )
+                    log.warning("A budget's ledger could not be written, and is tried again: %s", error)
+                    self._beside(partial(self._do, operation))
                     return None
             await asyncio.sleep(_PAUSE)
+        return None
+
+    async def _do(self, operation: BudgetOp) -> Outcome:
+        if isinstance(operation, Settlement):
+            settled = await self.ledger.settle(operation)
+            if not settled.known:
+                log.warning("A budget's ledger knows nothing of the hold %s any more.", operation.id)
+            return settled
+        assert isinstance(operation, Forget)
+        await self.ledger.forget(operation)
         return None
 
 
@@ -127,8 +149,22 @@ def _hold(ledger: Ledger, more: int) -> int:
     return count
 
 
-async def _quietly(work: object) -> None:
-    try:
-        await work  # type: ignore[misc]
-    except Exception as error:
-        log.warning("A budget's ledger could not be asked: %s", error)
+async def _persistently(work: Callable[[], Awaitable[object]], patience: float) -> None:
+    """Do *work*, again and again while the ledger is away, for so many seconds."""
+    clock, pause = asyncio.get_running_loop().time, _PAUSE
+    deadline = clock() + patience
+    while True:
+        try:
+            await work()
+            return
+        except LedgerError as error:
+            if clock() + pause > deadline:
+                log.warning(
+                    "A budget's ledger could not be written; what is held is charged in full: %s", error
+                )
+                return
+        except Exception as error:
+            log.warning("A budget's ledger could not be asked: %s", error)
+            return
+        await asyncio.sleep(pause)
+        pause = min(max(2 * pause, 0.01), 30.0)

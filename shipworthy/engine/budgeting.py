@@ -27,6 +27,7 @@ from shipworthy.domain.usage import Charge, Price, Reserved, Usage
 from shipworthy.engine.accounts import NOTHING, Accounts
 from shipworthy.engine.bank import Bank
 from shipworthy.engine.blueprint import Blueprint
+from shipworthy.engine.asking import asked, check
 from shipworthy.engine.failures import failure_of
 from shipworthy.engine.metering import Meter, Run
 from shipworthy.engine.reserving import Reserving
@@ -41,12 +42,21 @@ _encode = msgspec.json.Encoder().encode
 _charge = msgspec.json.Decoder(Charge)
 
 
-async def budgeted(bank: Bank, blueprint: Blueprint, scope: Scope, run_id: str) -> Meter:
-    """The meter of one sitting, by what the budget says now. Raises ConfigurationError, LedgerError."""
+async def budgeted(
+    bank: Bank,
+    blueprint: Blueprint,
+    scope: Scope,
+    run_id: str,
+    settings: ModelSettings,
+    timeout: float | None,
+) -> Meter:
+    """The meter of one sitting, by what the budget says now, which it says within *timeout* seconds. Raises
+    ConfigurationError, LedgerError."""
     budget = bank.budget
     await bank.open()
-    terms = await budget.terms(scope)
-    accounts = Accounts(terms, scope, blueprint.name, run_id)
+    terms = await asked(budget, scope, timeout)
+    check(terms, blueprint.name, settings)
+    accounts = Accounts(terms, scope, blueprint.name, run_id, bank.shared)
     _price(budget, accounts, blueprint.model.name)  # no run begins on a model that cannot be priced
     return BudgetMeter(bank, terms, accounts)
 
@@ -107,6 +117,7 @@ class BudgetMeter:
         self._sizes = [0]
         self._around: int | None = None
         self._name = ""
+        self._ttl = int(terms.ttl * 1000)
         self._clamped: tuple[ModelSettings, ModelSettings] | None = None
         self._told_of: tuple[Line, ...] = ()
         self._freed: list[str] = []
@@ -200,7 +211,7 @@ class BudgetMeter:
             rate_each=rate_each,
             least=min(self._terms.least_output, most),
             most=most,
-            ttl=int(self._terms.ttl * 1000),
+            ttl=self._ttl,
         )
 
     def _input_tokens(self, run: Run, request: ModelRequest) -> int:
@@ -210,7 +221,8 @@ class BudgetMeter:
         for index in range(len(sizes) - 1, len(messages)):
             sizes.append(sizes[-1] + rules.tokens_of(messages[index]))
         if self._around is None:
-            self._around = rules.tokens_around(request.tools, request.output)
+            around = rules.tokens_around(request.tools, request.output)
+            self._around = around + rules.tokens_beside(request.settings.extra)
         by_bytes = self._around + rules.length(request.instructions) + sizes[-1]
         state = run.state
         if state.counted <= 0 or request.purpose != "turn":
@@ -264,14 +276,14 @@ class BudgetMeter:
         return answer if isinstance(answer, Refused) else Refused("spent", 0, line.cap)
 
     def failed(self, run: Run, error: Exception) -> Charge | None:
-        """Nothing but its request where the provider surely did not take it; what arrived of a stream; and everything
-        where it is not known."""
+        """Nothing but its request where the provider surely did not take it; what it reported all the same; what
+        arrived of a stream; and everything where it is not known."""
         attempt = self._attempt
         if attempt is None:
             return None
         if isinstance(error, ModelError) and not error.billable and not attempt.size:
             return self._settle(run, attempt, _free(attempt))
-        return self._settle(run, attempt, _unfinished(attempt))
+        return self._settle(run, attempt, _failed(attempt, getattr(error, "usage", None)))
 
     def abandoned(self, run: Run) -> None:
         if (attempt := self._attempt) is not None:
@@ -407,6 +419,13 @@ def _settlement(
 
 def _free(attempt: Attempt) -> Charge:
     return Charge(0, 0, None if attempt.price is None else 0)
+
+
+def _failed(attempt: Attempt, reported: object) -> Charge:
+    if not isinstance(reported, Usage):
+        return _unfinished(attempt)
+    arrived = attempt.size if attempt.streamed else 0
+    return rules.broken(reported, attempt.reserved, attempt.units, attempt.price, arrived)
 
 
 def _unfinished(attempt: Attempt) -> Charge:

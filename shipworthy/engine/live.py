@@ -185,7 +185,8 @@ class LiveRun:
         written, *event* is not recorded, and what waited waits on."""
         force_setattr(event, "seq", self.state.seq + 1)
         force_setattr(event, "at", time.time_ns() // 1_000_000)
-        events, bodies, operations = [*self._pending, event], dict(self.bodies.fresh), tuple(self.operations)
+        events, operations = [*self._pending, event], self.operations[:]
+        bodies = dict(self.bodies.fresh) if self.bodies.fresh else {}
         batch = Batch(events, bodies, budget=(*operations, hold))
         task = asyncio.current_task()
         cancelled = task.cancelling() if task is not None else 0
@@ -201,7 +202,8 @@ class LiveRun:
             self._publish(events)
             raise
         self._land(event, operations)
-        self._publish(events)
+        if self.watchers:
+            self._publish(events)
         if operations:
             self.meter.told(self, outcomes[:-1])
         granted = outcomes[-1]

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from shipworthy.domain.ledger import Line
-
 
 class Drawing(Protocol):
     """An attempt that draws on limits. `near`: settling it may bring one of them to its warning."""
 
     near: bool
-    lines: tuple[Line, ...]
+
+    @property
+    def watched(self) -> Sequence[str]:
+        """The keys of those among them that have a warning to give."""
+        ...
 
 
 class Nearing:
@@ -26,22 +28,21 @@ class Nearing:
 
     def granted(self, attempt: Drawing) -> None:
         """Remember an attempt that is far from every warning; one that is near brings the others near."""
-        keys = _watched(attempt.lines)
         if attempt.near:
-            for key in keys:
+            for key in attempt.watched:
                 for other in list(self._far.pop(key, {}).values()):
                     other.near = True
             return
-        for key in keys:
-            self._far.setdefault(key, {})[id(attempt)] = attempt
+        for key in attempt.watched:
+            others = self._far.get(key)
+            if others is None:
+                self._far[key] = {id(attempt): attempt}
+            else:
+                others[id(attempt)] = attempt
 
     def settled(self, attempt: Drawing) -> None:
         """Forget an attempt."""
-        for key in _watched(attempt.lines):
+        for key in attempt.watched:
             others = self._far.get(key)
             if others is not None and others.pop(id(attempt), None) is not None and not others:
                 del self._far[key]
-
-
-def _watched(lines: Sequence[Line]) -> list[str]:
-    return [line.key for line in lines if line.soft]

@@ -175,22 +175,26 @@ class Counters:
             self._holds.pop(self._over.popleft(), None)
 
     def _at_once(self, hold: Hold, now: int) -> Granted | None:
-        """`_judged` and `_grant` in one step, for what is nearly always the case: all counters are there, nobody waits,
-        and the most that is asked for fits beside what is spent and held. None: it takes a closer look."""
+        """`_judged` and `_grant` in one step, for what is nearly always the case: nobody waits, and the most that is
+        asked for fits beside what is spent and held. None: it takes a closer look."""
         if self._places or self._caps or hold.rates or hold.final or hold.least > hold.most:
             return None
         lines, base, each, units = hold.lines, hold.base, hold.each, hold.most
-        found: list[Counter] = []
+        found: list[Counter | None] = []
         amounts: list[int] = []
         for index, line in enumerate(lines):
             counter = self._counters.get(line.key)
             amount = base[index] + each[index] * units
-            if counter is None or counter.spent + counter.held + amount > line.cap:
+            used = 0 if counter is None else counter.spent + counter.held
+            if used + amount > line.cap:
                 return None
             found.append(counter)
             amounts.append(amount)
+        if None in found:
+            found = [self._counters.get(line.key) or self._new(line, now) for line in lines]
         near = False
         for index, counter in enumerate(found):
+            assert counter is not None
             counter.used_at = now
             counter.held += amounts[index]
             if counter.spent + counter.held >= lines[index].soft > 0 and not counter.warned:
