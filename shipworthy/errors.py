@@ -356,11 +356,13 @@ class ModelError(ShipworthyError):
     """An attempt on the wire failed. `retry_after` is None where trying again cannot help.
 
     Units: `retry_after` in seconds from now, 0.0 for "at once or by the caller's own backoff". `billable`: whether the
-    provider may bill the attempt; False where it surely does not, because it refused it or never saw it.
+    provider may bill the attempt; False where it surely does not, because it refused it or never saw it. `usage` (a
+    Usage, or None): what the provider reported of it all the same, before or with the error.
     """
 
     retry_after: float | None = None
     billable: bool = True
+    usage: Any = None
 
     def __init__(
         self,

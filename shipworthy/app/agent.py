@@ -9,7 +9,6 @@ from typing import Any, Generic, TypeVar, overload
 
 from shipworthy.app.configuration import (
     NO_TUNING,
-    UNNAMED,
     Tuning,
     factory_of,
     flag_of,
@@ -41,7 +40,7 @@ from shipworthy.domain.messages import Message
 from shipworthy.domain.model import ModelSettings
 from shipworthy.domain.results import Checkpoint, OutputT, RunResult
 from shipworthy.domain.scope import Scope
-from shipworthy.engine.blueprint import Blueprint, Instruction
+from shipworthy.engine.blueprint import UNNAMED, Blueprint, Instruction
 from shipworthy.engine.outcome import result_of
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import AgentInUse, DuplicateTool, InvalidTool
@@ -123,7 +122,7 @@ class Agent(Generic[Deps, OutputT]):
         self._settings = settings_of(settings)
         self._tuning = NO_TUNING if tuning is None else tuning
         self._limits = limits_of(max_turns, timeout, self._tuning)
-        self._budget = None if budget is None else _budget_of(budget)
+        self._budget = None if budget is None else _budget_of(budget, self.name)
         self._service: Service | None = None
         self._recovering: asyncio.Task[None] | None = None
         self._entered = 0
@@ -403,8 +402,8 @@ class Agent(Generic[Deps, OutputT]):
         )
 
 
-def _budget_of(budget: Budget) -> Budget | None:
-    """A budget that is one. Raises ConfigurationError."""
+def _budget_of(budget: Budget, agent: str) -> Budget | None:
+    """A budget that is one, and that *agent* can be held to. Raises ConfigurationError."""
     from shipworthy.app.budgets import budget_of
 
-    return budget_of(budget)
+    return budget_of(budget, agent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
@@ -15,12 +16,14 @@ from shipworthy.domain.budgets import Limit, RateTerm, Terms
 from shipworthy.domain.ledger import NANO, Level, Unit, Window
 from shipworthy.domain.scope import Scope
 from shipworthy.domain.usage import Price
+from shipworthy.engine.asking import check_name
 from shipworthy.engine.windows import is_zone
 from shipworthy.errors import ConfigurationError
 from shipworthy.ports.budget import Budget
 from shipworthy.ports.ledger import Ledger
 from shipworthy.ports.prices import Prices
 from shipworthy.ports.store import Store
+from shipworthy.rules.prices import misprice
 
 Money = float | int | str | Decimal
 _UNITS: dict[str, Unit] = {
@@ -113,13 +116,7 @@ class BudgetConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def terms(self, rates: Sequence[RateTerm] = ()) -> Terms:
         """What the engine is told. Raises ConfigurationError."""
-        limits = tuple(
-            [
-                Limit(field, unit, _cap(field, value, unit), level, "run" if level == "run" else self.window)
-                for field, unit, level in _FIELDS
-                if (value := getattr(self, field)) is not None
-            ]
-        )
+        limits = tuple([limit for field in _FIELDS if (limit := self._limit(*field)) is not None])
         self._check(limits)
         return Terms(
             limits=limits,
@@ -131,11 +128,17 @@ class BudgetConfig(msgspec.Struct, frozen=True, kw_only=True):
             soft=self.soft_warning_at,
             wrap_up=self.wrap_up,
             max_output=self.max_output_tokens_per_call,
-            least_output=min(self.min_output_tokens, self.max_output_tokens_per_call),
-            ttl=seconds("hold_ttl", self.hold_ttl),
+            least_output=self.min_output_tokens,
+            ttl=_ttl(self.hold_ttl),
             on_contention=self.on_contention,
             on_ledger_error=self.on_ledger_error,
         )
+
+    def _limit(self, field: str, unit: Unit, level: Level) -> Limit | None:
+        value = getattr(self, field)
+        if value is None:
+            return None
+        return Limit(field, unit, _cap(field, value, unit), level, "run" if level == "run" else self.window)
 
     def _check(self, limits: Sequence[Limit]) -> None:
         _one_of("window", self.window, _WINDOWS)
@@ -159,16 +162,33 @@ class BudgetConfig(msgspec.Struct, frozen=True, kw_only=True):
             ("min_output_tokens", self.min_output_tokens),
         ):
             _whole(name, count)
-        least = min(self.min_output_tokens, self.max_output_tokens_per_call)
+        least = self.min_output_tokens
+        if least > self.max_output_tokens_per_call:
+            raise ConfigurationError(
+                f"min_output_tokens={least} is above max_output_tokens_per_call={self.max_output_tokens_per_call}.",
+                fix="Lower the one, or raise the other.",
+            )
         for limit in limits:
-            if limit.unit in ("tokens", "output_tokens") and limit.cap < least:
-                raise ConfigurationError(
-                    f"{limit.name}={limit.cap} is below the {least} output tokens that one call asks for at least.",
-                    fix="Raise it, or lower min_output_tokens.",
-                )
+            self._check_room(limit, least)
+
+    def _check_room(self, limit: Limit, least: int) -> None:
+        if limit.unit not in ("tokens", "output_tokens"):
+            return
+        if limit.cap < least:
+            raise ConfigurationError(
+                f"{limit.name}={limit.cap} is below the {least} output tokens that one call asks for at least.",
+                fix="Raise it, or lower min_output_tokens.",
+            )
+        left = limit.cap - math.ceil(limit.cap * self.wrap_up) if limit.level == "run" else limit.cap
+        if left < least:
+            raise ConfigurationError(
+                f"wrap_up={self.wrap_up} leaves {left} tokens of {limit.name}={limit.cap} for normal calls, and each "
+                f"asks for at least {least} of output.",
+                fix="Raise the cap, or lower wrap_up or min_output_tokens.",
+            )
 
 
-_FIELDS = [
+_FIELDS: list[tuple[str, Unit, Level]] = [
     (level + unit, _UNITS[unit], _LEVELS[level])
     for level in _LEVELS
     for unit in _UNITS
@@ -184,6 +204,9 @@ class StandardBudget:
     counters are kept: None for the runtime's own store, "inmemory", "sqlite:<path>", "postgres://...", "redis://...",
     or a ledger. *prices*: what models cost where money is limited, by default those of the package genai-prices.
     *rate_limits* hold for the same accounts. Raises ConfigurationError.
+
+    A function that is async has the run's `timeout=`, or 30 seconds, for its answer. One that is not runs on the event
+    loop and holds everybody up while it does: it cannot be bounded, so it must neither wait nor read files.
     """
 
     def __init__(
@@ -199,7 +222,8 @@ class StandardBudget:
         self._terms: Terms | None = None
         if isinstance(config, BudgetConfig):
             self._terms = config.terms(self._rates)
-        elif callable(config):
+            _check_purpose(self._terms)
+        elif callable(config) and not isinstance(config, type):
             self._plans = config
         else:
             raise ConfigurationError(
@@ -214,16 +238,13 @@ class StandardBudget:
             check_ledger(ledger)
             if ledger.startswith("sqlite:"):  # wherever the process goes from here
                 self._ledger = f"sqlite:{os.path.realpath(ledger.removeprefix('sqlite:'))}"
-        elif ledger is not None and not hasattr(ledger, "reserve"):
+        elif ledger is not None and (isinstance(ledger, type) or not hasattr(ledger, "reserve")):
             raise ConfigurationError(
                 f"ledger={ledger!r} is not a ledger.",
                 fix='Pass "inmemory", "sqlite:./bot.db", "postgres://...", "redis://...", or an InMemoryLedger().',
             )
-        if prices is not None and not hasattr(prices, "price"):
-            raise ConfigurationError(
-                f"prices={prices!r} is not a list of prices.",
-                fix='Pass PriceTable({"provider:model": price_usd(input=3, output=15)}).',
-            )
+        _check_prices(prices)
+        self._priced: dict[str, Price] = {}
 
     @property
     def has_plans(self) -> bool:
@@ -275,17 +296,29 @@ class StandardBudget:
         return config.terms(self._rates)
 
     def price(self, model: str) -> Price | None:
-        """What the model costs, if that is known."""
+        """What the model costs, if that is known. Raises ConfigurationError for what can be no price."""
         if self._prices is None:
             return None
-        return self._prices.price(model)
+        return _price_of(self._prices, model, self._priced)
+
+    @property
+    def fixed(self) -> Terms | None:
+        """The limits, where they are the same for every scope."""
+        return self._terms
 
 
 class NoBudget:
     """Nothing is limited. With *prices* every attempt is priced, so that `result.cost_usd` says what a run cost."""
 
     def __init__(self, *, prices: Prices | None = None) -> None:
+        _check_prices(prices)
         self.prices = prices
+        self._priced: dict[str, Price] = {}
+
+    @property
+    def has_plans(self) -> bool:
+        """Whether the limits are a function of the scope: there are none."""
+        return False
 
     async def open(self) -> None:
         """Load the prices."""
@@ -301,25 +334,66 @@ class NoBudget:
         return _NOTHING
 
     def price(self, model: str) -> Price | None:
-        """What the model costs, if that is known."""
-        return None if self.prices is None else self.prices.price(model)
+        """What the model costs, if that is known. Raises ConfigurationError for what can be no price."""
+        return None if self.prices is None else _price_of(self.prices, model, self._priced)
 
 
 _NOTHING = Terms(soft=0.0)
 
 
-def budget_of(given: Budget | None) -> Budget | None:
-    """What `Agent(budget=)` takes. Raises ConfigurationError."""
+def _check_purpose(terms: Terms) -> None:
+    if not terms.limits and not terms.rates and terms.max_wall_clock is None:
+        raise ConfigurationError(
+            "A budget limits nothing.",
+            fix="Set a limit, such as BudgetConfig(max_cost_usd=1); without any, use NoBudget(), which may have "
+            "prices=, or no budget at all.",
+        )
+
+
+def _check_prices(prices: Any) -> None:
+    methods = [getattr(prices, name, None) for name in ("price", "load")]
+    if prices is not None and (isinstance(prices, type) or not all([callable(method) for method in methods])):
+        raise ConfigurationError(
+            f"prices={prices!r} is not a list of prices.",
+            fix='Pass PriceTable({"provider:model": price_usd(input=3, output=15)}).',
+        )
+
+
+def _price_of(prices: Prices, model: str, known: dict[str, Price]) -> Price | None:
+    """What *prices* say. What they said before is *known* to be right."""
+    try:
+        price = prices.price(model)
+    except Exception as error:
+        raise ConfigurationError(
+            f"prices= raised {type(error).__name__} for {model!r}: {error}",
+            fix="Mend its price(); it gives None for a model that it does not know.",
+        ) from error
+    if price is None or known.get(model) is price:
+        return price
+    if (wrong := misprice(price)) is not None:
+        raise ConfigurationError(
+            f"prices= gave {price!r} for {model!r}: {wrong}.",
+            fix="Make it with price_usd(input=..., output=...).",
+        )
+    known[model] = price
+    return price
+
+
+def budget_of(given: Budget | None, agent: str) -> Budget | None:
+    """What `Agent(budget=)` takes, for an agent of this name. Raises ConfigurationError."""
     if given is None or (isinstance(given, NoBudget) and given.prices is None):
         return None
     if isinstance(given, BudgetConfig):
         raise ConfigurationError(
             "budget= is a BudgetConfig.", fix="Wrap it: budget=StandardBudget(BudgetConfig(...))."
         )
-    if not all([hasattr(given, name) for name in ("terms", "price", "ledger_on", "open")]):
+    is_whole = all([hasattr(given, name) for name in ("terms", "price", "ledger_on", "open")])
+    if isinstance(given, type) or not is_whole:
         raise ConfigurationError(
             f"budget={given!r} is not a budget.", fix="Pass StandardBudget(BudgetConfig(...)) or NoBudget()."
         )
+    if isinstance(given, StandardBudget) and given.fixed is not None:
+        check_name(agent, given.fixed)
     return given
 
 
@@ -337,7 +411,7 @@ def check_ledger(place: str) -> None:
     """Raises ConfigurationError for a text that names no ledger."""
     kind, _, rest = place.partition(":")
     if place == "inmemory" or (
-        kind in ("sqlite", "postgres", "postgresql", "redis", "rediss") and rest.strip("/")
+        kind in ("sqlite", "postgres", "postgresql", "redis", "rediss") and rest.strip("/ ")
     ):
         return
     raise ConfigurationError(
@@ -381,9 +455,10 @@ def make_ledger(place: str) -> Ledger:
 def _cap(name: str, value: Any, unit: Unit) -> int:
     if unit != "cost_usd":
         return _whole(name, value)
+    is_money = isinstance(value, (int, float, Decimal)) or (isinstance(value, str) and "_" not in value)
     try:
-        dollars = Decimal(str(value))
-        cap = int(dollars * NANO) if dollars.is_finite() and not isinstance(value, bool) else 0
+        dollars = Decimal(str(value)) if is_money and not isinstance(value, bool) else Decimal(0)
+        cap = int(dollars * NANO) if dollars.is_finite() else 0
     except ArithmeticError:
         cap = 0
     if not 0 < cap <= _MOST:
@@ -391,6 +466,16 @@ def _cap(name: str, value: Any, unit: Unit) -> int:
             f"{name}={value!r} is not an amount of money.", fix="Pass US dollars above 0."
         )
     return cap
+
+
+def _ttl(value: Any) -> float:
+    ttl = seconds("hold_ttl", value)
+    if ttl < 1:
+        raise ConfigurationError(
+            f"hold_ttl={value!r} is too short: holds would expire while their attempts live.",
+            fix="Pass at least 1 second; 120 is usual.",
+        )
+    return ttl
 
 
 def _whole(name: str, value: Any) -> int:

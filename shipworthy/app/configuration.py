@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,8 +32,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     recover_every: float = 10.0
 
 
-UNNAMED = "agent"
-"""The name of agents that were given none."""
+MOST_TOKENS = 10**9
+"""Tokens that an answer may be asked to have at most: more than any model gives."""
 
 LONGEST = 366 * 86_400
 """Seconds that a timeout may have at most: a year."""
@@ -127,6 +128,14 @@ def settings_of(settings: ModelSettings | None) -> ModelSettings:
         raise ConfigurationError(
             f"settings cannot be kept: {wrong}.", fix="Use plain numbers, texts and JSON data."
         )
+    most = settings.max_tokens
+    if most is not None and (type(most) is not int or not 0 < most <= MOST_TOKENS):
+        raise ConfigurationError(
+            f"settings.max_tokens={most!r} bounds no answer.", fix=f"Pass an int from 1 to {MOST_TOKENS:,}."
+        )
+    for name, value in (("temperature", settings.temperature), ("top_p", settings.top_p)):
+        if value is not None and (isinstance(value, bool) or not 0 <= value < math.inf):
+            raise ConfigurationError(f"settings.{name}={value!r} is impossible.", fix="Pass a number from 0.")
     return settings
 
 

@@ -20,10 +20,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from shipworthy.adapters.dbos import Workflows
-from shipworthy.app.configuration import UNNAMED
 from shipworthy.app.service import is_mine
 from shipworthy.domain.scope import Scope
-from shipworthy.engine.blueprint import Blueprint
+from shipworthy.engine.blueprint import UNNAMED, Blueprint
 from shipworthy.engine.driver import is_over, seat, step
 from shipworthy.engine.follow import wait_until_over
 from shipworthy.engine.live import LiveRun

@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
 
 from shipworthy.adapters.prices.genai import GenaiPrices
-from shipworthy.domain.usage import Price, Tier
+from shipworthy.domain.usage import Price
 from shipworthy.errors import ConfigurationError
 from shipworthy.ports.prices import Prices
+from shipworthy.rules.prices import DEAREST, misprice
 
-NANO = 10**9
 _UP = Context(prec=40, rounding=ROUND_CEILING)
 _DOUBLES = ("scripted", "echo", "mock")
 """Names of the test doubles, which have no provider."""
-DEAREST = 10**6
-"""USD per million tokens, or per request, that a price may be at most: what is above is taken for a slip."""
 
 Usd = float | int | str | Decimal
 """An amount of US dollars. A float counts as it prints: 0.1 is a tenth."""
@@ -127,21 +125,9 @@ def _check_name(name: str) -> None:
 
 
 def _check_price(what: str, price: Price) -> None:
-    if not isinstance(price, Price):
+    if (wrong := misprice(price)) is not None:
         raise ConfigurationError(
-            f"{what} is {price!r}.", fix="Make it with price_usd(input=..., output=...), or use FREE."
-        )
-    parts: list[Price | Tier] = [price, *price.tiers]
-    rates = [price.request]
-    for part in parts:
-        rates += [part.input, part.output, part.cache_read or 0, part.cache_write or 0]
-    if not all([type(rate) is int and 0 <= rate <= DEAREST * NANO for rate in rates]):
-        raise ConfigurationError(
-            f"{what} has an impossible rate: {price!r}.",
-            fix="A Price is in whole billionths of a US dollar per million tokens; price_usd() converts.",
-        )
-    starts = [tier.above for tier in price.tiers]
-    if starts != sorted(set(starts)) or (starts and starts[0] < 0):
-        raise ConfigurationError(
-            f"The tiers of {what} are not in order.", fix="Sort them by `above`, each once."
+            f"{what} is {price!r}: {wrong}.",
+            fix="Make it with price_usd(input=..., output=...), or use FREE; a Price itself is in whole billionths of "
+            f"a US dollar per million tokens, from 0 to {DEAREST:,} dollars, its tiers a tuple sorted by `above`.",
         )

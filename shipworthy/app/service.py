@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from shipworthy.app.configuration import UNNAMED, seconds, settings_of
+from shipworthy.app.configuration import seconds, settings_of
 from shipworthy.app.inputs import Prompt, history_of, new_run_id, prompt_of
 from shipworthy.domain.effects import Settlement
 from shipworthy.domain.events import Event, RunStarted
@@ -20,7 +20,7 @@ from shipworthy.domain.model import ModelSettings
 from shipworthy.domain.results import RunResult
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.engine.begin import Start, begin
-from shipworthy.engine.blueprint import Blueprint
+from shipworthy.engine.blueprint import UNNAMED, Blueprint
 from shipworthy.engine.follow import wait_until_over
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.outcome import result_of

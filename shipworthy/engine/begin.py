@@ -53,7 +53,7 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
     if instructions is None:
         instructions = await _instructions(blueprint, start, run_id)
     limits = start.limits
-    meter = await runtime.meter(blueprint, scope, run_id)
+    meter = await runtime.meter(blueprint, scope, run_id, start.settings, limits.timeout)
     event = RunStarted(
         seq=1,
         at=time.time_ns() // 1_000_000,

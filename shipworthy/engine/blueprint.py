@@ -16,6 +16,9 @@ from shipworthy.ports.output import Output
 from shipworthy.ports.tools import Tool
 from shipworthy.rules.text import clean
 
+UNNAMED = "agent"
+"""The name of agents that were given none."""
+
 Instruction = str | Callable[..., Any]
 
 

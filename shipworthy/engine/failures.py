@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from shipworthy.domain.events import ModelFailed
+from shipworthy.domain.usage import Usage
 from shipworthy.engine.metering import Meter, Run
 from shipworthy.errors import ModelError, ShipworthyError
 from shipworthy.rules.text import clean, described
+
+NOTHING = Usage()
 
 
 def failure_of(run: Run, meter: Meter, error: Exception) -> ModelFailed:
@@ -23,5 +26,6 @@ def failure_of(run: Run, meter: Meter, error: Exception) -> ModelFailed:
         error=type(error).__name__,
         message=said,
         retry_after=retry_after,
+        usage=reported if isinstance(reported := getattr(error, "usage", None), Usage) else NOTHING,
         charged=meter.failed(run, error),
     )

@@ -50,7 +50,8 @@ async def _claim(runtime: Runtime, asked: Resume) -> LiveRun:
             raise SettlementRefused(f"Run {asked.run_id!r} has ended.", fix="Nothing is left to settle.")
         return await load(store, blueprint, asked.scope, asked.run_id)
     deps = await asked.plan.make_deps(scope_of(state), asked.deps)
-    meter = await runtime.meter(blueprint, scope_of(state), asked.run_id)
+    pinned, timeout = state.started.settings, _narrower(state.started.timeout, asked.limits.timeout)
+    meter = await runtime.meter(blueprint, scope_of(state), asked.run_id, pinned, timeout)
     claim = await store.claim(asked.scope, asked.run_id)
     state = replay(await store.read(asked.scope, asked.run_id))  # nobody else appends any more
     run = await _revive(store, blueprint, state, claim.fence, deps, asked.limits, meter)

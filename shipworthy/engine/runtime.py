@@ -7,6 +7,7 @@ import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
+from shipworthy.domain.model import ModelSettings
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.admission import Admission
 from shipworthy.engine.blueprint import Blueprint
@@ -123,13 +124,22 @@ class Runtime:
             bank = self._banks[id(budget)] = Bank(budget, self.store, self._banks.values())
         return bank
 
-    async def meter(self, blueprint: Blueprint, scope: Scope, run_id: str) -> Meter:
-        """The meter of a run's next sitting, by what its budget says now. Raises ConfigurationError, LedgerError."""
+    async def meter(
+        self,
+        blueprint: Blueprint,
+        scope: Scope,
+        run_id: str,
+        settings: ModelSettings | None,
+        timeout: float | None,
+    ) -> Meter:
+        """The meter of a run's next sitting, by what its budget says now, within *timeout* seconds. Raises
+        ConfigurationError, LedgerError."""
         if blueprint.budget is None:
             return UNMETERED
         from shipworthy.engine.budgeting import budgeted
 
-        return await budgeted(self.bank(blueprint.budget), blueprint, scope, run_id)
+        merged = blueprint.settings.merge(settings)
+        return await budgeted(self.bank(blueprint.budget), blueprint, scope, run_id, merged, timeout)
 
     async def sweep(self) -> None:
         """Charge the expired holds of every budget."""

@@ -17,7 +17,9 @@ def _zone(name: str) -> ZoneInfo:
 
 
 def is_zone(name: str) -> bool:
-    """Whether this machine knows a time zone of this name."""
+    """Whether this machine knows a time zone of this name, which means the same on others."""
+    if name == "localtime":  # a file on many machines, with the zone of each
+        return False
     try:
         _zone(name)
     except (ZoneInfoNotFoundError, ValueError, OSError, TypeError):

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from shipworthy.domain.ledger import NANO
 from shipworthy.domain.usage import Price, Tier, Usage
 
 MILLION = 1_000_000
 """Tokens that a rate is for."""
+DEAREST = 10**6
+"""USD per million tokens, or per request, that a price may be at most: what is above is taken for a slip."""
+
+
+def misprice(price: Any) -> str | None:
+    """What is wrong with *price* as a Price, in words: structs do not look at their fields when they are made."""
+    if type(price) is not Price:
+        return "it is no Price"
+    tiers: Any = price.tiers
+    if not isinstance(tiers, tuple) or not all([type(tier) is Tier for tier in tiers]):
+        return "its tiers are no tuple of Tier"
+    rates: list[Any] = [price.request]
+    for part in (price, *tiers):
+        rates += [part.input, part.output]
+        rates += [rate for rate in (part.cache_read, part.cache_write) if rate is not None]
+    if not all([type(rate) is int and 0 <= rate <= DEAREST * NANO for rate in rates]):
+        return "it has an impossible rate"
+    starts = [tier.above for tier in tiers]
+    if not all([type(start) is int and start >= 0 for start in starts]) or starts != sorted(set(starts)):
+        return "its tiers are not in ascending order of whole numbers"
+    return None
 
 
 def cost_of(price: Price, usage: Usage) -> int | None:

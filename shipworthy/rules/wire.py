@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from shipworthy.domain.messages import File, Image, Stored, Text
 from shipworthy.domain.model import ModelRequest
+from shipworthy.domain.usage import Usage
 from shipworthy.errors import ModelError, ModelUnavailable, RateLimited, RequestRejected
+from shipworthy.rules.values import misfit
 
 MAX_WAIT = 3600.0
 """Seconds: a provider that asks for more than an hour is taken to ask for an hour."""
@@ -39,8 +41,9 @@ STATUS = {
 NO_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 
 
-MAY_HAVE_BEGUN = (408, 504, 524)
-"""Statuses of somebody who did not wait for the end: the answer may have been made, and billed, all the same."""
+NOT_BEGUN = frozenset({501, 503, 521, 522, 523, 529})
+"""Statuses from 500 with which a server says that it did not take the request: overloaded, or not reached by its proxy.
+Behind every other one (500, 502, 504, ...) an answer may have been made, and billed, that a gateway then lost."""
 NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ConnectionRefusedError", "gaierror")
 """Names of the transport's errors before a request was sent."""
 
@@ -74,7 +77,7 @@ def failure(
     if status == 429:
         return RateLimited(what, retry_after=wait)
     if status in (408, 409) or status >= 500:
-        return ModelUnavailable(what, retry_after=wait, billable=status in MAY_HAVE_BEGUN)
+        return ModelUnavailable(what, retry_after=wait, billable=may_have_begun(status))
     if status in (401, 403):
         return RequestRejected(
             what, fix=f"Check {key}: the key must be valid, and allowed to use this model."
@@ -82,6 +85,30 @@ def failure(
     if status == 404:
         return RequestRejected(what, fix=f"Check the model's name in {name!r}, and base_url.")
     return RequestRejected(what)
+
+
+def may_have_begun(status: int) -> bool:
+    """Whether an answer with this HTTP status of 300 or more may hide one that the provider made, and bills."""
+    return status == 408 or (status >= 500 and status not in NOT_BEGUN)
+
+
+def while_answering(error: ModelError, usage: Usage | None) -> ModelError:
+    """The error of an attempt whose answer had begun, whatever it says: it is billed, for *usage* as far as that was
+    reported."""
+    error.billable = True
+    error.usage = usage
+    return error
+
+
+def reported(usage: Callable[[], Usage | None]) -> Usage | None:
+    """What a provider reported, if it makes sense: it is asked for beside an error, which it must not replace."""
+    try:
+        made = usage()
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return None
+    if made is None or made == Usage() or misfit(made, Usage) is not None:
+        return None
+    return made
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

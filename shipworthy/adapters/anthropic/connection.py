@@ -25,7 +25,7 @@ from shipworthy.errors import (
 )
 from shipworthy.ports.real_calls import ensure_real_calls_allowed
 from shipworthy.rules.per_loop import PerLoop
-from shipworthy.rules.wire import STATUS, cleaned, failure, was_sent, with_extra
+from shipworthy.rules.wire import STATUS, cleaned, failure, reported, was_sent, while_answering, with_extra
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -93,10 +93,8 @@ class Connection:
                             yield delta
             else:
                 answer = reader.whole(await client.post(path, cast_to=object, body=body, options=options))
-        except ShipworthyError:
-            raise
         except Exception as error:
-            failed = self._translated(error, begun)
+            failed = self._failed(error, begun, reader)
             if failed is None:
                 raise
         if begun and reader.complete:
@@ -105,7 +103,8 @@ class Connection:
             # Raised out here, so that the SDK's exception, with the request and its key, is no context of it.
             raise failed
         if answer is None:
-            raise IncompleteAnswer(f"The stream of {self.name} ended without its terminal event.")
+            cut = IncompleteAnswer(f"The stream of {self.name} ended without its terminal event.")
+            raise while_answering(cut, reported(reader.usage))
         yield answer
 
     async def close(self) -> None:
@@ -139,6 +138,14 @@ class Connection:
         return cast("AsyncAnthropic", given)
 
     # -------------------------------------------------------------------------------------------- errors
+
+    def _failed(self, error: Exception, begun: bool, reader: MessagesReader) -> ModelError | None:
+        """The error of an attempt, with what was reported where the answer had begun; None for what is not the
+        provider's doing."""
+        if isinstance(error, ModelError):  # the reader's own, of what it read
+            return while_answering(error, reported(reader.usage))
+        failed = None if isinstance(error, ShipworthyError) else self._translated(error, begun)
+        return while_answering(failed, reported(reader.usage)) if failed is not None and begun else failed
 
     def _translated(self, error: Any, begun: bool) -> ModelError | None:
         """The one place where the SDK's errors become ours; None for what is not the provider's doing."""

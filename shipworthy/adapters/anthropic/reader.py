@@ -122,6 +122,10 @@ class MessagesReader:
             self._begin(index, block)
         return self.answer()
 
+    def usage(self) -> Usage | None:
+        """What was reported so far: the input with the beginning, the output as it was counted last."""
+        return _usage(self._usage)
+
     def answer(self) -> Answer:
         return Answer(
             parts=self._draft.parts(),

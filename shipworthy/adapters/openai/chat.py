@@ -278,6 +278,10 @@ class ChatReader:
             raise IncompleteAnswer(f"The answer of {self._model!r} has no finish_reason.")
         return self.answer()
 
+    def usage(self) -> Usage | None:
+        """What was reported so far."""
+        return _usage(self._usage or {})
+
     def answer(self) -> Answer:
         finish = FINISH.get(self._finish or "", "other")
         if self._refused:

@@ -233,6 +233,7 @@ class ResponsesReader:
         self._done: dict[int, dict[str, Any]] = {}
         self._calls: dict[int, tuple[int, str]] = {}
         self._response: dict[str, Any] | None = None
+        self._counted: dict[str, Any] = {}
 
     @property
     def complete(self) -> bool:
@@ -262,6 +263,7 @@ class ResponsesReader:
         return ()
 
     def _end(self, response: dict[str, Any]) -> None:
+        self._counted = response.get("usage") or {}
         if response.get("error") or response.get("status") == "failed":
             raise self._failed(response.get("error") or {})
         if response.get("status") not in ("completed", "incomplete"):
@@ -275,6 +277,10 @@ class ResponsesReader:
     def whole(self, data: dict[str, Any]) -> Answer:
         self._end(data)
         return self.answer()
+
+    def usage(self) -> Usage | None:
+        """What was reported, which is with the end, whatever it is."""
+        return _usage(self._counted)
 
     def answer(self) -> Answer:
         response = self._response or {}
