@@ -39,6 +39,7 @@ class Reserving:
     ) -> None:
         self._run, self._bank, self._terms, self._accounts = run, bank, terms, accounts
         self._make, self._event = make, event
+        self._waiting = bank.waiting
         self._places: Places | None = None
         self._hold: Hold | None = None
 
@@ -48,19 +49,20 @@ class Reserving:
         try:
             while True:
                 hold = self._make()
-                if (place := self._behind(hold)) is not None:
+                if self._waiting and (place := self._behind(hold)) is not None:
                     await self._run.commit()  # what is known already does not wait with us
                     await place.turn()
                 elif hold.rates and (pause := self._paused) > 0:
-                    if not all([term.wait for term in self._terms.rates]):
+                    if not any([term.wait for term in self._terms.rates]):
                         self._run.record(_provider_pauses(pause))
                         return None
                     await self._after_the_pause()
                 else:
                     self._hold = hold = self._in_order(hold)
                     answer = await self._asked(hold)
-                    if isinstance(answer, Granted):
+                    if type(answer) is Granted:
                         return answer
+                    assert isinstance(answer, Refused)
                     if not self._worth_waiting(answer):
                         self._stop_at(hold, answer, may_wrap_up)
                         return None
@@ -71,7 +73,8 @@ class Reserving:
                 self._bank.give_up(self._hold.tenant, self._hold.id)
             raise
         finally:
-            self._leave()
+            if self._places is not None:
+                self._leave()
 
     async def _asked(self, hold: Hold) -> Granted | Refused:
         """Reserve and record the event, in one commit where the ledger is the store's own."""
@@ -81,6 +84,8 @@ class Reserving:
         try:
             answer = await (self._charged(hold) if hold.final else self._bank.ledger.reserve(hold))
         except LedgerError as error:
+            if not hold.final:  # it may have landed, and nothing will be sent under it
+                self._bank.give_up(hold.tenant, hold.id)
             if self._terms.on_ledger_error != "allow":
                 raise
             run.record(BudgetUnchecked(error=error.what))
@@ -112,11 +117,8 @@ class Reserving:
 
     def _behind(self, hold: Hold) -> Place | None:
         """Where others came first, if they did."""
-        waiting = self._bank.waiting
-        if not waiting:
-            return None
         if self._places is None:
-            self._places = Places(waiting, self._tenant)
+            self._places = Places(self._waiting, self._tenant)
         return self._places.behind(self._keys(hold))
 
     def _in_order(self, hold: Hold) -> Hold:
@@ -131,7 +133,7 @@ class Reserving:
         rated = refused.cause == "rate"
         key = hold.rates[refused.index].key if rated else hold.lines[refused.index].key
         if self._places is None:
-            self._places = Places(self._bank.waiting, self._tenant)
+            self._places = Places(self._waiting, self._tenant)
         place = self._places.back(self._keys(hold), key)
         await self._run.commit()
         if place is not None:
@@ -146,7 +148,7 @@ class Reserving:
     async def _after_the_pause(self) -> None:
         """Leave the provider alone for as long as it asked for, in nobody's way; who came first goes first."""
         self._leave()
-        place = self._bank.waiting.join(f"provider {self._run.blueprint.model.name}", self._tenant)
+        place = self._waiting.join(f"provider {self._run.blueprint.model.name}", self._tenant)
         try:
             await self._run.commit()
             await place.turn()
