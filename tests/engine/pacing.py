@@ -7,7 +7,16 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from shipworthy import Agent, BudgetConfig, InMemoryLedger, InMemoryRuntime, RateLimit, StandardBudget, Usage
+from shipworthy import (
+    Agent,
+    BudgetConfig,
+    InMemoryLedger,
+    InMemoryRuntime,
+    NoBudget,
+    RateLimit,
+    StandardBudget,
+    Usage,
+)
 from shipworthy.domain.ledger import Granted, Hold, Refused
 from shipworthy.domain.messages import Text
 from shipworthy.domain.model import Answer, ModelRequest
@@ -90,12 +99,14 @@ def paced(
 ) -> Agent[Any, Any]:
     """An agent under rate limits; *limits* are fields of a BudgetConfig."""
     name = limits.pop("name", None)
+    if not limits and not rates:
+        return agent_of(model, NoBudget(), runtime, name)
     budget = StandardBudget(BudgetConfig(**limits), ledger=ledger, rate_limits=rates)
     return agent_of(model, budget, runtime, name)
 
 
 def agent_of(
-    model: Any, budget: StandardBudget, runtime: Any = None, name: str | None = None
+    model: Any, budget: StandardBudget | NoBudget, runtime: Any = None, name: str | None = None
 ) -> Agent[Any, Any]:
     """An agent under a budget that it may share."""
     named = {} if name is None else {"name": name}

@@ -8,10 +8,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from shipworthy import (
     Agent,
     BudgetConfig,
     InMemoryRuntime,
+    NoBudget,
     PriceTable,
     SqliteRuntime,
     StandardBudget,
@@ -99,8 +102,12 @@ class Provider:
         pass
 
 
-def budget(ledger: Any = None, **limits: Any) -> StandardBudget:
-    return StandardBudget(BudgetConfig(**limits), ledger=ledger, prices=PRICES)
+def budget(ledger: Any = None, *, ttl: float | None = None, **limits: Any) -> StandardBudget:
+    """`ttl`: seconds of a hold, fewer than anybody may write down."""
+    made = StandardBudget(BudgetConfig(**limits), ledger=ledger, prices=PRICES)
+    if ttl is not None and made.fixed is not None:
+        made._terms = msgspec.structs.replace(made.fixed, ttl=ttl)
+    return made
 
 
 def spender(model: Any, limits: Any, **options: Any) -> Agent[Any, Any]:
@@ -108,7 +115,11 @@ def spender(model: Any, limits: Any, **options: Any) -> Agent[Any, Any]:
     return Agent(
         "Be brief.",
         model=model,
-        budget=limits if not isinstance(limits, dict) else budget(**limits),
+        budget=limits
+        if not isinstance(limits, dict)
+        else budget(**limits)
+        if limits
+        else NoBudget(prices=PRICES),
         **options,
     )
 

@@ -256,7 +256,7 @@ def test_a_settlement_that_comes_after_its_hold_expired_corrects_it(
         kept: Any = ledger or runtime.store.ledger
         gate = asyncio.Event()
         model = Provider(gate=gate)
-        agent = spender(model, budget(ledger, **EVERYTHING, hold_ttl=0.02), runtime=runtime)
+        agent = spender(model, budget(ledger, **EVERYTHING, ttl=0.02), runtime=runtime)
         task = asyncio.create_task(agent.run("Hi", run_id="r", **ALICE))
         await until(lambda: bool(model.seen))
         await asyncio.sleep(0.03)
@@ -279,7 +279,7 @@ def test_a_hold_is_kept_alive_for_as_long_as_its_attempt_is(monkeypatch: pytest.
 
     async def law() -> None:
         gate = asyncio.Event()
-        agent = spender(Provider(gate=gate), {**EVERYTHING, "hold_ttl": 0.1})
+        agent = spender(Provider(gate=gate), {**EVERYTHING, "ttl": 0.1})
         task = asyncio.create_task(agent.run("Hi", run_id="r", **ALICE))
         await until(lambda: len(renewed) >= 3)
         gate.set()

@@ -39,7 +39,7 @@ LIMITS = {
     "per_user_max_requests": 50,
     "per_user_max_tool_calls": 50,
     "max_output_tokens_per_call": 500,
-    "hold_ttl": 0.3,
+    "ttl": 0.3,
 }
 
 
