@@ -56,6 +56,8 @@ WHERE c.tenant IN ('', ?) AND c.key = ANY (?)"""
 _LOCK = 'SELECT id FROM counters WHERE tenant = %s AND "limit" = %s ORDER BY id FOR UPDATE'
 _SET = """INSERT INTO caps (tenant, "limit", cap) VALUES (%s, %s, %s)
 ON CONFLICT ("limit", tenant) DO UPDATE SET cap = excluded.cap"""
+_FORGIVE = """UPDATE holds SET forgiven = forgiven || ARRAY(SELECT unnest(counters) INTERSECT SELECT unnest(%s::bigint[]))
+WHERE state = 'expired' AND counters && %s::bigint[]"""
 _RECORD = """INSERT INTO changes (at, action, tenant, level, name, unit, "window", amount, who, why)
 VALUES (now_ms(), %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
 _CHANGES = """SELECT at, action, level, tenant, name, unit, "window", amount, who, why FROM changes
@@ -258,6 +260,9 @@ def _reset(connection: Connection, change: Change) -> int:
     query = "SELECT coalesce(sum(spent), 0)::bigint FROM balances WHERE id = ANY (%s)"
     [(was,)] = connection.execute(query, (locked,)).fetchall()
     connection.execute("UPDATE balances SET spent = 0, warned = false WHERE id = ANY (%s)", (locked,))
+    connection.execute(
+        _FORGIVE, (locked, locked)
+    )  # what was reset is not given back when they are settled late
     _record(connection, change, was)
     return int(was)
 

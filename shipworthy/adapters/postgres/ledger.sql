@@ -24,7 +24,8 @@ CREATE TABLE balances (
   spent    bigint NOT NULL DEFAULT 0,         -- of a rate: the microsecond until which what passed is paid for
   held     bigint NOT NULL DEFAULT 0,
   warned   boolean NOT NULL DEFAULT false,
-  used     boolean NOT NULL DEFAULT false     -- there was a grant, or somebody waited
+  used     boolean NOT NULL DEFAULT false,    -- there was a grant, or somebody waited
+  idle     bigint NOT NULL DEFAULT 0          -- of a rate: when something was last taken of it while nothing was owed
 ) WITH (fillfactor = 25);
 CREATE TABLE holds (
   tenant   text COLLATE "C" NOT NULL CHECK (tenant <> ''),
@@ -39,11 +40,14 @@ CREATE TABLE holds (
   note     json NOT NULL,                     -- JSON in JSON on its way: so it may hold what a text may not
   granted  json NOT NULL,                     -- the answers, for who asks again
   settled  json,
+  taken    bigint NOT NULL DEFAULT 0,         -- when
+  forgiven bigint[] NOT NULL DEFAULT '{}',    -- counters that were reset after it expired: it is charged nothing there
   PRIMARY KEY (id, tenant)
 );
 CREATE INDEX holds_until ON holds (state, until);
--- Who waits for room, in the order of the first asking. `hold` is a digest: what a tenant may see of others is that
--- somebody waits for what is everybody's.
+-- Who waits for room, in the order of the first asking (`nth`), wherever that was: of those who wait one is behind
+-- nobody, so that they cannot stand in each other's way for ever. `hold` is a digest: what a tenant may see of others is
+-- that somebody waits for what is everybody's.
 CREATE TABLE places (
   hold bytea PRIMARY KEY, counter bigint NOT NULL, tenant text COLLATE "C" NOT NULL,
   nth bigint GENERATED ALWAYS AS IDENTITY, until bigint NOT NULL
@@ -131,14 +135,14 @@ $$ SELECT div(amount::numeric * period * 1000 + "limit" - 1, "limit")::bigint $$
 
 -- The savepoint is undone, and what the message says is the answer.
 CREATE FUNCTION refuse(o operation, counter bigint, cause text, nth bigint, cap bigint, spent bigint, held bigint,
-  needed bigint, wait bigint) RETURNS void LANGUAGE plpgsql AS $$
+  needed bigint, wait bigint, fits boolean DEFAULT false) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   RAISE EXCEPTION USING ERRCODE = 'SW001', MESSAGE = json_build_object('hold', ticket(o.tenant, o.id)::text,
-    'counter', counter, 'place', CASE cause WHEN 'held' THEN o.place ELSE 0 END,
+    'counter', counter, 'fits', fits, 'place', CASE cause WHEN 'held' THEN o.place ELSE 0 END,
     'refused', json_build_array(cause, nth - 1, cap, spent, held, needed, wait))::text;
 END $$;
 
--- Adds to what is spent, to each counter once. What was reset meanwhile is not given back again.
+-- Adds to what is spent, to each counter once.
 CREATE FUNCTION charge(ids bigint[], freed bigint[], charged bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   UPDATE balances AS b SET held = b.held - u.f, spent = greatest(b.spent + u.c, 0), used = true
@@ -178,7 +182,7 @@ BEGIN
   IF EXISTS (SELECT FROM places AS p WHERE p.counter = ANY (ids) AND p.until >= at) THEN
     SELECT * INTO place FROM places AS p WHERE p.hold = mine AND p.until >= at;
     SELECT array_agg(EXISTS (SELECT FROM places AS p WHERE p.counter = c AND p.until >= at AND p.hold <> mine
-      AND (place.counter IS DISTINCT FROM c OR p.nth < place.nth)) ORDER BY u.n)
+      AND (place.nth IS NULL OR p.nth < place.nth)) ORDER BY u.n)
     INTO queued FROM unnest(ids) WITH ORDINALITY AS u (c, n);
   END IF;
   FOR i IN 1 .. cardinality(o.lines) LOOP
@@ -191,7 +195,8 @@ BEGIN
   FOR i IN 1 .. cardinality(o.lines) LOOP
     amounts[i] := o.base[i] + o.each[i] * units;
     IF queued[i] OR amounts[i] > caps[i] - spent[i] - held[i] THEN
-      PERFORM refuse(o, ids[i], 'held', i, caps[i], spent[i], held[i], amounts[i], 0);
+      PERFORM refuse(o, ids[i], 'held', i, caps[i], spent[i], held[i], amounts[i], 0,
+        amounts[i] <= caps[i] - spent[i] - held[i]);
     END IF;
     near := near OR o.softs[i] > 0 AND NOT warned[i] AND spent[i] + held[i] + amounts[i] >= o.softs[i];
   END LOOP;
@@ -214,7 +219,8 @@ BEGIN
       IF early > 0 THEN
         PERFORM refuse(o, r.id, 'rate', r.n, 0, 0, 0, r.base + r.each * units, ceil(early / 1000)::bigint);
       END IF;
-      UPDATE balances AS b SET spent = greatest(b.spent, at * 1000) + room, used = true WHERE b.id = r.id;
+      UPDATE balances AS b SET spent = greatest(b.spent, at * 1000) + room, used = true,
+        idle = CASE WHEN b.spent <= at * 1000 THEN at ELSE b.idle END WHERE b.id = r.id;
       IF NOT FOUND THEN RAISE EXCEPTION 'a rate went away' USING ERRCODE = 'SW002'; END IF;
       ids := ids || r.id; amounts := amounts || (r.base + r.each * units);
     END LOOP;
@@ -223,14 +229,15 @@ BEGIN
   INSERT INTO holds VALUES (o.tenant, o.id, CASE WHEN o.final THEN 'done' ELSE 'held' END,
     CASE WHEN o.final THEN at ELSE at + o.ttl END, coalesce(ids, '{}'), amounts, o.softs, o.rates, units,
     o.note::json, answer,
-    CASE WHEN o.final THEN json_build_array('settled', o.note::json, '[]'::json, true, units) END);
+    CASE WHEN o.final THEN json_build_array('settled', o.note::json, '[]'::json, true, units) END, at);
   DELETE FROM places AS p WHERE p.hold = mine;
   RETURN answer;
 END $$;
 
--- What was spent in the place of what was held, once. No amounts: all that was reserved.
+-- What was spent in the place of what was held, once. No amounts: all that was reserved. A rate is given back only
+-- what may still be owed: what was taken before nothing was owed, time has paid.
 CREATE FUNCTION settle(o operation) RETURNS json LANGUAGE plpgsql AS $$
-DECLARE h holds%ROWTYPE; lines integer; charged bigint[]; rate json; answer json; counter bigint;
+DECLARE h holds%ROWTYPE; lines integer; charged bigint[]; rate json; answer json; counter bigint; more bigint;
 BEGIN
   SELECT * INTO h FROM holds WHERE tenant = o.tenant AND id = o.id FOR UPDATE;
   IF NOT FOUND THEN RETURN json_build_array('settled', '', '[]'::json, false, 0); END IF;
@@ -244,13 +251,15 @@ BEGIN
   IF h.state = 'held' THEN PERFORM charge(h.counters[:lines], h.amounts[:lines], charged);
   ELSE
     PERFORM charge(h.counters[:lines], array_fill(0::bigint, ARRAY[lines]),
-      ARRAY(SELECT c - a FROM unnest(charged, h.amounts[:lines]) WITH ORDINALITY AS u (c, a, n) ORDER BY n));
+      ARRAY(SELECT CASE WHEN u.id = ANY (h.forgiven) THEN c ELSE c - a END
+        FROM unnest(h.counters[:lines], charged, h.amounts[:lines]) WITH ORDINALITY AS u (id, c, a, n) ORDER BY n));
   END IF;
   IF o.used IS NOT NULL AND h.rates IS NOT NULL THEN
     FOR i IN 1 .. cardinality(h.amounts) - lines LOOP
       rate := h.rates->(i - 1); counter := h.counters[lines + i];
-      UPDATE balances AS b SET spent = b.spent + pace(o.used[i], (rate->>'limit')::bigint, (rate->>'period')::bigint)
-        - pace(h.amounts[lines + i], (rate->>'limit')::bigint, (rate->>'period')::bigint) WHERE b.id = counter;
+      more := pace(o.used[i], (rate->>'limit')::bigint, (rate->>'period')::bigint)
+        - pace(h.amounts[lines + i], (rate->>'limit')::bigint, (rate->>'period')::bigint);
+      UPDATE balances AS b SET spent = b.spent + more WHERE b.id = counter AND (more > 0 OR h.taken >= b.idle);
     END LOOP;
   END IF;
   answer := json_build_array('settled', CASE WHEN o.amounts IS NULL THEN h.note ELSE o.note::json END,
@@ -289,18 +298,23 @@ BEGIN
 END $$;
 
 -- After the savepoint of a batch whose hold was refused: who is patient keeps a place before what was full, and nobody
--- else does. `due`: some hold has expired and is not charged, so that it may be another answer once that is done.
+-- else does. `fits`: only others who came before are in the way there, for which no place is left. `due`: some hold has
+-- expired and is not charged, so that it may be another answer once that is done.
 CREATE FUNCTION refused(whose text, said json) RETURNS json LANGUAGE plpgsql AS $$
 DECLARE mine bytea := said->>'hold'; full_one bigint := said->>'counter'; at bigint := now_ms(); due boolean := false;
 BEGIN
   PERFORM set_config('shipworthy.tenant', whose, true);
   IF (said->>'place')::bigint > 0 THEN
     UPDATE places AS p SET until = at + (said->>'place')::bigint
-    WHERE p.hold = mine AND p.counter = full_one AND p.until >= at;
+    WHERE p.hold = mine AND p.until >= at AND (p.counter = full_one OR (said->>'fits')::boolean);
     IF NOT FOUND THEN
-      DELETE FROM places AS p WHERE p.hold = mine;
-      INSERT INTO places (hold, counter, tenant, until)
-      SELECT mine, c.id, c.tenant, at + (said->>'place')::bigint FROM counters AS c WHERE c.id = full_one;
+      UPDATE places AS p SET until = at + (said->>'place')::bigint, counter = c.id, tenant = c.tenant
+      FROM counters AS c WHERE c.id = full_one AND p.hold = mine AND p.until >= at;
+      IF NOT FOUND THEN
+        DELETE FROM places AS p WHERE p.hold = mine;
+        INSERT INTO places (hold, counter, tenant, until)
+        SELECT mine, c.id, c.tenant, at + (said->>'place')::bigint FROM counters AS c WHERE c.id = full_one;
+      END IF;
       UPDATE balances AS b SET used = true WHERE b.id = full_one AND NOT b.used;
     END IF;
   ELSE DELETE FROM places AS p WHERE p.hold = mine; END IF;
