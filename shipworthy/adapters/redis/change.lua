@@ -11,6 +11,7 @@ for _, key in ipairs(redis.call('ZRANGE', P .. ':limit:' .. limit, 0, -1)) do
   if action == 'reset' then
     was = was + tonumber(redis.call('HGET', name, 'spent'))
     redis.call('HSET', name, 'spent', '0')
+    redis.call('HINCRBY', name, 'epoch', 1) -- what expired before is not given back when it is settled late
   end
   redis.call('HDEL', name, 'warned')
 end

@@ -1,7 +1,7 @@
 -- What all scripts share; each is sent as this text and its own. A script runs alone, so that each is one atomic step.
 --
 -- Keys, all of them behind KEYS[1], which is "{prefix}" and keeps them on one node of a cluster:
---   :counter:<key>   hash     account, unit, window, limit, start, end; spent, held, warned
+--   :counter:<key>   hash     account, unit, window, limit, start, end; spent, held, warned; epoch: its resets
 --   :limit:<limit>   zset     the counters under a limit, by the start of their windows
 --   :tenant:<name>   set      the limits of a tenant ('' of everybody)
 --   :kind:<level>:<unit>:<window>   set   the limits of a kind
@@ -9,8 +9,10 @@
 --   :hold:<id>       hash     tenant, state, units, early, near; lines and rates while they are needed; note, warned
 --   :held            zset     holds by when they expire
 --   :queue:<key>     zset     who waits for a counter, by ticket
---   :place:<id>      hash     the key that a hold waits for, and its tenant; is gone when the place was not kept
---   :rate:<key>      string   the microsecond until which what has passed a rate is paid for
+--   :place:<id>      hash     the key that a hold waits for, its ticket and its tenant; is gone when it was not kept
+--   :tickets         string   the latest ticket
+--   :rate:<key>      hash     owed: the microsecond until which what has passed a rate is paid for; idle: when something
+--                             was last taken of it while nothing was owed
 --   :caps            hash     overrides by limit
 --   :changes         stream   what operators did
 --   :asked:<id>      string   the answer to an operator whose question may come twice
@@ -33,6 +35,7 @@ local time = redis.call('TIME')
 local NOW = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
 local function counter_of(key) return P .. ':counter:' .. key end
+local function epoch_of(key) return redis.call('HGET', counter_of(key), 'epoch') or '0' end
 
 -- The counter of a line, made where there is none.
 local function counter(line)
@@ -69,21 +72,23 @@ local function move(key, soft, held, spent)
   if redis.call('EXISTS', name) == 0 then return false end
   if held ~= '0' then redis.call('HINCRBY', name, 'held', held) end
   local sum = redis.call('HINCRBY', name, 'spent', spent)
-  if sum < 0 then redis.call('HSET', name, 'spent', '0') end -- it was reset meanwhile
+  if sum < 0 then redis.call('HSET', name, 'spent', '0') end
   return soft > 0 and sum >= soft and redis.call('HSETNX', name, 'warned', '1') == 1
 end
 
--- Charge overdue holds in full, *most* at once. Gives how many.
+-- Charge overdue holds in full, *most* at once, and note in which epoch of their counters. Gives how many.
 local function expire(most)
   local due = redis.call('ZRANGEBYSCORE', P .. ':held', '-inf', int(NOW), 'LIMIT', 0, most)
   for _, id in ipairs(due) do
     local name = P .. ':hold:' .. id
     local lines = redis.call('HGET', name, 'lines')
     if lines then
-      for _, line in ipairs(cjson.decode(lines)) do
+      lines = cjson.decode(lines)
+      for _, line in ipairs(lines) do
         move(line[1], 0, minus(line[3]), line[3])
+        line[4] = epoch_of(line[1])
       end
-      redis.call('HSET', name, 'state', 'expired')
+      redis.call('HSET', name, 'state', 'expired', 'lines', cjson.encode(lines))
       redis.call('PEXPIRE', name, DAY)
     end
     redis.call('ZREM', P .. ':held', id)
@@ -131,6 +136,6 @@ end
 -- Note until when what has passed a rate is paid for. A day after that, nobody needs to know.
 local function owe(key, micros)
   micros = math.min(micros, FAR)
-  redis.call('SET', P .. ':rate:' .. key, int(micros))
+  redis.call('HSET', P .. ':rate:' .. key, 'owed', int(micros))
   redis.call('PEXPIREAT', P .. ':rate:' .. key, int(math.max(math.ceil(micros / 1000), NOW) + DAY))
 end

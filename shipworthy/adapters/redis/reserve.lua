@@ -7,23 +7,31 @@ local micros = NOW * 1000
 local known = redis.call('HMGET', name, 'units', 'early', 'near')
 if known[1] then return {1, known[1], known[2], known[3]} end
 
+-- The place that the hold has in the order: the key of the line, and a ticket of the first asking, which it keeps
+-- wherever it waits. So of those who wait one is behind nobody, and they cannot stand in each other's way for ever.
+local place = redis.call('HMGET', P .. ':place:' .. hold.id, 'key', 'ticket', 'tenant')
+local here, ticket = place[1], place[2]
+if place[3] ~= hold.tenant then here, ticket = false, false end
+
 -- Whether somebody waits for a counter who came before; places that were not kept are cleared away.
 local function is_behind(key)
   local queue = P .. ':queue:' .. key
   while true do
-    local first = redis.call('ZRANGE', queue, 0, 0)[1]
-    if not first or first == hold.id then return false end
-    if redis.call('HGET', P .. ':place:' .. first, 'key') == key then return true end
-    redis.call('ZREM', queue, first)
+    local first = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
+    if not first[1] then return false end
+    if redis.call('HGET', P .. ':place:' .. first[1], 'key') == key then
+      return first[1] ~= hold.id and (not ticket or tonumber(first[2]) < tonumber(ticket))
+    end
+    redis.call('ZREM', queue, first[1])
   end
 end
 
--- The units that every cap affords, or nil and what to say.
+-- The units that every cap affords; or nil, what to say, and whether only others who came before are in the way.
 local function judge_lines()
   local units, caps, counters = hold.most, {}, {}
-  local function refused(cause, i, needed)
+  local function refused(cause, i, needed, fits)
     local found = counters[i]
-    return nil, {0, cause, int(i - 1), int(caps[i]), found[1] or '0', found[2] or '0', int(needed), '0'}
+    return nil, {0, cause, int(i - 1), int(caps[i]), found[1] or '0', found[2] or '0', int(needed), '0'}, fits
   end
   for i, line in ipairs(hold.lines) do
     caps[i] = tonumber(redis.call('HGET', P .. ':caps', line.limit) or line.cap)
@@ -40,13 +48,14 @@ local function judge_lines()
   for i, line in ipairs(hold.lines) do
     local needed = hold.base[i] + hold.each[i] * units
     local spent, held = tonumber(counters[i][1] or 0), tonumber(counters[i][2] or 0)
-    if is_behind(line.key) or needed > caps[i] - spent - held then return refused('held', i, needed) end
+    local fits = needed <= caps[i] - spent - held
+    if not fits or is_behind(line.key) then return refused('held', i, needed, fits) end
   end
   return units
 end
 
 local function owed(rate)
-  return math.max(tonumber(redis.call('GET', P .. ':rate:' .. rate.key) or 0), micros)
+  return math.max(tonumber(redis.call('HGET', P .. ':rate:' .. rate.key, 'owed') or 0), micros)
 end
 
 -- What the rates say to so many units: nothing, or a refusal.
@@ -62,18 +71,21 @@ local function judge_rates(units)
   end
 end
 
--- A patient hold's place in the order is before the line that is full, and nowhere else.
-local function keep_place(refused)
+-- A patient hold's place in the order is before the line that is full, and nowhere else; where it fits and only others
+-- are before it, a place that it has stays where it is.
+local function keep_place(refused, fits)
   if refused[2] ~= 'held' or not hold.patient then return give_up_place(hold.id, hold.tenant) end
   local line = hold.lines[tonumber(refused[3]) + 1]
-  local place, queue = P .. ':place:' .. hold.id, P .. ':queue:' .. line.key
-  counter(line)
-  if redis.call('HGET', place, 'key') ~= line.key then give_up_place(hold.id, hold.tenant) end
-  if not redis.call('ZSCORE', queue, hold.id) then
-    redis.call('ZADD', queue, redis.call('INCR', P .. ':tickets'), hold.id)
+  local key = fits and here or line.key
+  if key ~= here then
+    counter(line)
+    give_up_place(hold.id, hold.tenant)
   end
-  redis.call('HSET', place, 'key', line.key, 'tenant', hold.tenant)
-  redis.call('PEXPIRE', place, PLACE)
+  local name, queue = P .. ':place:' .. hold.id, P .. ':queue:' .. key
+  ticket = ticket or redis.call('INCR', P .. ':tickets')
+  redis.call('ZADD', queue, ticket, hold.id)
+  redis.call('HSET', name, 'key', key, 'ticket', ticket, 'tenant', hold.tenant)
+  redis.call('PEXPIRE', name, PLACE)
   redis.call('PEXPIRE', queue, PLACE)
 end
 
@@ -93,8 +105,10 @@ local function grant(units)
   end
   for i, rate in ipairs(hold.rates) do
     local due = cost(hold.rate_base[i] + hold.rate_each[i] * units, rate.period * 1000, rate.limit)
-    owe(rate.key, owed(rate) + due)
-    rates[i] = {rate.key, int(rate.limit), int(rate.period * 1000), int(due)}
+    local before = owed(rate)
+    owe(rate.key, before + due)
+    if before == micros then redis.call('HSET', P .. ':rate:' .. rate.key, 'idle', int(NOW)) end
+    rates[i] = {rate.key, int(rate.limit), int(rate.period * 1000), int(due), int(NOW)}
   end
   local early = table.concat(warned, ',')
   redis.call('HSET', name, 'tenant', hold.tenant, 'units', int(units), 'early', early, 'near', near,
@@ -110,9 +124,9 @@ local function grant(units)
   return {1, int(units), early, near}
 end
 
-local units, refused = judge_lines()
-if refused and refused[2] == 'held' and expire(1000) > 0 then units, refused = judge_lines() end
+local units, refused, fits = judge_lines()
+if refused and refused[2] == 'held' and expire(1000) > 0 then units, refused, fits = judge_lines() end
 if units then refused = judge_rates(units) end
 if not refused then return grant(units) end
-keep_place(refused)
+keep_place(refused, fits)
 return refused

@@ -25,17 +25,21 @@ for i, line in ipairs(lines) do
   local held = back
   if hold[2] == 'expired' then
     local charged = counter_of(line[1])
-    if redis.call('EXISTS', charged) == 1 then redis.call('HINCRBY', charged, 'spent', back) end
+    if redis.call('EXISTS', charged) == 1 and epoch_of(line[1]) == line[4] then
+      redis.call('HINCRBY', charged, 'spent', back)
+    end
     held = '0'
   end
   if move(line[1], tonumber(line[2]), held, amount) then table.insert(warned, int(i - 1)) end
 end
 if used or how == 'release' then
   for i, rate in ipairs(rates) do
-    local owed = redis.call('GET', P .. ':rate:' .. rate[1])
-    if owed then
+    local of = redis.call('HMGET', P .. ':rate:' .. rate[1], 'owed', 'idle')
+    if of[1] then
       local due = used and cost(used[i], tonumber(rate[3]), tonumber(rate[2])) or 0
-      owe(rate[1], tonumber(owed) + due - tonumber(rate[4]))
+      local more = due - tonumber(rate[4])
+      -- what was taken before nothing was owed, time has paid
+      if more > 0 or tonumber(rate[5]) >= tonumber(of[2]) then owe(rate[1], tonumber(of[1]) + more) end
     end
   end
 end
