@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 import msgspec
 
 from shipworthy.domain.budgets import Limit, RateTerm, Terms
 from shipworthy.domain.ledger import Account, Forget, Level, Line, Rate, Unit
+from shipworthy.domain.model import OutputSpec, ToolSpec
 from shipworthy.domain.scope import ANONYMOUS, Scope
 from shipworthy.engine.windows import window_of
+from shipworthy.rules.budgets import tokens_around
 from shipworthy.rules.ledger import account_of, keys_of, rate_key
 
 _NEVER = 1 << 62
@@ -23,9 +26,9 @@ _BY_INPUT = {"requests", "input_tokens"}
 class Drawn(msgspec.Struct, frozen=True, gc=False):
     """What something draws on, and what follows from that alone, so that it is found out once and not in each turn.
 
-    `freed`: keys of what a settlement may give back; `watched`: keys of the lines that have a warning to give;
-    `by_output`: whether anything depends on how long an answer is. The windows of all lines are open from `begins`
-    until `ends`.
+    `freed`: keys of what a settlement may give back; `watched`: keys of the lines that have a warning to give, and that
+    others draw on meanwhile (a run makes one attempt at a time); `by_output`: whether anything depends on how long an
+    answer is. The windows of all lines are open from `begins` until `ends`.
     """
 
     lines: tuple[Line, ...]
@@ -44,36 +47,57 @@ NOTHING = Drawn((), (), 0, _NEVER, (), (), (), (), False)
 
 
 def _drawn(lines: tuple[Line, ...], rates: tuple[Rate, ...]) -> Drawn:
-    units, rated = tuple([line.unit for line in lines]), tuple([rate.unit for rate in rates])
+    units: list[Unit] = [line.unit for line in lines]
+    rated: list[Unit] = [rate.unit for rate in rates]
     return Drawn(
         lines,
         rates,
         max([line.start for line in lines], default=0),
         min([line.end for line in lines if line.end], default=_NEVER),
-        units,
-        rated,
+        tuple(units),
+        tuple(rated),
         tuple([line.key for line in lines] + [rate.key for rate in rates if rate.unit != "requests"]),
-        tuple([line.key for line in lines if line.soft]),
-        not _BY_INPUT.issuperset(units + rated),
+        tuple([line.key for line in lines if line.soft and line.account.level != "run"]),
+        not _BY_INPUT.issuperset([*units, *rated]),
     )
 
 
+class Common:
+    """What runs have in common under the same terms: the limits sorted out, and the lines that were made so far."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
+        self.lines: dict[Limit, Line] = {}
+        self.of_attempts = [limit for limit in terms.limits if limit.unit != "tool_calls"]
+        self.of_calls = [limit for limit in terms.limits if limit.unit == "tool_calls"]
+        self.of_the_run = [limit for limit in terms.limits if limit.level == "run"]
+        self.limits_money = "cost_usd" in [limit.unit for limit in terms.limits]
+
+
 class Shared:
-    """Lines that runs of a user have in common, so that each makes only its own anew. Forgets all when it is full: they
-    are made again."""
+    """What runs of a user have in common, and runs with the same tools, so that each makes only its own anew. Forgets
+    all when it is full: it is made again."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str | None, str], tuple[Terms, dict[Limit, Line]]] = {}
+        self._known: dict[tuple[str, str | None, str], Common] = {}
+        self._around: tuple[Sequence[ToolSpec], OutputSpec | None, int] = (), None, tokens_around((), None)
 
-    def lines(self, terms: Terms, scope: Scope, agent: str) -> dict[Limit, Line]:
-        """The lines of an agent's runs in this scope, as far as they were made."""
+    def common(self, terms: Terms, scope: Scope, agent: str) -> Common:
+        """What an agent's runs in this scope share."""
         whose = (ANONYMOUS, None, agent) if scope.anonymous else (scope.tenant, scope.user, agent)
         known = self._known.get(whose)
-        if known is None or known[0] is not terms:
+        if known is None or known.terms is not terms:
             if len(self._known) >= _MANY:
                 self._known.clear()
-            known = self._known[whose] = terms, {}
-        return known[1]
+            known = self._known[whose] = Common(terms)
+        return known
+
+    def tokens_around(self, tools: tuple[ToolSpec, ...], output: OutputSpec | None) -> int:
+        """`rules.budgets.tokens_around`; schemas are not encoded again for the next run with the same."""
+        known = self._around
+        if known[0] is not tools or known[1] is not output:
+            known = self._around = tools, output, tokens_around(tools, output)
+        return known[2]
 
 
 class Accounts:
@@ -86,15 +110,13 @@ class Accounts:
     def __init__(self, terms: Terms, scope: Scope, agent: str, run_id: str, shared: Shared) -> None:
         self._terms, self._scope = terms, scope
         self._agent, self._run_id = agent, run_id
-        self._of_attempts = [limit for limit in terms.limits if limit.unit != "tool_calls"]
-        self._of_calls = [limit for limit in terms.limits if limit.unit == "tool_calls"]
-        self._shared = shared.lines(terms, scope, agent)
+        self._common = common = shared.common(terms, scope, agent)
         self._keys: dict[Limit, tuple[Account, str, str]] = {}
         self._attempts: dict[tuple[bool, str], Drawn] = {}
         self._calls: Drawn | None = None
-        self.limit_attempts = bool(self._of_attempts or terms.rates)
-        self.counts_calls = bool(self._of_calls)
-        self.limit_money = limits_money(terms)
+        self.limit_attempts = bool(common.of_attempts or terms.rates)
+        self.counts_calls = bool(common.of_calls)
+        self.limit_money = common.limits_money
 
     def of_attempt(self, model: str, *, wrap_up: bool) -> Drawn:
         """What an attempt on *model* draws on, its rates in the order of the terms; a last answer may use what is kept
@@ -102,7 +124,7 @@ class Accounts:
         now = time.time_ns() // 1_000_000
         drawn = self._attempts.get((wrap_up, model))
         if drawn is None or not drawn.begins <= now < drawn.ends:
-            lines = tuple([self._line(limit, wrap_up, now) for limit in self._of_attempts])
+            lines = tuple([self._line(limit, wrap_up, now) for limit in self._common.of_attempts])
             rates = tuple([self._rate(term, model) for term in self._terms.rates])
             drawn = self._attempts[wrap_up, model] = _drawn(lines, rates)
         return drawn
@@ -112,7 +134,7 @@ class Accounts:
         now = time.time_ns() // 1_000_000
         drawn = self._calls
         if drawn is None or not drawn.begins <= now < drawn.ends:
-            lines = tuple([self._line(limit, False, now) for limit in self._of_calls])
+            lines = tuple([self._line(limit, False, now) for limit in self._common.of_calls])
             drawn = self._calls = _drawn(lines, ())
         return drawn.lines
 
@@ -130,7 +152,7 @@ class Accounts:
 
     def of_the_run(self) -> Forget | None:
         """The run's own counters, on which nothing draws once it has ended."""
-        own = [limit for limit in self._terms.limits if limit.level == "run"]
+        own = self._common.of_the_run
         if not own:
             return None
         return Forget(self._scope.tenant, tuple([self._own(limit)[1] for limit in own]))
@@ -138,9 +160,9 @@ class Accounts:
     def _line(self, limit: Limit, wrap_up: bool, now: int) -> Line:
         if limit.level in _OF_ONE_RUN:
             return self._made(limit, wrap_up, now)
-        line = self._shared.get(limit)
+        line = self._common.lines.get(limit)
         if line is None or not line.start <= now < (line.end or _NEVER):
-            line = self._shared[limit] = self._made(limit, wrap_up, now)
+            line = self._common.lines[limit] = self._made(limit, wrap_up, now)
         return line
 
     def _made(self, limit: Limit, wrap_up: bool, now: int) -> Line:
@@ -171,8 +193,3 @@ class Accounts:
         return Rate(
             rate_key(whose, term.unit, term.period), whose, term.unit, term.limit, term.period, term.burst
         )
-
-
-def limits_money(terms: Terms) -> bool:
-    """Whether anything limits what attempts cost."""
-    return any([limit.unit == "cost_usd" for limit in terms.limits])

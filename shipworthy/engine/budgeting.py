@@ -24,10 +24,10 @@ from shipworthy.domain.ledger import BudgetOp, Hold, Line, Outcome, Refused, Set
 from shipworthy.domain.model import Delta, ModelRequest, ModelSettings, ToolCallDelta
 from shipworthy.domain.scope import Scope
 from shipworthy.domain.usage import Charge, Price, Reserved, Usage
-from shipworthy.engine.accounts import NOTHING, Accounts
+from shipworthy.engine.accounts import NOTHING, Accounts, Drawn
+from shipworthy.engine.asking import asked, check
 from shipworthy.engine.bank import Bank
 from shipworthy.engine.blueprint import Blueprint
-from shipworthy.engine.asking import asked, check
 from shipworthy.engine.failures import failure_of
 from shipworthy.engine.metering import Meter, Run
 from shipworthy.engine.reserving import Reserving
@@ -69,32 +69,20 @@ def _price(budget: Budget, accounts: Accounts, model: str) -> Price | None:
     return price
 
 
-class Attempt:
+class Attempt(msgspec.Struct, eq=False):
     """One attempt on the wire. `units`: output tokens that were granted; `size`: bytes of output that arrived; `drawn`:
-    what it draws on, by the last hold that was asked for. A plain class, for its fields are set often."""
+    what it draws on, by the last hold that was asked for."""
 
-    __slots__ = (
-        "clamped",
-        "drawn",
-        "model",
-        "near",
-        "price",
-        "reserved",
-        "size",
-        "streamed",
-        "units",
-        "wraps_up",
-    )
-
-    def __init__(
-        self, model: str, reserved: Reserved, price: Price | None, *, streamed: bool, wraps_up: bool
-    ) -> None:
-        self.model, self.reserved, self.price = model, reserved, price
-        self.streamed, self.wraps_up = streamed, wraps_up
-        self.units = reserved.output_tokens
-        self.clamped = self.near = False
-        self.drawn = NOTHING
-        self.size = 0
+    model: str
+    reserved: Reserved
+    price: Price | None
+    units: int
+    streamed: bool
+    wraps_up: bool
+    drawn: Drawn = NOTHING
+    clamped: bool = False
+    near: bool = False
+    size: int = 0
 
     @property
     def lines(self) -> tuple[Line, ...]:
@@ -135,7 +123,7 @@ class BudgetMeter:
         """`begin`, on a model that may be another one than the agent's."""
         reserved, price = self._bounds(run, request, model)
         wraps_up = request.purpose == "wrap_up"
-        attempt = Attempt(model, reserved, price, streamed=request.stream, wraps_up=wraps_up)
+        attempt = Attempt(model, reserved, price, reserved.output_tokens, request.stream, wraps_up)
         event = ModelRequested(
             ordinal=run.state.ordinal, model=model, purpose=request.purpose, reserved=reserved
         )
@@ -221,7 +209,7 @@ class BudgetMeter:
         for index in range(len(sizes) - 1, len(messages)):
             sizes.append(sizes[-1] + rules.tokens_of(messages[index]))
         if self._around is None:
-            around = rules.tokens_around(request.tools, request.output)
+            around = self._bank.shared.tokens_around(request.tools, request.output)
             self._around = around + rules.tokens_beside(request.settings.extra)
         by_bytes = self._around + rules.length(request.instructions) + sizes[-1]
         state = run.state
@@ -434,13 +422,12 @@ def _unfinished(attempt: Attempt) -> Charge:
     return rules.in_full(attempt.reserved, attempt.units)
 
 
-class Again:
+class Again(msgspec.Struct, eq=False):
     """`ModelRequest.meter` under a budget."""
 
-    __slots__ = ("_meter", "_request", "_run")
-
-    def __init__(self, meter: BudgetMeter, run: Run, request: ModelRequest) -> None:
-        self._meter, self._run, self._request = meter, run, request
+    _meter: BudgetMeter
+    _run: Run
+    _request: ModelRequest
 
     async def again(self, model: str, error: Exception) -> ModelRequest:
         self._run.record(failure_of(self._run, self._meter, error))

@@ -224,8 +224,11 @@ def bases_of(units: Sequence[Unit], hold: Reserved) -> tuple[tuple[int, ...], tu
         return (), ()
     bases: list[int] = []
     eaches: list[int] = []
+    last, base, each = None, 0, 0
     for unit in units:
-        base, each = base_of(unit, hold)
+        if unit is not last:  # mostly they are all of one unit
+            base, each = base_of(unit, hold)
+            last = unit
         bases.append(base)
         eaches.append(each)
     return tuple(bases), tuple(eaches)
