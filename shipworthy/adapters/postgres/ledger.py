@@ -56,7 +56,8 @@ WHERE c.tenant IN ('', ?) AND c.key = ANY (?)"""
 _LOCK = 'SELECT id FROM counters WHERE tenant = %s AND "limit" = %s ORDER BY id FOR UPDATE'
 _SET = """INSERT INTO caps (tenant, "limit", cap) VALUES (%s, %s, %s)
 ON CONFLICT ("limit", tenant) DO UPDATE SET cap = excluded.cap"""
-_FORGIVE = """UPDATE holds SET forgiven = forgiven || ARRAY(SELECT unnest(counters) INTERSECT SELECT unnest(%s::bigint[]))
+_FORGIVE = """UPDATE holds
+SET forgiven = forgiven || ARRAY(SELECT unnest(counters) INTERSECT SELECT unnest(%s::bigint[]))
 WHERE state = 'expired' AND counters && %s::bigint[]"""
 _RECORD = """INSERT INTO changes (at, action, tenant, level, name, unit, "window", amount, who, why)
 VALUES (now_ms(), %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
