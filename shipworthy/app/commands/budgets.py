@@ -45,6 +45,11 @@ _NEEDS: dict[Level, tuple[str, ...]] = {
 }
 _NAMELESS: tuple[Level, ...] = ("user", "tenant")
 """Accounts of runs that name nobody."""
+_UNSEEN = (
+    "note: there is no such counter yet. Nothing says whether a budget limits it: check the names, --unit and "
+    "--window, or name the agent."
+)
+_UNSEEN_OF_AGENT = "note: there is no such counter yet; the cap holds from its first use. Check the names."
 _PLACES = "Pass one of module:agent and --ledger sqlite:<path> (or postgres://..., redis://...)."
 
 
@@ -238,11 +243,8 @@ async def set_cap(
     """Override a cap, or take the override back."""
     scope, account = account_meant(kind.level, whose, books.agent)
     window = await _window(books, kind, scope)
-    if books.budget is None and not await _counters(books, account, kind.unit, window):
-        note(
-            "note: there is no such counter yet. Nothing says whether a budget limits it: check the names, --unit and "
-            "--window, or name the agent."
-        )
+    if not await _counters(books, account, kind.unit, window):
+        note(_UNSEEN if books.budget is None else _UNSEEN_OF_AGENT)
     await books.ledger.set_cap(_OPERATOR, account, kind.unit, window, cap, record.who, record.why)
     said = "the configured one" if cap is None else accounts.amount(kind.unit, cap)
     if printer.as_json:
@@ -300,13 +302,11 @@ async def _counters(books: Books, account: Account, unit: Unit, window: Window) 
 async def _window(books: Books, kind: Kind, scope: Scope) -> Window:
     """The window that is meant: one that the agent's budget has. Raises InputError."""
     if books.budget is None:
-        if kind.window is None:
-            raise InputError(
-                "Which window?",
-                fix="Pass --window hour, day, month or total, as the budget has it, or the agent.",
-            )
-        return kind.window
-    limits = await books.limits(scope)
+        return _said(kind, "Which window?", "as the budget has it, or the agent")
+    try:
+        limits = await books.limits(scope)
+    except ConfigurationError as error:  # a plan that knows no such scope
+        return _said(kind, f"Which window? {error.what}", "as the budget has it")
     fitting: list[Window] = [
         limit.window for limit in limits if (limit.level, limit.unit) == (kind.level, kind.unit)
     ]
@@ -315,6 +315,13 @@ async def _window(books: Books, kind: Kind, scope: Scope) -> Window:
         asked = f"{kind.unit} per {kind.level}{'' if kind.window is None else f' ({kind.window})'}"
         raise InputError(f"The agent's budget does not limit {asked}.", fix=f"It limits {known}.")
     return fitting[0]
+
+
+def _said(kind: Kind, question: str, which: str) -> Window:
+    """The window that the options name. Raises InputError."""
+    if kind.window is None:
+        raise InputError(question, fix=f"Pass --window hour, day, month or total, {which}.")
+    return kind.window
 
 
 # what people write, as values
