@@ -44,6 +44,10 @@ BOT = """
     def plan(scope):
         return BudgetConfig(per_user_max_cost_usd=9 if scope.user == "ada" else 1, max_tokens=50_000, window="month")
 
+    def strict(scope):
+        return {"acme": BudgetConfig(global_max_cost_usd=9, window="month")}[scope.tenant]
+
+    strict = with_budget(StandardBudget(strict, prices=prices))
     agent = with_budget(StandardBudget(config, prices=prices, ledger=os.environ.get("LEDGER")))
     planned = with_budget(StandardBudget(plan, prices=prices))
     forgetful = with_budget(StandardBudget(config, prices=prices), runtime=None)
@@ -329,6 +333,31 @@ def test_with_the_agent_the_window_need_not_be_said_and_a_wrong_one_is_refused(i
     assert code == 1
     assert "does not limit cost_usd per user (hour)" in err
     assert "per_user_max_cost_usd (day)" in err
+
+
+def test_a_cap_of_who_was_never_seen_says_so(invoke: Invoke) -> None:
+    nobody = [*ADA[:-3], "adda", *ADA[-2:]]
+    code, out, err = invoke("budget", "set", "bot:agent", *nobody, "--cap", "0.000000001", *MIA)
+
+    assert code == 0
+    assert "no such counter yet; the cap holds from its first use" in err
+    assert "is $0.000000001 from now on" in out
+
+    spend(invoke, "acme/ada")
+    assert "counter" not in invoke("budget", "set", "bot:agent", *ADA, "--cap", "1", *MIA)[2]
+
+
+def test_a_plan_that_knows_nobody_asks_for_the_window(invoke: Invoke) -> None:
+    everybody = ("--per", "global", "--unit", "cost_usd", "--cap", "5", *MIA)
+    code, _, err = invoke("budget", "set", "bot:strict", *everybody)
+
+    assert code == 1
+    assert "KeyError" in err
+    assert "--window" in err
+
+    code, out, _ = invoke("budget", "set", "bot:strict", *everybody, "--window", "month")
+    assert code == 0
+    assert "the cap of cost_usd (month) is $5" in out
 
 
 def test_reset_asks_and_is_refused_where_nobody_answers(invoke: Invoke) -> None:
