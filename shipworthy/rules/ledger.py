@@ -11,6 +11,9 @@ from shipworthy.domain.scope import ANONYMOUS, Scope
 
 MICROS = 1000
 """Microseconds in a millisecond: what a rate owes is kept in microseconds."""
+SLACK = 1_000
+"""Milliseconds by which what a clock said may lie ahead before that clock is taken to have been set right since."""
+_DAY = 86_400_000 * MICROS
 
 
 _names = msgspec.json.Encoder()
@@ -73,6 +76,11 @@ def belongs(account: Account, tenant: str | None, user: str | None) -> bool:
     return user is None or (account.level == "user" and account.name == _names.encode([user]).decode())
 
 
+def of_one_run(account: Account) -> bool:
+    """Whether only one run ever draws on an account (see `account_of`)."""
+    return account.level == "run" or (account.level == "session" and account.name.startswith("[null,"))
+
+
 def verdict(
     hold: Hold, caps: Sequence[int], spent: Sequence[int], held: Sequence[int], queued: Sequence[bool]
 ) -> Granted | Refused:
@@ -97,14 +105,43 @@ def verdict(
     return Granted(units)
 
 
+def is_full(refused: Refused) -> bool:
+    """Whether a line that others hold had no room, and it was not only that somebody else came before."""
+    return refused.needed > refused.cap - refused.spent - refused.held
+
+
 def cost(rate: Rate, amount: int) -> int:
     """Microseconds that *amount* takes at this rate, rounded up."""
     return -(-amount * rate.period * MICROS // rate.limit)
 
 
+def owing(rate: Rate, owed: int, now: int) -> int:
+    """What a rate owes: the time until which what has passed is paid for; it and *now* in microseconds. No more than
+    for a burst or a day, or it stems from a clock that was ahead."""
+    return min(owed, now + max(cost(rate, rate.burst), _DAY))
+
+
 def wait_for(rate: Rate, owed: int, amount: int, now: int) -> int:
-    """Milliseconds until *amount* may pass, 0 for now. `owed`: the time until which what has passed is paid for; it and
-    *now* in microseconds."""
+    """Milliseconds until *amount* may pass, 0 for now. *owed* and *now* as in `owing`."""
     due = cost(rate, amount)
-    early = max(owed, now) + due - now - max(cost(rate, rate.burst), due)
+    early = max(owing(rate, owed, now), now) + due - now - max(cost(rate, rate.burst), due)
     return -(-early // MICROS) if early > 0 else 0
+
+
+def passed(rate: Rate, owed: int, idle_at: int, amount: int, at: int) -> tuple[int, int]:
+    """What a rate owes when *amount* has passed at the millisecond *at*, and when something last passed while nothing
+    was owed (never: 0)."""
+    now = at * MICROS
+    if owed <= now or idle_at > at:  # the latter of a clock that was ahead
+        idle_at = at
+    return max(owing(rate, owed, now), now) + cost(rate, amount), idle_at
+
+
+def corrected(rate: Rate, reserved: int, used: int, taken: int, idle_at: int) -> int:
+    """By how much it changes what a rate owes that of what was reserved, at the millisecond *taken*, so much was used.
+
+    What was taken before the rate was idle is paid for: time did that. To give it back would let pass what never was
+    in the way.
+    """
+    change = cost(rate, used) - cost(rate, reserved)
+    return change if taken >= idle_at else max(change, 0)

@@ -14,7 +14,16 @@ from shipworthy.adapters.inmemory.ledger import InMemoryLedger
 from shipworthy.adapters.postgres import PostgresStore
 from shipworthy.adapters.redis import RedisLedger
 from shipworthy.adapters.sqlite import SqliteStore, budget
-from shipworthy.testing.contracts.ledger import LAWS, SHARED_LAWS, Law, Ledgers, OwnLedger, check, name
+from shipworthy.testing.contracts.ledger import (
+    CLOCK_LAWS,
+    LAWS,
+    SHARED_LAWS,
+    Law,
+    Ledgers,
+    OwnLedger,
+    check,
+    name,
+)
 from tests.servers.postgres import a_database
 
 
@@ -82,12 +91,12 @@ def emptied(one_database: str) -> str:
     return one_database
 
 
-@pytest.mark.parametrize("law", LAWS + SHARED_LAWS, ids=name)
+@pytest.mark.parametrize("law", LAWS + SHARED_LAWS + CLOCK_LAWS, ids=name)
 def test_the_ledger_in_memory(law: Law, monkeypatch: pytest.MonkeyPatch) -> None:
     check(law, InMemory(monkeypatch))
 
 
-@pytest.mark.parametrize("law", LAWS + SHARED_LAWS, ids=name)
+@pytest.mark.parametrize("law", LAWS + SHARED_LAWS + CLOCK_LAWS, ids=name)
 def test_the_ledger_in_sqlite(law: Law, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check(law, OnSqlite(monkeypatch, tmp_path / "ledger.db"))
 

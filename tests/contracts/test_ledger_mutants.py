@@ -27,13 +27,14 @@ from shipworthy.domain.ledger import (
 )
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import HoldRefused
-from shipworthy.testing.contracts.ledger import LAWS, check, expiry, ledgers, name
+from shipworthy.rules import ledger as rules
+from shipworthy.testing.contracts.ledger import CLOCK_LAWS, LAWS, check, expiry, ledgers, name
 from shipworthy.testing.contracts.store import LAWS as STORE_LAWS
 from shipworthy.testing.contracts.store import check as check_store
 from tests.contracts.test_ledger import InMemory
 from tests.contracts.test_store import InMemory as InMemoryWorkers
 
-CAUGHT_BY = {name(law): law for law in LAWS}
+CAUGHT_BY = {name(law): law for law in LAWS + CLOCK_LAWS}
 STORE_CAUGHT_BY = {name(law): law for law in STORE_LAWS}
 
 
@@ -172,34 +173,31 @@ class ChargesLateOnTop(Mutant):
 
     def put(self, settlement: Settlement) -> Settled:
         if (held := self._holds.get(settlement.id)) is not None and held.state == "expired":
-            held.amounts = (0,) * len(held.amounts)
+            held.charged = (0,) * len(held.amounts)
         return super().put(settlement)
 
 
 class GivesBackWhatWasReset(Mutant):
     caught = "what_was_reset_is_not_given_back"
 
-    def put(self, settlement: Settlement) -> Settled:
-        held = self._holds.get(settlement.id)
-        before = (
-            [] if held is None else [(line.key, self._counters[line.key].spent) for line in held.hold.lines]
-        )
-        reserved = () if held is None else held.amounts
-        late = held is not None and held.state == "expired"
-        answer = super().put(settlement)
-        if late:
-            for (key, spent), was, amount in zip(
-                before, reserved, settlement.amounts or reserved, strict=True
-            ):
-                self._counters[key].spent = spent + amount - was
-        return answer
+    def _write_off(self, limit: str) -> None:
+        pass
+
+
+class WritesOffWhatItHolds(Mutant):
+    caught = "what_expires_after_a_reset_is_corrected"
+
+    def _write_off(self, limit: str) -> None:
+        for held in self._holds.values():
+            held.amounts = (0,) * len(held.amounts)
+        super()._write_off(limit)
 
 
 class SeesExpiryOnlyInSweep(Mutant):
     caught = "who_needs_the_room_sees_what_expired"
 
     def take(self, hold: Hold) -> Granted | Refused:
-        self._next_expiry = 2**63
+        self._next_expiry = inmemory.now_ms() + inmemory.LOOK
         return super().take(hold)
 
 
@@ -232,8 +230,10 @@ class ServesWhoCameLast(Mutant):
 
     def _keep_place(self, hold: Hold, refused: Refused, now: int) -> None:
         super()._keep_place(hold, refused, now)
-        queue = self._counters[hold.lines[refused.index].key].queue
-        queue.update({one: queue.pop(one) for one in list(queue) if one != hold.id})
+        counter = self._counters[hold.lines[refused.index].key]
+        place = counter.queue.pop(hold.id)
+        place.ticket = -next(self._tickets)
+        counter.queue = {hold.id: place, **counter.queue}
 
 
 class KeepsPlacesForEverybody(Mutant):
@@ -246,8 +246,49 @@ class KeepsPlacesForEverybody(Mutant):
 class KeepsPlacesForever(Mutant):
     caught = "a_place_that_is_not_kept_is_lost"
 
+    def _is_kept(self, place: inmemory.Place, now: int) -> bool:
+        return True
+
+
+class WaitsWhereverItIsRefused(Mutant):
+    caught = "a_place_stays_where_only_the_order_is_in_the_way"
+
     def _keep_place(self, hold: Hold, refused: Refused, now: int) -> None:
-        super()._keep_place(hold, refused, now * 1000)
+        super()._keep_place(hold, msgspec.structs.replace(refused, cap=refused.spent), now)
+
+
+class StandsBehindAllOthersOnALine(Mutant):
+    caught = "who_waits_on_another_line_is_served_in_order_too"
+
+    def _is_behind(self, queue: dict[str, inmemory.Place], mine: inmemory.Place | None, now: int) -> bool:
+        return super()._is_behind(queue, mine if mine in queue.values() else None, now)
+
+
+class AgesAnewOnAnotherLine(Mutant):
+    caught = "a_place_moves_with_its_age"
+
+    def _keep_place(self, hold: Hold, refused: Refused, now: int) -> None:
+        if (
+            place := self._places.get(hold.id)
+        ) and refused.needed + refused.spent + refused.held > refused.cap:
+            self._give_up_place(place.tenant, hold.id)
+        super()._keep_place(hold, refused, now)
+
+
+class GivesBackWhatTimeHasPaid(Mutant):
+    caught = "what_time_has_paid_is_not_given_back"
+
+    def put(self, settlement: Settlement) -> Settled:
+        self._idle_at.clear()
+        return super().put(settlement)
+
+
+class ForgetsWhatIsAboveAnIdleRate(Mutant):
+    caught = "what_time_has_paid_is_not_given_back"
+
+    def _give_back(self, held: inmemory.Held, used: Sequence[int]) -> None:
+        if all(held.taken >= self._idle_at.get(rate.key, 0) for rate in held.hold.rates):
+            super()._give_back(held, used)
 
 
 class GivesNoRateBack(Mutant):
@@ -352,12 +393,46 @@ class ShowsEverybodyEverything(Mutant):
         return [(0, 0) if counter is None else (counter.spent, counter.held) for counter in found]
 
 
+class KeepsPlacesOfAClockThatWasAhead(Mutant):
+    caught = "a_place_of_a_clock_that_was_ahead_is_none"
+
+    def _is_kept(self, place: inmemory.Place, now: int) -> bool:
+        return place.until >= now
+
+
+class LooksWhenTheClockIsBackWhereItWas(Mutant):
+    caught = "a_hold_of_a_clock_that_was_ahead_expires"
+
+    def _expire(self, now: int) -> int:
+        for held in self._holds.values():
+            held.renewed = max(held.until, now)
+        return super()._expire(now)
+
+
+class LetsHoldsLiveAsTheyWereMade(Mutant):
+    caught = "a_clock_that_is_right_changes_nothing"
+
+    def _expire(self, now: int) -> int:
+        for held in self._holds.values():
+            held.renewed = None
+        return super()._expire(now)
+
+
 @pytest.mark.parametrize("mutant", Mutant.__subclasses__(), ids=lambda mutant: mutant.__name__)
 def test_a_law_catches_the_broken_ledger(mutant: type[Mutant], monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (ledgers, expiry):
         monkeypatch.setattr(module, "GENEROUS", 0.3)
     with pytest.raises(AssertionError):
         check(CAUGHT_BY[mutant.caught], InMemory(monkeypatch, mutant()))
+
+
+def test_a_law_catches_a_ledger_that_believes_what_a_clock_ahead_owed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rules, "owing", lambda rate, owed, now: owed)
+    monkeypatch.setattr(inmemory, "owing", rules.owing)
+    with pytest.raises(AssertionError):
+        check(CAUGHT_BY["a_clock_that_was_ahead_owes_no_more_than_a_burst"], InMemory(monkeypatch))
 
 
 def test_a_law_catches_keys_that_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import threading
 import time
 from collections import deque
@@ -24,16 +26,29 @@ from shipworthy.domain.ledger import (
     Settlement,
 )
 from shipworthy.errors import HoldRefused, LedgerFull
-from shipworthy.rules.ledger import MICROS, cost, verdict, wait_for
+from shipworthy.rules.ledger import (
+    MICROS,
+    SLACK,
+    corrected,
+    is_full,
+    of_one_run,
+    owing,
+    passed,
+    verdict,
+    wait_for,
+)
 
 PLACE = 5_000
 """Milliseconds for which who waits keeps its place without asking again."""
+LOOK = 60_000
+"""Milliseconds after which holds are looked through again, though none was known to be overdue."""
+_NEVER = 1 << 62
 REMEMBERED = 10_000
 """Holds of which it is remembered what became of them, and changes that operators made."""
 
 
 class Counter:
-    """`queue`: the holds that wait for room here, in their order, and until when they keep their place. A plain class,
+    """`queue`: the places of those who wait for room here, by hold and in the order of their tickets. A plain class,
     for its fields are set more often than anything else here, and a Struct takes three times as long for that."""
 
     __slots__ = ("held", "line", "queue", "spent", "used_at", "warned")
@@ -42,11 +57,22 @@ class Counter:
         self.line, self.used_at = line, now
         self.spent = self.held = 0
         self.warned = False
-        self.queue: dict[str, int] = {}
+        self.queue: dict[str, Place] = {}
+
+
+class Place(msgspec.Struct, gc=False):
+    """Where a hold waits. `ticket` is its age in the order of all who wait, wherever that is; `until`: when it is lost
+    unless the hold asks again."""
+
+    tenant: str
+    counter: Counter
+    ticket: int
+    until: int
 
 
 class Held(msgspec.Struct, gc=False):
-    """A hold that was granted. `until`: when it expires."""
+    """A hold that was granted. `until`: when it expires; `renewed`: for how long it was the last time; `taken`: when,
+    if it draws on rates. `charged`: by line, what was spent for it since it expired, without what was reset."""
 
     hold: Hold
     granted: Granted
@@ -54,6 +80,9 @@ class Held(msgspec.Struct, gc=False):
     until: int
     state: Literal["held", "expired", "done"] = "held"
     settled: Settled = Settled()
+    renewed: int | None = None
+    taken: int = 0
+    charged: tuple[int, ...] = ()
 
 
 class Counters:
@@ -64,10 +93,14 @@ class Counters:
         self._idle = int(idle * 1000)
         self._counters: dict[str, Counter] = {}
         self._accounts: dict[Account, set[str]] = {}
+        self._counted = 0  # of them, those of which there may be *max_users*
+        self._full = 0, 0  # from when until when none of them can make room
         self._holds: dict[str, Held] = {}
         self._over: deque[str] = deque()
-        self._places: dict[str, tuple[str, Counter]] = {}  # whose it is, and where
+        self._places: dict[str, Place] = {}
+        self._tickets = itertools.count()
         self._owed: dict[str, int] = {}
+        self._idle_at: dict[str, int] = {}
         self._caps: dict[str, int] = {}
         self._changes: deque[Change] = deque(maxlen=REMEMBERED)
         self._carried: dict[tuple[str, str], int] = {}  # by origin and key
@@ -106,7 +139,7 @@ class Counters:
         if (
             type(answer) is Refused
             and answer.cause == "held"
-            and now >= self._next_expiry
+            and not now < self._next_expiry <= now + LOOK  # later: by a clock that was ahead
             and self._expire(now)
         ):
             answer = self._judged(hold, now)
@@ -136,8 +169,8 @@ class Counters:
             if was_held:
                 counter.held -= reserved[index]
                 counter.spent += amounts[index]
-            else:  # what was reset meanwhile is not given back again
-                counter.spent = max(counter.spent + amounts[index] - reserved[index], 0)
+            else:
+                counter.spent = max(counter.spent + amounts[index] - held.charged[index], 0)
             if counter.spent >= line.soft > 0 and not counter.warned:
                 counter.warned = True
                 warned += (index,)
@@ -153,11 +186,9 @@ class Counters:
         """Take from what its rates owe what a hold did not use of them."""
         hold = held.hold
         for rate, base, each, amount in zip(hold.rates, hold.rate_base, hold.rate_each, used, strict=True):
-            self._owed[rate.key] = (
-                self._owed.get(rate.key, 0)
-                + cost(rate, amount)
-                - cost(rate, base + each * held.granted.units)
-            )
+            reserved, idle_at = base + each * held.granted.units, self._idle_at.get(rate.key, 0)
+            change = corrected(rate, reserved, amount, held.taken, idle_at)
+            self._owed[rate.key] = self._owed.get(rate.key, 0) + change
 
     def drop(self, forget: Forget) -> None:
         """`forget`, under the lock."""
@@ -165,6 +196,7 @@ class Counters:
             counter = self._counters.get(key)
             if counter is not None and counter.line.account.tenant == forget.tenant:
                 self._drop(key)
+                self._full = 0, 0
 
     # parts
 
@@ -191,7 +223,7 @@ class Counters:
             found.append(counter)
             amounts.append(amount)
         if None in found:
-            found = [self._counters.get(line.key) or self._new(line, now) for line in lines]
+            found = [*self._found(lines, now)]
         near = False
         for index, counter in enumerate(found):
             assert counter is not None
@@ -210,6 +242,7 @@ class Counters:
         spent: list[int] = []
         held: list[int] = []
         queued: list[bool] = []
+        mine = self._place(hold.id, now) if self._places else None
         for line in hold.lines:
             counter = self._counters.get(line.key)
             caps.append(self._caps.get(line.limit, line.cap) if self._caps else line.cap)
@@ -220,19 +253,21 @@ class Counters:
             else:
                 spent.append(counter.spent)
                 held.append(counter.held)
-                queued.append(bool(counter.queue) and _is_behind(counter.queue, hold.id, now))
+                queued.append(bool(counter.queue) and self._is_behind(counter.queue, mine, now))
         answer = verdict(hold, caps, spent, held, queued)
         if hold.rates and type(answer) is Granted:
             micros = now * MICROS
             for index, rate in enumerate(hold.rates):
                 amount = hold.rate_base[index] + hold.rate_each[index] * answer.units
-                if wait := wait_for(rate, self._owed.get(rate.key, 0), amount, micros):
+                owed = self._owed.get(rate.key, 0)
+                if wait := wait_for(rate, owed, amount, micros):
+                    self._owed[rate.key] = owing(rate, owed, micros)
                     return Refused("rate", index, needed=amount, wait=wait)
         return answer
 
     def _grant(self, hold: Hold, granted: Granted, now: int) -> Granted:
         units = granted.units
-        counters = [self._counters.get(line.key) or self._new(line, now) for line in hold.lines]
+        counters = self._found(hold.lines, now)
         amounts: list[int] = []
         warned: list[int] = []
         near = False
@@ -251,13 +286,14 @@ class Counters:
                 counter.warned = True
                 warned.append(index)
         for rate, base, each in zip(hold.rates, hold.rate_base, hold.rate_each, strict=True):
-            self._owed[rate.key] = max(self._owed.get(rate.key, 0), now * MICROS) + cost(
-                rate, base + each * units
+            owed, idle_at = self._owed.get(rate.key, 0), self._idle_at.get(rate.key, 0)
+            self._owed[rate.key], self._idle_at[rate.key] = passed(
+                rate, owed, idle_at, base + each * units, now
             )
         granted = Granted(units, tuple(warned), near)
         until = now + hold.ttl
         self._holds[hold.id] = held = Held(
-            hold, granted, tuple(amounts), until, settled=Settled(hold.note, units=units)
+            hold, granted, tuple(amounts), until, settled=Settled(hold.note, units=units), taken=now
         )
         if hold.final:
             held.state = "done"
@@ -269,25 +305,30 @@ class Counters:
         return granted
 
     def _tidy(self, now: int) -> None:
-        """Forget places that were not kept, and rates of which nothing is owed."""
-        for hold, (tenant, counter) in list(self._places.items()):
-            if counter.queue.get(hold, 0) < now:
-                self._give_up_place(tenant, hold)
-        for rate in [rate for rate, owed in self._owed.items() if owed < now * MICROS]:
-            del self._owed[rate]
+        """Forget places that were not kept, and rates of which nothing is owed and nothing is left to settle."""
+        for hold, place in list(self._places.items()):
+            if not self._is_kept(place, now):
+                self._give_up_place(place.tenant, hold)
+        open = {rate.key for held in self._holds.values() if held.state != "done" for rate in held.hold.rates}
+        for key in [key for key, owed in self._owed.items() if owed < now * MICROS and key not in open]:
+            del self._owed[key]
+            self._idle_at.pop(key, None)
 
     def _expire(self, now: int) -> int:
         """Charge in full what is overdue."""
         expired = 0
-        self._next_expiry = now + 60_000
+        self._next_expiry = now + LOOK
         for held in list(self._holds.values()):
             if held.state != "held":
                 continue
+            longest = now + (held.hold.ttl if held.renewed is None else held.renewed)
+            if held.until > longest + SLACK:  # by a clock that was ahead
+                held.until = longest
             if held.until > now:
                 self._next_expiry = min(self._next_expiry, held.until)
                 continue
             expired += 1
-            held.state = "expired"
+            held.state, held.charged = "expired", held.amounts
             self._remember(held)
             for line, amount in zip(held.hold.lines, held.amounts, strict=True):
                 if (counter := self._counters.get(line.key)) is not None:
@@ -296,73 +337,120 @@ class Counters:
         return expired
 
     def _keep_place(self, hold: Hold, refused: Refused, now: int) -> None:
-        """A patient hold's place in the order is before the line that is full, and nowhere else."""
+        """A patient hold's place in the order is before the line that is full, and nowhere else; it stays where it is
+        while only the order is in the way."""
         if refused.cause != "held" or not hold.patient:
             return self._give_up_place(hold.tenant, hold.id)
-        line = hold.lines[refused.index]
-        counter = self._counters.get(line.key) or self._new(line, now)
-        if (before := self._places.get(hold.id)) is not None and before[1] is not counter:
-            self._give_up_place(hold.tenant, hold.id)
-        counter.queue[hold.id] = now + PLACE
-        self._places[hold.id] = hold.tenant, counter
+        place, until = self._place(hold.id, now), now + PLACE
+        if place is not None and not is_full(refused):
+            place.until = until
+            return None
+        [counter] = self._found([hold.lines[refused.index]], now)
+        ticket = next(self._tickets) if place is None else place.ticket
+        if place is not None and place.counter is counter:
+            place.until = until
+            return None
+        self._give_up_place(hold.tenant, hold.id)
+        self._places[hold.id] = counter.queue[hold.id] = Place(hold.tenant, counter, ticket, until)
+        if place is not None:
+            counter.queue = dict(sorted(counter.queue.items(), key=lambda one: one[1].ticket))
         return None
+
+    def _place(self, hold: str, now: int) -> Place | None:
+        """Where a hold waits, if its place was kept."""
+        place = self._places.get(hold)
+        return place if place is not None and self._is_kept(place, now) else None
+
+    def _is_kept(self, place: Place, now: int) -> bool:
+        """What would be kept for longer than any place stems from a clock that was ahead."""
+        return now <= place.until <= now + PLACE + SLACK
+
+    def _is_behind(self, queue: dict[str, Place], mine: Place | None, now: int) -> bool:
+        """Whether somebody waits who came before; places that were not kept are cleared away."""
+        while queue:
+            hold, first = next(iter(queue.items()))
+            if mine is not None and first.ticket >= mine.ticket:
+                return False
+            if self._is_kept(first, now):
+                return True
+            self._give_up_place(first.tenant, hold)
+            queue.pop(hold, None)
+        return False
 
     def _give_up_place(self, tenant: str, hold: str) -> None:
         place = self._places.get(hold)
-        if place is not None and place[0] == tenant:
+        if place is not None and place.tenant == tenant:
             del self._places[hold]
-            place[1].queue.pop(hold, None)
+            place.counter.queue.pop(hold, None)
 
     # room
+
+    def _found(self, lines: Sequence[Line], now: int) -> list[Counter]:
+        """The counters of these lines; those that are missing are made, or none is. Raises LedgerFull."""
+        missing = {line.account for line in lines if line.key not in self._counters}
+        if missing:
+            new = sum([_is_counted(one) and one not in self._accounts for one in missing])
+            if new and self._counted + new > self._max:
+                self._make_room(new, {line.account for line in lines}, now)
+        return [self._counters.get(line.key) or self._new(line, now) for line in lines]
 
     def _new(self, line: Line, now: int) -> Counter:
         account = line.account
         keys = self._accounts.get(account)
         if keys is None:
-            if account.level not in ("run", "global", "agent"):
-                self._make_room(now)
             keys = self._accounts[account] = set()
+            self._counted += _is_counted(account)
         keys.add(line.key)
         counter = self._counters[line.key] = Counter(line, now)
         return counter
 
-    def _make_room(self, now: int) -> None:
-        """Raises LedgerFull."""
-        if len(self._accounts) < self._max:
-            return
-        for idle in (self._idle, 0):
-            for account, keys in self._accounts.items():
-                if account.level != "run" and all(
-                    [
-                        self._is_over(c, now) and c.used_at <= now - idle
-                        for c in map(self._counters.__getitem__, keys)
-                    ]
-                ):
-                    for key in list(keys):
-                        self._drop(key)
-                    return
+    def _make_room(self, new: int, asking: set[Account], now: int) -> None:
+        """Forget accounts of which nothing matters any more, so that *new* ones have room; a hundredth more than that,
+        for it takes long to look at all. Raises LedgerFull."""
+        since, until = self._full
+        if not since <= now < until:
+            missing = self._counted + new - self._max
+            found, until = self._idle_accounts(asking, now)
+            for account in heapq.nsmallest(missing + self._max // 100, found, key=found.__getitem__):
+                for key in list(self._accounts[account]):
+                    self._drop(key)
+            if self._counted + new <= self._max:
+                return
+            self._full = now, until
         raise LedgerFull(f"All {self._max} accounts of the in-memory ledger have counters that still matter.")
+
+    def _idle_accounts(self, asking: set[Account], now: int) -> tuple[dict[Account, int], int]:
+        """Accounts whose windows are all over, with when they were last used, and until when no other follows them."""
+        idle, next_end = {}, now + _NEVER
+        for account, keys in self._accounts.items():
+            if not _is_counted(account) or account in asking:
+                continue
+            counters = [self._counters[key] for key in keys]
+            if all([self._is_over(counter, now) for counter in counters]):
+                idle[account] = max([counter.used_at for counter in counters])
+            elif all([counter.line.end for counter in counters]):
+                end = max([counter.line.end for counter in counters])
+                next_end = min(next_end, end if end > now else now + SLACK)  # by then it may be settled
+        return idle, next_end
 
     def _is_over(self, counter: Counter, by: int) -> bool:
         return 0 < counter.line.end <= by and not counter.held and not counter.queue
 
     def _drop(self, key: str) -> None:
         counter = self._counters.pop(key)
-        keys = self._accounts[counter.line.account]
+        for hold in list(counter.queue):
+            self._places.pop(hold, None)
+        account = counter.line.account
+        keys = self._accounts[account]
         keys.discard(key)
         if not keys:
-            del self._accounts[counter.line.account]
+            del self._accounts[account]
+            self._counted -= _is_counted(account)
 
 
-def _is_behind(queue: dict[str, int], hold: str, now: int) -> bool:
-    """Whether somebody waits who came before; places that were not kept are cleared away."""
-    for name, until in list(queue.items()):
-        if name == hold:
-            return False
-        if until >= now:
-            return True
-        del queue[name]
-    return False
+def _is_counted(account: Account) -> bool:
+    """Whether an account is one of those that are limited: runs forget their own."""
+    return account.level not in ("global", "agent") and not of_one_run(account)
 
 
 def now_ms() -> int:

@@ -34,9 +34,9 @@ CARRIED = 500
 class InMemoryLedger(Counters):
     """Counters of at most *max_users* accounts (runs apart), exact while the process lives.
 
-    When it is full, accounts make room whose windows are all over and that nobody used for *idle* seconds, or, where
-    those are too few, whose windows are over. A counter that still matters is never forgotten: a newcomer is refused
-    with LedgerFull.
+    When it is full, accounts make room whose windows are all over, those first that nobody used for longest. A counter
+    that still matters is never forgotten: a newcomer is refused with LedgerFull. A sweep forgets counters whose windows
+    were over *idle* seconds ago.
     """
 
     async def open(self) -> None:
@@ -68,7 +68,7 @@ class InMemoryLedger(Counters):
             for name in holds:
                 held = self._holds.get(name)
                 if held is not None and held.state == "held" and held.hold.tenant == tenant:
-                    held.until = counters.now_ms() + ttl
+                    held.until, held.renewed = counters.now_ms() + ttl, ttl
                     self._next_expiry = min(self._next_expiry, held.until)
 
     async def forget(self, forget: Forget) -> None:
@@ -142,8 +142,16 @@ class InMemoryLedger(Counters):
             for counter in self._counters.values():
                 if counter.line.limit == limit:
                     was, counter.spent, counter.warned = was + counter.spent, 0, False
+            self._write_off(limit)
             self._changes.append(Change(counters.now_ms(), "reset", account, unit, window, was, who, why))
         return was
+
+    def _write_off(self, limit: str) -> None:
+        """What was charged for expired holds is not there any more: a late settlement has nothing to give back."""
+        for held in self._holds.values():
+            if held.state == "expired":
+                lines = zip(held.hold.lines, held.charged, strict=True)
+                held.charged = tuple([0 if line.limit == limit else charged for line, charged in lines])
 
     async def changes(self, operator: Operator, limit: int) -> Sequence[Change]:
         demand(operator)
@@ -193,7 +201,7 @@ class InMemoryLedger(Counters):
         counter = self._counters.get(carried.key)
         if counter is None:
             whose = (carried.account, carried.unit, carried.window, carried.start, carried.end)
-            counter = self._new(Line(carried.key, carried.limit, *whose, 0), counters.now_ms())
+            [counter] = self._found([Line(carried.key, carried.limit, *whose, 0)], counters.now_ms())
         counter.spent = max(counter.spent + new, 0)
         counter.warned = counter.warned or carried.warned
         self._carried[origin, carried.key] = carried.spent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from shipworthy.domain.ledger import Granted, Hold, Refused
+from shipworthy.domain.ledger import Granted, Hold, Refused, Settlement
 from shipworthy.errors import ConfigurationError
 from shipworthy.ports.ledger import Ledger
 from shipworthy.rules.ledger import account
@@ -76,13 +76,34 @@ async def a_late_release_gives_back_what_was_charged(ledgers: Ledgers) -> None:
 
 
 async def what_was_reset_is_not_given_back(ledgers: Ledgers) -> None:
-    """A late settlement corrects a charge that a reset took away meanwhile: there is no room below nothing spent."""
-    ledger, tokens = await ledgers.new(), line()
-    await granted(ledger, hold("h", 30, tokens, ttl=1))
+    """A reset writes off what expired before: a late settlement then adds what was used, and takes nothing from what
+    others spent since. On lines that were not reset it corrects the full charge."""
+    ledger, tokens, other = await ledgers.new(), line("a", 1000), line("b", 1000)
+    await granted(ledger, hold("h", 30, tokens, other, ttl=1))
+    await granted(ledger, hold("in full", 30, tokens, ttl=1))
+    await expired(ledger, 2)
+    await ledger.reset(OPERATOR, tokens.account, tokens.unit, tokens.window, "ops", "a refund")
+    await granted(ledger, hold("since", 200, tokens, final=True))
+    await ledger.settle(settlement("h", 5, 5))
+    assert await balances(ledger, tokens, other) == [(205, 0), (5, 0)]
+    await ledger.settle(Settlement(id="in full", tenant=ACME))
+    assert await balance(ledger, tokens) == (235, 0)
+
+
+async def what_expires_after_a_reset_is_corrected(ledgers: Ledgers) -> None:
+    """For it was charged after it."""
+    ledger, tokens = await ledgers.new(), line(cap=1000)
+    await granted(ledger, hold("before", 30, tokens, ttl=1))
+    await granted(ledger, hold("after", 70, tokens))
     await expired(ledger, 1)
     await ledger.reset(OPERATOR, tokens.account, tokens.unit, tokens.window, "ops", "a refund")
-    await ledger.settle(settlement("h", 5))
-    assert await balance(ledger, tokens) == (0, 0)
+    await ledger.renew(ACME, ["after"], 1)
+    await expired(ledger, 1)
+    assert await balance(ledger, tokens) == (70, 0)
+    await ledger.settle(settlement("after", 5))
+    assert await balance(ledger, tokens) == (5, 0)
+    await ledger.settle(settlement("before", 1))
+    assert await balance(ledger, tokens) == (6, 0)
 
 
 async def an_expired_hold_gets_the_same_answer(ledgers: Ledgers) -> None:
@@ -212,6 +233,7 @@ EXPIRY: tuple[Law, ...] = (
     a_late_settlement_corrects_what_was_charged,
     a_late_release_gives_back_what_was_charged,
     what_was_reset_is_not_given_back,
+    what_expires_after_a_reset_is_corrected,
     an_expired_hold_gets_the_same_answer,
     sweeping_counts_what_expired,
     sweeping_at_once_charges_once,

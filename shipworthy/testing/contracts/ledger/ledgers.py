@@ -51,7 +51,8 @@ class Ledgers:
         raise NotImplementedError
 
     async def sleep(self, milliseconds: int) -> None:
-        """Let time pass on the ledger's own clock; where a test can move that clock, it need not wait."""
+        """Let time pass on the ledger's own clock; where a test can move that clock, it need not wait. Less than 0 sets
+        the clock back: `CLOCK_LAWS` do."""
         await asyncio.sleep(milliseconds / 1000)
 
     async def new(self) -> OwnLedger:

@@ -8,6 +8,7 @@ from shipworthy.domain.ledger import Granted, Hold, Line
 from shipworthy.ports.ledger import Ledger
 from shipworthy.testing.contracts.ledger.ledgers import (
     ACME,
+    DAY,
     LONG,
     OPERATOR,
     Law,
@@ -113,6 +114,54 @@ async def a_place_that_is_not_kept_is_lost(ledgers: Ledgers) -> None:
     assert (await turned_away(ledger, hold("late too", 1, kept))).cause == "held"
 
 
+async def who_waits_on_another_line_is_served_in_order_too(ledgers: Ledgers) -> None:
+    """Of those who draw on the same lines and wait on different ones, whoever asked first comes first: nobody stands in
+    another's way for ever."""
+    ledger, lines = await ledgers.new(), (line("a", 1000), line("b", 1000))
+    await granted(ledger, hold("fills b", 1000, lines[1]))
+    first, second, third = [hold(id, 100, *lines, patient=True) for id in ("first", "second", "third")]
+    assert [(await turned_away(ledger, asking)).index for asking in (first, second)] == [1, 1]
+    await granted(ledger, hold("fills a", 1000, lines[0]))
+    assert (await turned_away(ledger, third)).index == 0
+    for id in ("fills a", "fills b"):
+        await ledger.release(ACME, id)
+    await granted(ledger, first)
+    assert (await turned_away(ledger, third)).cause == "held"
+    for asking in (second, third):
+        await granted(ledger, asking)
+
+
+async def a_place_stays_where_only_the_order_is_in_the_way(ledgers: Ledgers) -> None:
+    """Who is held off by those who came before, on a line where it would fit, waits on where it did."""
+    ledger, a, b = await ledgers.new(), line("a"), line("b")
+    for tokens in (a, b):
+        await granted(ledger, hold(f"fills {tokens.key}", 100, tokens))
+    older, both = hold("older", 50, b, patient=True), hold("both", 50, a, b, patient=True)
+    assert [(await turned_away(ledger, asking)).index for asking in (older, both)] == [0, 0]
+    for tokens in (a, b):
+        await ledger.release(ACME, f"fills {tokens.key}")
+    assert (await turned_away(ledger, both)).index == 1
+    assert (await turned_away(ledger, hold("late", 1, a))).cause == "held"
+    for asking in (older, both):
+        await granted(ledger, asking)
+
+
+async def a_place_moves_with_its_age(ledgers: Ledgers) -> None:
+    """To the line that is full now; it is as old there as where it came from, where others pass."""
+    ledger, a, b = await ledgers.new(), line("a"), line("b")
+    for tokens in (a, b):
+        await granted(ledger, hold(f"fills {tokens.key}", 100, tokens))
+    older, younger = hold("older", 50, a, b, patient=True), hold("younger", 50, b, patient=True)
+    assert [(await turned_away(ledger, asking)).index for asking in (older, younger)] == [0, 0]
+    await ledger.release(ACME, f"fills {a.key}")
+    assert (await turned_away(ledger, older)).index == 1
+    await granted(ledger, hold("passes", 50, a))
+    await ledger.release(ACME, f"fills {b.key}")
+    assert (await turned_away(ledger, younger)).cause == "held"
+    for asking in (older, younger):
+        await granted(ledger, asking)
+
+
 # rates
 
 
@@ -156,6 +205,27 @@ async def what_is_not_used_of_a_rate_is_given_back(ledgers: Ledgers) -> None:
     await turned_away(ledger, paced("x", 1, pace))
 
 
+async def what_time_has_paid_is_not_given_back(ledgers: Ledgers) -> None:
+    """Once nothing was owed any more, what was taken before is paid for: to give it back would let more pass than the
+    rate does. What was used beyond its reservation is added all the same."""
+    ledger, period = await ledgers.new(), 2000
+    paces = [rate(name, limit=10, burst=10, period=period) for name in ("settled", "released")]
+    for pace in paces:
+        await granted(ledger, paced(f"long {pace.key}", 10, pace))
+        await granted(ledger, paced(f"above {pace.key}", 0, pace))
+    await ledgers.sleep(period + 100)
+    for pace in paces:
+        await granted(ledger, paced(f"now {pace.key}", 10, pace))
+    await ledger.settle(settlement(f"long {paces[0].key}", rates=(0,)))
+    await ledger.release(ACME, f"long {paces[1].key}")
+    for pace in paces:
+        await turned_away(ledger, paced("x", 10, pace))
+        await ledger.settle(settlement(f"above {pace.key}", rates=(10,)))
+        assert (await turned_away(ledger, paced("x", 10, pace))).wait > period
+        await ledger.settle(settlement(f"now {pace.key}", rates=(0,)))
+        assert (await turned_away(ledger, paced("x", 10, pace))).wait <= period
+
+
 async def what_a_rate_did_not_expect_is_owed(ledgers: Ledgers) -> None:
     """More than was reserved counts as well."""
     ledger, pace = await ledgers.new(), rate(limit=100, burst=10)
@@ -176,9 +246,9 @@ async def an_expired_hold_keeps_what_it_owes(ledgers: Ledgers) -> None:
 
 async def what_is_bigger_than_the_burst_passes_alone(ledgers: Ledgers) -> None:
     """When nothing is owed; then everything else waits for it to be paid for."""
-    ledger, pace = await ledgers.new(), rate(limit=10, burst=3)
+    ledger, pace = await ledgers.new(), rate(limit=10, burst=3, period=DAY)
     await granted(ledger, paced("big", 7, pace))
-    assert (await turned_away(ledger, paced("x", 1, pace))).wait > LONG // 10 * 4
+    assert (await turned_away(ledger, paced("x", 1, pace))).wait > DAY // 10 * 4
     await ledger.release(ACME, "big")
     await granted(ledger, paced("small", 1, pace))
     assert (await turned_away(ledger, paced("big again", 7, pace))).cause == "rate"
@@ -268,6 +338,9 @@ WAITING: tuple[Law, ...] = (
     a_place_is_given_up_by_releasing,
     a_place_is_given_up_when_it_is_of_no_use,
     a_place_that_is_not_kept_is_lost,
+    who_waits_on_another_line_is_served_in_order_too,
+    a_place_stays_where_only_the_order_is_in_the_way,
+    a_place_moves_with_its_age,
 )
 """Places in the order."""
 
@@ -275,6 +348,7 @@ RATES: tuple[Law, ...] = (
     a_burst_passes_and_then_the_pace,
     a_rate_reopens_when_its_wait_is_over,
     what_is_not_used_of_a_rate_is_given_back,
+    what_time_has_paid_is_not_given_back,
     what_a_rate_did_not_expect_is_owed,
     an_expired_hold_keeps_what_it_owes,
     what_is_bigger_than_the_burst_passes_alone,
