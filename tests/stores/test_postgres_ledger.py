@@ -24,11 +24,16 @@ from shipworthy.errors import (
     StoreClosed,
 )
 from shipworthy.rules.ledger import account
+from shipworthy.testing.contracts.ledger.expiry import what_was_reset_is_not_given_back
 from shipworthy.testing.contracts.ledger.ledgers import (
     ACME,
     GLOBEX,
     OPERATOR,
+    Law,
+    Ledgers,
+    OwnLedger,
     balance,
+    check,
     granted,
     hold,
     line,
@@ -36,6 +41,12 @@ from shipworthy.testing.contracts.ledger.ledgers import (
     rate,
     settlement,
     turned_away,
+)
+from shipworthy.testing.contracts.ledger.waiting import (
+    a_place_moves_with_its_age,
+    a_place_stays_where_only_the_order_is_in_the_way,
+    what_time_has_paid_is_not_given_back,
+    who_waits_on_another_line_is_served_in_order_too,
 )
 from shipworthy.testing.contracts.store.workers import ALICE, answer, begun, opening, seqs
 from tests.servers.postgres import Postgres
@@ -448,3 +459,57 @@ def test_a_mutant_of_the_ledger_is_caught(
     dsn = made(postgres.fresh_database(), *changes)
     with pytest.raises((AssertionError, ShipworthyError, psycopg.errors.DeadlockDetected)):
         asyncio.run(scenario(dsn))
+
+
+class OnPostgres(Ledgers):
+    def __init__(self, dsn: str) -> None:
+        super().__init__()
+        self._dsn = dsn
+
+    def make(self) -> OwnLedger:
+        return PostgresStore(self._dsn).ledger
+
+
+UNLAWFUL: dict[str, tuple[tuple[str, str], Law]] = {
+    "who has no place there is behind": (
+        ("place.nth IS NULL OR", "place.counter IS DISTINCT FROM c OR"),
+        who_waits_on_another_line_is_served_in_order_too,
+    ),
+    "goes where others wait": (
+        (" OR (said->>'fits')::boolean)", ")"),
+        a_place_stays_where_only_the_order_is_in_the_way,
+    ),
+    "never moves": ((" OR (said->>'fits')::boolean)", " OR true)"), a_place_moves_with_its_age),
+    "begins anew where it moves": (
+        ("counter = c.id, tenant = c.tenant\n", "counter = c.id, tenant = c.tenant, nth = DEFAULT\n"),
+        a_place_moves_with_its_age,
+    ),
+    "a rate is given back what time has paid": (
+        (" AND (more > 0 OR h.taken >= b.idle)", ""),
+        what_time_has_paid_is_not_given_back,
+    ),
+    "nothing is added to an idle rate": (
+        ("(more > 0 OR h.taken >= b.idle)", "h.taken >= b.idle"),
+        what_time_has_paid_is_not_given_back,
+    ),
+    "a rate is never idle": (
+        ("CASE WHEN b.spent <= at * 1000 THEN at ELSE b.idle END", "0"),
+        what_time_has_paid_is_not_given_back,
+    ),
+    "a reset forgives nothing": (
+        ("u.id = ANY (h.forgiven)", "false"),
+        what_was_reset_is_not_given_back,
+    ),
+    "a reset forgives everything": (
+        ("u.id = ANY (h.forgiven)", "h.forgiven <> '{}'"),
+        what_was_reset_is_not_given_back,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mutant", UNLAWFUL)
+def test_an_unlawful_ledger_is_caught(mutant: str, postgres: Postgres) -> None:
+    change, law = UNLAWFUL[mutant]
+    dsn = made(postgres.fresh_database(), change)
+    with pytest.raises(AssertionError):
+        check(law, OnPostgres(dsn))

@@ -24,6 +24,14 @@ from shipworthy.domain.ledger import Forget, Granted, Hold, Rate, Refused, Settl
 from shipworthy.domain.scope import Scope
 from shipworthy.errors import LedgerError
 from shipworthy.rules.ledger import cost
+from shipworthy.testing.contracts.ledger.expiry import what_was_reset_is_not_given_back
+from shipworthy.testing.contracts.ledger.ledgers import Law, Ledgers, OwnLedger, check
+from shipworthy.testing.contracts.ledger.waiting import (
+    a_place_moves_with_its_age,
+    a_place_stays_where_only_the_order_is_in_the_way,
+    what_time_has_paid_is_not_given_back,
+    who_waits_on_another_line_is_served_in_order_too,
+)
 from tests.servers.proxy import How, Proxy
 from tests.servers.redis import OwnRedis
 from tests.stores.redis_holds import (
@@ -499,3 +507,71 @@ def test_it_answers_as_the_ledger_in_memory_does(redis_url: str) -> None:
             )
 
     asyncio.run(scenario())
+
+
+# mutants of the scripts
+
+
+class OnRedis(Ledgers):
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+
+    def make(self) -> OwnLedger:
+        return RedisLedger(self._url)
+
+
+UNLAWFUL: dict[str, tuple[str, tuple[str, str], Law]] = {
+    "who has no place there is behind": (
+        "reserve",
+        ("(not ticket or tonumber(first[2]) < tonumber(ticket))", "(here ~= key or not ticket)"),
+        who_waits_on_another_line_is_served_in_order_too,
+    ),
+    "goes where others wait": (
+        "reserve",
+        ("fits and here or line.key", "line.key"),
+        a_place_stays_where_only_the_order_is_in_the_way,
+    ),
+    "never moves": (
+        "reserve",
+        ("fits and here or line.key", "here or line.key"),
+        a_place_moves_with_its_age,
+    ),
+    "begins anew where it moves": (
+        "reserve",
+        ("ticket = ticket or redis", "ticket = key == here and ticket or redis"),
+        a_place_moves_with_its_age,
+    ),
+    "a rate is given back what time has paid": (
+        "settle",
+        ("tonumber(rate[5]) >= tonumber(of[2])", "true"),
+        what_time_has_paid_is_not_given_back,
+    ),
+    "nothing is added to an idle rate": (
+        "settle",
+        ("more > 0 or ", ""),
+        what_time_has_paid_is_not_given_back,
+    ),
+    "a rate is idle once": (
+        "reserve",
+        ("'HSET', P .. ':rate:' .. rate.key, 'idle'", "'HSETNX', P .. ':rate:' .. rate.key, 'idle'"),
+        what_time_has_paid_is_not_given_back,
+    ),
+    "a reset forgives nothing": (
+        "change",
+        ("redis.call('HINCRBY', name, 'epoch', 1)", ""),
+        what_was_reset_is_not_given_back,
+    ),
+    "every expired hold is forgiven": (
+        "settle",
+        ("and epoch_of(line[1]) == line[4] then", "and false then"),
+        what_was_reset_is_not_given_back,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mutant", UNLAWFUL)
+def test_an_unlawful_script_is_caught(mutant: str, redis_url: str) -> None:
+    name, change, law = UNLAWFUL[mutant]
+    with broken(**{name: [change]}), pytest.raises(AssertionError):
+        check(law, OnRedis(redis_url))
