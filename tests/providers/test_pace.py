@@ -172,7 +172,7 @@ def sat(
 
     async def law(received: list[Received]) -> tuple[list[str], int]:
         async with Replay(replies, requests=received) as server:
-            budget = StandardBudget(BudgetConfig(), rate_limits=rates)
+            budget = StandardBudget(BudgetConfig(), rate_limits=rates) if rates else None
             async with Agent("Be brief.", model=MODELS[kind](server.url), budget=budget) as agent:
                 ended = []
                 for number, limit in enumerate((20.0, timeout or 20.0)):
