@@ -17,6 +17,7 @@ from shipworthy.errors import (
     ModelError,
 )
 from shipworthy.rules.decide import AskModel
+from shipworthy.rules.values import sound
 
 BREATHER = 64
 """Deltas, or turns, between two chances for others to run, where neither model nor tools ever wait."""
@@ -129,11 +130,12 @@ def _answered(run: LiveRun, answer: Answer) -> ModelAnswered:
             parts.append(run.pack(part))
         elif part.text:
             parts.append(run.pack(Text(part.text, "model", "untrusted")))
+    usage = sound(answer.usage)
     return ModelAnswered(
         ordinal=run.state.ordinal,
         parts=tuple(parts),
-        usage=answer.usage,
+        usage=usage,
         finish_reason=answer.finish_reason,
         model=answer.model,
-        charged=run.meter.answered(run, answer.usage),
+        charged=run.meter.answered(run, usage),
     )

@@ -7,6 +7,7 @@ sent. What an attempt cost is queued with the event that says so, and settled wi
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 
 import msgspec
@@ -83,6 +84,7 @@ class Attempt(msgspec.Struct, eq=False):
     clamped: bool = False
     near: bool = False
     size: int = 0
+    calls: int = 0
 
     @property
     def lines(self) -> tuple[Line, ...]:
@@ -150,12 +152,15 @@ class BudgetMeter:
 
     def _bounds(self, run: Run, request: ModelRequest, model: str) -> tuple[Reserved, Price | None]:
         """The most that an attempt may be charged, under an id of its own, and what its model costs."""
-        if not self._name:  # what the ids of a sitting have in common
-            self._name = _encode([run.scope.tenant, run.run_id, run.fence.token]).decode()[:-1]
+        if (
+            not self._name
+        ):  # what the ids of a sitting have in common, and no other has, though its run be named so too
+            nonce = os.urandom(6).hex()
+            self._name = _encode([run.scope.tenant, run.run_id, run.fence.token, nonce]).decode()[:-1]
         price = _price(self._bank.budget, self._accounts, model)
         most = request.settings.max_tokens or self._terms.max_output
         name = f"{self._name},{run.state.seq + 1}]"
-        return rules.reserved(name, price, self._input_tokens(run, request), most), price
+        return rules.reserved(name, price, self._input_tokens(run, request, model), most), price
 
     def _at_most(self, settings: ModelSettings, units: int) -> ModelSettings:
         """The settings with which no more than was granted is asked for; mostly those of the attempt before."""
@@ -202,9 +207,9 @@ class BudgetMeter:
             ttl=self._ttl,
         )
 
-    def _input_tokens(self, run: Run, request: ModelRequest) -> int:
-        """The most tokens that the input can have: what the provider counted up to its last answer, and the bytes of
-        what is new since. Costs what is new."""
+    def _input_tokens(self, run: Run, request: ModelRequest, model: str) -> int:
+        """The most tokens that the input can have: what this model's provider counted up to its last answer, and the
+        bytes of what is new since. Costs what is new."""
         sizes, messages = self._sizes, run.transcript
         for index in range(len(sizes) - 1, len(messages)):
             sizes.append(sizes[-1] + rules.tokens_of(messages[index]))
@@ -213,9 +218,11 @@ class BudgetMeter:
             self._around = around + rules.tokens_beside(request.settings.extra)
         by_bytes = self._around + rules.length(request.instructions) + sizes[-1]
         state = run.state
-        if state.counted <= 0 or request.purpose != "turn":
+        if state.counted <= 0 or state.counted_by != model:
             return by_bytes
         new = sizes[-1] - sizes[run.history + state.counted_to]
+        if request.purpose != "turn":
+            new += max(rules.length(request.instructions) - rules.length(run.instructions), 0)
         return min(by_bytes, state.counted + new + rules.PER_REQUEST)
 
     # its outcome
@@ -281,7 +288,12 @@ class BudgetMeter:
     def arrived(self, delta: Delta) -> None:
         attempt = self._attempt
         assert attempt is not None
-        text = delta.arguments if type(delta) is ToolCallDelta else delta.text  # type: ignore[union-attr]
+        if type(delta) is ToolCallDelta:
+            text = delta.arguments
+            if delta.slot >= attempt.calls:
+                attempt.calls, text = delta.slot + 1, delta.name + text
+        else:
+            text = delta.text  # type: ignore[union-attr]
         attempt.size += len(text) if text.isascii() else rules.length(text)
 
     def _settle(self, run: Run, attempt: Attempt, charge: Charge) -> Charge:
@@ -355,7 +367,13 @@ class BudgetMeter:
             run.record(ToolsJudged(calls=tuple(calls), charged=bool(new) and self._accounts.counts_calls))
             return True
         event = ToolsJudged(calls=tuple(calls), charged=True)
-        name = _encode(["calls", run.scope.tenant, run.run_id, calls[0].call_id, new]).decode()
+        if not self.joined:
+            await (
+                run.commit()
+            )  # so that after a crash the calls are these again, and are charged under this name
+        name = _encode(
+            ["calls", run.scope.tenant, run.run_id, run.state.started.at, calls[0].call_id, new]
+        ).decode()
         lines: tuple[Line, ...] = ()
 
         def hold() -> Hold:

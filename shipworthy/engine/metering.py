@@ -25,6 +25,7 @@ class Run(Protocol):
     run_id: str
     fence: Fence
     blueprint: Blueprint
+    instructions: str
     transcript: list[Message]
     history: int
     operations: list[BudgetOp]

@@ -70,7 +70,8 @@ class RunState(msgspec.Struct, kw_only=True):
     """A run as it stands. `messages` is a valid conversation whenever `calls` is empty.
 
     `attempt`: one on the wire that has no outcome yet. `charged`: the sum over all attempts. `counted`: tokens of the
-    first `counted_to` messages, as the provider counted them. `paused_ms`: time in which nobody drove the run.
+    first `counted_to` messages, as the provider of the model `counted_by` counted them. `paused_ms`: time in which
+    nobody drove the run.
     """
 
     started: RunStarted
@@ -100,6 +101,7 @@ class RunState(msgspec.Struct, kw_only=True):
     charged: Charge | None = None
     counted: int = 0
     counted_to: int = 0
+    counted_by: str = ""
     limit: BudgetReached | None = None
     paused_ms: int = 0
     ended: RunEnded | None = None
@@ -212,10 +214,13 @@ def _answered(run: RunState, event: ModelAnswered) -> None:
     run.answer = event
     run.finish_reason = event.finish_reason
     _spend(run.usage, event.usage)
-    _charge(run, event.charged)
+    asked, run.attempt = run.attempt, None
+    if event.charged is not None:
+        _charge(run, event.charged)
     if event.parts:
         run.messages.append(Message("assistant", event.parts))
-    _count(run, event.usage)
+    if asked is not None and asked.reserved is not None:
+        _count(run, event.usage, asked.model)
     for part in event.parts:
         if type(part) is ToolCall:
             run.calls[part.call_id] = Call(part)
@@ -236,10 +241,11 @@ def _charge(run: RunState, charge: Charge | None) -> None:
         )
 
 
-def _count(run: RunState, usage: Usage) -> None:
-    """Remember how long the conversation is by the provider's own counting."""
+def _count(run: RunState, usage: Usage, model: str) -> None:
+    """Remember how long the conversation is by the counting of this model's provider."""
     if usage.input_tokens and usage.output_tokens is not None and usage.output_tokens >= 0:
         run.counted, run.counted_to = usage.input_tokens + usage.output_tokens, len(run.messages)
+        run.counted_by = model
 
 
 def _spend(total: TotalUsage, usage: Usage) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from shipworthy.domain.messages import File, Image, Text
+from shipworthy.domain.usage import Usage
 
 
 def misfit(value: Any, kind: Any) -> str | None:
@@ -33,3 +35,26 @@ def misfit_part(part: Text | Image | File) -> str | None:
     if not isinstance(part.data, bytes):
         return f"data is a {type(part.data).__name__}, not bytes"
     return misfit(msgspec.structs.replace(part, data=b""), File)
+
+
+MOST_TOKENS = 1 << 40
+"""Tokens that no request and no answer has: a report of more is taken for none."""
+
+
+def sound(usage: Usage) -> Usage:
+    """A report that can be counted: what is not a whole number of tokens was not reported, and what is said to have
+    come from a cache or gone into it is input, also where a provider counts it apart."""
+    cached = 0
+    for field in _FIELDS:
+        value = getattr(usage, field)
+        if value is not None and (type(value) is not int or not 0 <= value < MOST_TOKENS):
+            usage = replace(usage, **{field: None})
+        elif value and field in _CACHED:
+            cached += value
+    if cached and usage.input_tokens is not None and cached > usage.input_tokens:
+        usage = replace(usage, input_tokens=usage.input_tokens + cached)
+    return usage
+
+
+_FIELDS = Usage.__struct_fields__
+_CACHED = ("cache_read_tokens", "cache_write_tokens")
