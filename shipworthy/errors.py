@@ -371,12 +371,15 @@ class ModelError(ShipworthyError):
         fix: str | None = None,
         retry_after: float | None = None,
         billable: bool | None = None,
+        usage: Any = None,
     ) -> None:
         super().__init__(what, fix=fix)
         if retry_after is not None:
             self.retry_after = retry_after
         if billable is not None:
             self.billable = billable
+        if usage is not None:
+            self.usage = usage
 
 
 class ModelUnavailable(ModelError):

@@ -19,15 +19,22 @@ from shipworthy import (
     PriceTable,
     RateLimit,
     StandardBudget,
+    Usage,
     price_usd,
 )
 from shipworthy.app import service
 from shipworthy.domain.usage import Price, Tier
 from shipworthy.engine import asking, budgeting
-from shipworthy.errors import ConfigurationError, InvalidOption, RunNotFound, ShipworthyError
+from shipworthy.errors import (
+    ConfigurationError,
+    InvalidOption,
+    ModelUnavailable,
+    RunNotFound,
+    ShipworthyError,
+)
 from shipworthy.rules.budgets import UNBOUNDED
-from tests.engine.spending import Provider, of_user, spender
-from tests.engine.world import ALICE, go
+from tests.engine.spending import Provider, charges, of_kind, of_user, spender, summed
+from tests.engine.world import ALICE, go, journal
 
 CAP = {"per_user_max_tokens": 5_000}
 NAN = float("nan")
@@ -126,6 +133,42 @@ def test_what_vendors_settings_add_to_a_request_is_reserved(
         return results[1][0] - results[0][0]
 
     assert (go(law()) >= 900) is not uncounted
+
+
+# attempts that failed
+
+
+@pytest.mark.parametrize("unheard", [False, True])
+@pytest.mark.parametrize(
+    ("usage", "charged"),
+    [
+        (Usage(20, 300), (20, 300)),
+        (Usage(20, 9_000), (20, 9_000)),
+        (Usage(input_tokens=20), (20, 500)),
+        (Usage(output_tokens=30), (None, 30)),
+        (Usage(-1, 2**40), (None, 500)),
+    ],
+)
+def test_an_error_that_says_what_was_used_is_charged_that(
+    usage: Usage, charged: Any, unheard: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mutant charges every failure by what arrived, or in full."""
+    if unheard:
+        monkeypatch.setattr(budgeting, "_failed", lambda attempt, usage: budgeting._unfinished(attempt))
+
+    async def law() -> bool:
+        model = Provider(ModelUnavailable("it broke", usage=usage))
+        agent = spender(model, {"per_user_max_tokens": 10**6, "max_output_tokens_per_call": 500})
+        result = await agent.run("Hi", run_id="r", **ALICE)
+        events = await journal(agent, "r")
+        (failed,), (asked, *_) = of_kind(events, "ModelFailed"), of_kind(events, "ModelRequested")
+        assert failed.usage == usage
+        assert result.charged == summed(charges(events))
+        assert (await of_user(agent.runtime.store.ledger, "tokens"))[1] == 0
+        input_tokens = asked.reserved.input_tokens if charged[0] is None else charged[0]
+        return (failed.charged.input_tokens, failed.charged.output_tokens) == (input_tokens, charged[1])
+
+    assert go(law()) is (not unheard or charged == (None, 500))
 
 
 # plans
