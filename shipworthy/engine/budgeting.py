@@ -367,10 +367,10 @@ class BudgetMeter:
             run.record(ToolsJudged(calls=tuple(calls), charged=bool(new) and self._accounts.counts_calls))
             return True
         event = ToolsJudged(calls=tuple(calls), charged=True)
-        if not self.joined:
-            await (
-                run.commit()
-            )  # so that after a crash the calls are these again, and are charged under this name
+        if (
+            not self.joined
+        ):  # durable first: after a crash the calls are these again, and charged under this name
+            await run.commit()
         name = _encode(
             ["calls", run.scope.tenant, run.run_id, run.state.started.at, calls[0].call_id, new]
         ).decode()

@@ -40,8 +40,8 @@ async def spent(ledger: Any, unit: str, user: str | None = "alice") -> int:
 def test_a_run_id_that_is_used_again_elsewhere_is_charged_again(
     forgetful: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A runtime in memory that starts anew, beside a ledger that stays: the same run id is another run. The mutant names
-    holds by run and place alone, and each run after the first is free."""
+    """A runtime in memory that starts anew, beside a ledger that stays: the same run id is another run. The mutant
+    names holds by run and place alone, and each run after the first is free."""
     if forgetful:
         monkeypatch.setattr(os, "urandom", lambda size: bytes(size))
 
@@ -69,9 +69,6 @@ def test_tool_calls_are_charged_once_though_their_worker_died_between_ledger_and
         async def look() -> str:
             """Look."""
             return "seen"
-
-        class Dies(InMemoryRuntime):
-            """The process dies when the calls are charged and that is not in the journal yet."""
 
         runtime, ledger = InMemoryRuntime(), InMemoryLedger()
         commit, dying = runtime.store.commit, [True]
