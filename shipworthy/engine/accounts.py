@@ -71,6 +71,7 @@ class Common:
         self.of_attempts = [limit for limit in terms.limits if limit.unit != "tool_calls"]
         self.of_calls = [limit for limit in terms.limits if limit.unit == "tool_calls"]
         self.of_the_run = [limit for limit in terms.limits if limit.level == "run"]
+        self.of_sessions = [limit for limit in terms.limits if limit.level == "session"]
         self.limits_money = "cost_usd" in [limit.unit for limit in terms.limits]
 
 
@@ -112,6 +113,7 @@ class Accounts:
         self._agent, self._run_id = agent, run_id
         self._common = common = shared.common(terms, scope, agent)
         self._keys: dict[Limit, tuple[Account, str, str]] = {}
+        self._alone: set[str] = set()
         self._attempts: dict[tuple[bool, str], Drawn] = {}
         self._calls: Drawn | None = None
         self.limit_attempts = bool(common.of_attempts or terms.rates)
@@ -151,11 +153,14 @@ class Accounts:
         return next((limit.cap for limit in self._terms.limits if limit.name == name), line.cap)
 
     def of_the_run(self) -> Forget | None:
-        """The run's own counters, on which nothing draws once it has ended."""
-        own = self._common.of_the_run
-        if not own:
-            return None
-        return Forget(self._scope.tenant, tuple([self._own(limit)[1] for limit in own]))
+        """The run's own counters, on which nothing draws once it has ended: a session's too, if it is of no session."""
+        own = [self._own(limit)[1] for limit in self._common.of_the_run]
+        if self._common.of_sessions and self._scope.session is None:
+            now = time.time_ns() // 1_000_000
+            for limit in self._common.of_sessions:
+                self._line(limit, False, now)
+            own += self._alone
+        return Forget(self._scope.tenant, tuple(own)) if own else None
 
     def _line(self, limit: Limit, wrap_up: bool, now: int) -> Line:
         if limit.level in _OF_ONE_RUN:
@@ -168,6 +173,8 @@ class Accounts:
     def _made(self, limit: Limit, wrap_up: bool, now: int) -> Line:
         start, end = window_of(limit.window, self._terms.zone, now)
         whose, key, name = self._own(limit) if limit.level == "run" else self._named(limit, start)
+        if limit.level == "session" and self._scope.session is None:
+            self._alone.add(key)
         keeps = limit.level == "run" and limit.unit != "tool_calls" and not wrap_up
         kept_back = math.ceil(limit.cap * self._terms.wrap_up) if keeps else 0
         soft = math.ceil(limit.cap * self._terms.soft - 1e-9) if self._terms.soft else 0

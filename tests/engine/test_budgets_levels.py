@@ -308,3 +308,20 @@ def test_a_run_forgets_its_own_counters_when_it_ends() -> None:
             assert {key[0] for key in await balances(kept, "acme")} == {"user"}
 
     go(law())
+
+
+def test_a_run_of_no_session_forgets_what_a_session_would_have_counted() -> None:
+    """Nobody draws on it any more. A session's own counter stays, for its next run."""
+
+    async def law() -> None:
+        for ledger in (None, InMemoryLedger(max_users=1)):
+            runtime = InMemoryRuntime()
+            config = budget(ledger, per_session_max_tokens=5_000, window="total")
+            agent = spender(Provider(), config, runtime=runtime)
+            await statuses(agent, ALICE, ALICE, BOB)
+            kept: Any = ledger or runtime.store.ledger
+            assert await balances(kept, "acme") == {}
+            await statuses(agent, {**ALICE, "session_id": "s"})
+            assert {key[0] for key in await balances(kept, "acme")} == {"session"}
+
+    go(law())

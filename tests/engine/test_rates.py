@@ -659,12 +659,13 @@ def _a_refused_pace_keeps_its_reservation(patch: pytest.MonkeyPatch) -> None:
 
 
 def _twice_too_fast(patch: pytest.MonkeyPatch) -> None:
-    cost = in_memory.cost
+    passed = in_memory.passed
 
-    def half(rate: Rate, amount: int) -> int:
-        return cost(rate, amount) // 2
+    def half(rate: Rate, owed: int, idle_at: int, amount: int, at: int) -> tuple[int, int]:
+        after, idle_at = passed(rate, owed, idle_at, amount, at)
+        return after - (after - max(owed, at * 1000)) // 2, idle_at
 
-    patch.setattr(in_memory, "cost", half)
+    patch.setattr(in_memory, "passed", half)
 
 
 def _newcomers_ask_first(patch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,8 @@ class Model:
         self.holds: dict[str, dict[str, Any]] = {}
         self.waiting: dict[str, list[str]] = defaultdict(list)
         self.asked_at: dict[str, int] = {}
+        self.age: dict[str, int] = {}
+        self.idle_at: dict[str, int] = defaultdict(int)
         self.excess: dict[str, int] = defaultdict(int)
         """What was billed above its reservation, by counter."""
 
@@ -54,10 +56,11 @@ class Model:
             self._leave(hold.id)
             return self._take(hold, answer)
         if answer.cause == "held" and hold.patient:
-            queue = self.waiting[hold.lines[answer.index].key]
-            if hold.id not in queue:
+            if not self._waits(hold.id):
+                self.age[hold.id] = len(self.age)
+            if not self._waits(hold.id) or answer.needed > answer.cap - answer.spent - answer.held:
                 self._leave(hold.id)
-                queue.append(hold.id)
+                self.waiting[hold.lines[answer.index].key].append(hold.id)
             self.asked_at[hold.id] = self.now
         else:
             self._leave(hold.id)
@@ -96,13 +99,14 @@ class Model:
     def _amount(hold: Hold, index: int, units: int) -> int:
         return hold.base[index] + hold.each[index] * units
 
+    def _waits(self, hold: str) -> bool:
+        return any(hold in queue for queue in self.waiting.values()) and (
+            self.asked_at[hold] + PLACE >= self.now
+        )
+
     def _others_first(self, key: str, hold: str) -> bool:
-        for one in self.waiting[key]:
-            if one == hold:
-                return False
-            if self.asked_at[one] + PLACE >= self.now:
-                return True
-        return False
+        others = [one for one in self.waiting[key] if one != hold and self._waits(one)]
+        return any(not self._waits(hold) or self.age[one] < self.age[hold] for one in others)
 
     def _leave(self, hold: str) -> None:
         for queue in self.waiting.values():
@@ -120,6 +124,8 @@ class Model:
                 warned.append(index)
         passed = [base + each * units for base, each in zip(hold.rate_base, hold.rate_each, strict=True)]
         for rate, amount in zip(hold.rates, passed, strict=True):
+            if self.paid_until[rate.key] <= self.now * 1000:
+                self.idle_at[rate.key] = self.now
             owed_until = max(self.paid_until[rate.key], self.now * 1000)
             self.paid_until[rate.key] = owed_until + amount * (rate.period * 1000 // rate.limit)
         answer = plain(Granted(units, tuple(warned)))
@@ -129,6 +135,7 @@ class Model:
             "units": units,
             "amounts": amounts,
             "passed": passed,
+            "taken": self.now,
             "until": self.now + hold.ttl,
             "state": "done" if hold.final else "held",
             "settled": plain(Settled(hold.note, units=units)),
@@ -158,15 +165,14 @@ class Model:
             if known["state"] == "held":
                 self.held[line.key] -= reserved[index]
             else:
-                self.spent[line.key] -= reserved[index]
+                self.spent[line.key] -= known["charged"][index]
             self.excess[line.key] += max(0, used[index] - reserved[index])
             if self._charge(line, used[index]):
                 warned.append(index)
         for index, amount in enumerate(settlement.rates or ()):
-            rate = hold.rates[index]
-            self.paid_until[rate.key] += (amount - known["passed"][index]) * (
-                rate.period * 1000 // rate.limit
-            )
+            rate, passed = hold.rates[index], known["passed"][index]
+            if amount > passed or known["taken"] >= self.idle_at[rate.key]:
+                self.paid_until[rate.key] += (amount - passed) * (rate.period * 1000 // rate.limit)
         note = hold.note if settlement.amounts is None else settlement.note
         known["state"], known["settled"] = "done", plain(Settled(note, tuple(warned), units=known["units"]))
         return known["settled"]
@@ -187,7 +193,7 @@ class Model:
     def sweep(self) -> int:
         overdue = [h for h in self.holds.values() if h["state"] == "held" and h["until"] <= self.now]
         for known in overdue:
-            known["state"] = "expired"
+            known["state"], known["charged"] = "expired", [*known["amounts"]]
             for line, amount in zip(known["hold"].lines, known["amounts"], strict=True):
                 self.held[line.key] -= amount
                 self.spent[line.key] += amount
@@ -205,4 +211,8 @@ class Model:
         for key in keys:
             self.spent[key] = 0
         self.warned -= set(keys)
+        for known in self.holds.values():
+            if known["state"] == "expired":
+                lines = zip(known["hold"].lines, known["charged"], strict=True)
+                known["charged"] = [0 if line.key in keys else charged for line, charged in lines]
         return was

@@ -295,8 +295,7 @@ class Ledgers(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 2), cap=st.sampled_from([None, 0, 50, 120, 500, "reset"]))
     def an_operator_steps_in(self, which: int, cap: int | Literal["reset"] | None) -> None:
-        """A cap is set, or taken back, or what was spent is. What has expired is written off with that: to correct it
-        later would be to give it back twice."""
+        """A cap is set, or taken back, or what was spent is."""
         owner, record = self.owners[which], ("ops", "to see")
         limit = line(owner).limit
         if cap != "reset":
@@ -306,9 +305,6 @@ class Ledgers(RuleBasedStateMachine):
                 lambda model: model.set_cap(limit, cap),
             )
             return self.do([change])
-        for id, known in self.model.holds.items():
-            if known["state"] == "expired" and limit in [one.limit for one in known["hold"].lines]:
-                self.closed.add(id)
         change = Op(
             "reset",
             lambda ledger: ledger.reset(OPERATOR, owner, "tokens", "day", *record),

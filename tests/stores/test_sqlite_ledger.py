@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -430,9 +431,10 @@ def test_reserving_and_settling_scan_no_table(tmp_path: Path) -> None:
     database = connection.Database(str(tmp_path / "ledger.db"))
     opened = connection.prepare(database)
     questions = [budget._KNOWN, budget._FIND, budget._OVERDUE, budget._look(4), budget._unwarned(4)]
-    changes = [budget._HOLD, budget._SPEND, budget._MOVE, budget._DONE]
+    changes = [budget._HOLD, budget._SPEND, budget._MOVE, budget._DONE, budget._TOO_LATE]
     for statement in (*questions, *changes):
-        values = (None,) * len(statement.split("?")[1:])
+        asked = set(re.findall(r"\?\d", statement)) or statement.count("?")
+        values = (None,) * (asked if isinstance(asked, int) else len(asked))
         plan = connection.rows(opened.cursor(), f"EXPLAIN QUERY PLAN {statement}", values)
         scans = [what for *_, what in plan if what.startswith("SCAN") and "CONSTANT" not in what]
         assert all(what.split()[1] in ("a", "asked") for what in scans), (statement, plan)

@@ -21,7 +21,7 @@ ON CONFLICT (origin, key) DO UPDATE SET amount = excluded.amount"""
 _ADD = """INSERT INTO counters (key, level, tenant, name, unit, "window", start, "end", spent, warned)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, max(?9, 0), ?10)
 ON CONFLICT (key) DO UPDATE SET spent = max(spent + ?9, 0), warned = warned OR ?10"""
-_OWE = "INSERT INTO rates VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET owed = max(owed, excluded.owed)"
+_OWE = "INSERT INTO rates VALUES (?, ?, 0) ON CONFLICT (key) DO UPDATE SET owed = max(owed, excluded.owed)"
 _KIND = """tenant = ? AND level = ? AND name = ? AND unit = ? AND "window" = ?"""
 _KNOWN = (
     f"SELECT 1 FROM changes WHERE at = ? AND action = ? AND amount IS ? AND who = ? AND why = ? AND {_KIND}"

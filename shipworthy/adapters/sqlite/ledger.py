@@ -273,10 +273,12 @@ def _set_cap(cursor: apsw.Cursor, change: Change) -> None:
 
 
 def _reset(cursor: apsw.Cursor, change: Change) -> int:
-    [(was,)] = rows(cursor, f"SELECT coalesce(sum(spent), 0) FROM counters WHERE {_KIND}", _kind(change))
+    found = dict(rows(cursor, f"SELECT id, spent FROM counters WHERE {_KIND}", _kind(change)))
     cursor.execute(f"UPDATE counters SET spent = 0, warned = 0 WHERE {_KIND}", _kind(change))
+    budget.write_off(cursor, set(found))
+    was = sum(found.values())
     _record(cursor, change, was)
-    return int(was)
+    return was
 
 
 def _kind(change: Change) -> tuple[str, ...]:

@@ -76,16 +76,17 @@ CREATE TABLE holds (
   tenant  TEXT NOT NULL,
   state   TEXT NOT NULL,                         -- held, expired or done
   due     INTEGER NOT NULL,                      -- held: when it expires; otherwise: when it is forgotten
-  lines   TEXT NOT NULL,                         -- JSON: [counters.id, reserved, soft] for each line
-  rates   TEXT,                                  -- JSON: [rate, reserved] for each rate
+  ttl     INTEGER NOT NULL,                      -- held: how long it may be until then
+  lines   TEXT NOT NULL,                         -- JSON: [counters.id, reserved, soft] for each line; true: written off
+  rates   TEXT,                                  -- JSON: when it was taken, and [rate, reserved] for each rate
   note    TEXT NOT NULL,
   granted TEXT NOT NULL,                         -- JSON: the answer that it got
   settled TEXT                                   -- JSON: what it was charged, once that is known
 ) STRICT;
 
-CREATE INDEX holds_due ON holds (state, due);
+CREATE INDEX holds_due ON holds (state, due, ttl);
 
--- Who waits, in the order of the tickets; each for one counter.
+-- Who waits, in the order of the tickets on all counters; each before one of them.
 CREATE TABLE places (
   ticket  INTEGER PRIMARY KEY,
   hold    TEXT NOT NULL UNIQUE,
@@ -97,8 +98,9 @@ CREATE TABLE places (
 CREATE INDEX places_order ON places (counter, ticket);
 
 CREATE TABLE rates (
-  key  TEXT PRIMARY KEY,
-  owed INTEGER NOT NULL                          -- microseconds since the Unix epoch
+  key     TEXT PRIMARY KEY,
+  owed    INTEGER NOT NULL,                      -- microseconds since the Unix epoch
+  idle_at INTEGER NOT NULL                       -- milliseconds: when something last passed while nothing was owed
 ) STRICT, WITHOUT ROWID;
 
 -- Caps that an operator set in place of the configured ones.
