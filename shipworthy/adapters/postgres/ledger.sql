@@ -46,8 +46,8 @@ CREATE TABLE holds (
 );
 CREATE INDEX holds_until ON holds (state, until);
 -- Who waits for room, in the order of the first asking (`nth`), wherever that was: of those who wait one is behind
--- nobody, so that they cannot stand in each other's way for ever. `hold` is a digest: what a tenant may see of others is
--- that somebody waits for what is everybody's.
+-- nobody, so that they cannot stand in each other's way for ever. `hold` is a digest: what a tenant may see of others
+-- is that somebody waits for what is everybody's.
 CREATE TABLE places (
   hold bytea PRIMARY KEY, counter bigint NOT NULL, tenant text COLLATE "C" NOT NULL,
   nth bigint GENERATED ALWAYS AS IDENTITY, until bigint NOT NULL

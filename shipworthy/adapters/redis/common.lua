@@ -11,8 +11,8 @@
 --   :queue:<key>     zset     who waits for a counter, by ticket
 --   :place:<id>      hash     the key that a hold waits for, its ticket and its tenant; is gone when it was not kept
 --   :tickets         string   the latest ticket
---   :rate:<key>      hash     owed: the microsecond until which what has passed a rate is paid for; idle: when something
---                             was last taken of it while nothing was owed
+--   :rate:<key>      hash     owed: the microsecond until which what has passed a rate is paid for; idle: when some was
+--                             last taken of it while nothing was owed
 --   :caps            hash     overrides by limit
 --   :changes         stream   what operators did
 --   :asked:<id>      string   the answer to an operator whose question may come twice
