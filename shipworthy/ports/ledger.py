@@ -33,12 +33,18 @@ class Ledger(Protocol):
     """Reserving before, settling after."""
 
     async def reserve(self, hold: Hold) -> Granted | Refused:
-        """Reserve on every line and rate at once, or on none. An in-memory ledger answers without suspending."""
+        """Reserve on every line and rate at once, or on none. An in-memory ledger answers without suspending.
+
+        Who is patient and refused because others hold the room keeps a place before that line, and an age that is
+        compared on every line: nobody who asked later comes first there. While it is held off only by its elders the
+        place stays where it is.
+        """
         ...
 
     async def settle(self, settlement: Settlement) -> Settled:
         """Put what was spent in place of what was held, once. A hold that was charged in full because it expired is
-        corrected; one that is not there is not charged."""
+        corrected, where that charge was not reset meanwhile; one that is not there is not charged. What its rates were
+        not used for is given back unless time has paid for it: once nothing was owed after it was taken."""
         ...
 
     async def release(self, tenant: str, hold: str) -> None:
@@ -102,7 +108,7 @@ class Accounts(Protocol):
         self, operator: Operator, account: Account, unit: Unit, window: Window, who: str, why: str
     ) -> int:
         """Take what was spent in the counters of this kind back to 0, recorded as well. Gives what it had been. Holds
-        stay."""
+        stay; those that have expired are written off, so that settling them late adds what they used."""
         ...
 
     async def changes(self, operator: Operator, limit: int) -> Sequence[Change]:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import apsw
+import msgspec
 import pytest
 
 from shipworthy.adapters.sqlite import SqliteStore, budget, connection, operations
 from shipworthy.adapters.sqlite.workers import Worker
 from shipworthy.domain.journal import Batch, Fence
-from shipworthy.domain.ledger import BudgetOp, Forget, Granted, Outcome, Refused
+from shipworthy.domain.ledger import BudgetOp, Forget, Granted, Hold, Outcome, Refused
 from shipworthy.errors import Fenced, HoldRefused, LedgerUnavailable, StoreClosed
+from shipworthy.rules import ledger as rules
+from shipworthy.rules.ledger import cost
+from shipworthy.testing.contracts.ledger import CLOCK_LAWS, Law, check, expiry, waiting
 from shipworthy.testing.contracts.ledger.ledgers import (
     ACME,
     DAY,
@@ -30,6 +35,7 @@ from shipworthy.testing.contracts.ledger.ledgers import (
     turned_away,
 )
 from shipworthy.testing.contracts.store.workers import ALICE, answer, begun, seqs
+from tests.contracts.test_ledger import OnSqlite
 from tests.stores.test_sqlite_power import new_vfs
 from tests.stores.test_sqlite_processes import children
 
@@ -439,3 +445,62 @@ def test_reserving_and_settling_scan_no_table(tmp_path: Path) -> None:
         scans = [what for *_, what in plan if what.startswith("SCAN") and "CONSTANT" not in what]
         assert all(what.split()[1] in ("a", "asked") for what in scans), (statement, plan)
     opened.close()
+
+
+# mutants of the laws
+
+
+def writes_nothing_off(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(budget, "write_off", lambda cursor, counters: None)
+
+
+def gives_back_what_time_has_paid(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(budget, "corrected", lambda rate, was, used, *_: cost(rate, used) - cost(rate, was))
+
+
+def waits_wherever_it_is_refused(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(budget, "is_full", lambda refused: True)
+
+
+def never_moves_its_place(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(budget, "is_full", lambda refused: False)
+
+
+def stands_behind_all_others_on_a_line(patch: pytest.MonkeyPatch) -> None:
+    decide = budget._decide
+
+    def mutant(cursor: apsw.Cursor, hold: Hold, standings: Any, mine: int | None, at: int) -> Any:
+        behind = [
+            one if one.first in (None, mine) else msgspec.structs.replace(one, first=-1) for one in standings
+        ]
+        return decide(cursor, hold, behind, mine, at)
+
+    patch.setattr(budget, "_decide", mutant)
+
+
+def believes_a_clock_that_was_ahead(patch: pytest.MonkeyPatch) -> None:
+    """It leaves everything for as long as that clock had it."""
+    look = budget._look
+    patch.setattr(budget, "_look", lambda lines: look(lines).replace("BETWEEN ? AND ?", ">= min(?, ?)"))
+    patch.setattr(budget, "_TOO_LATE", "SELECT ?1, ?2")
+    patch.setattr(rules, "owing", lambda rate, owed, now: owed)
+    patch.setattr(budget, "owing", rules.owing)
+
+
+UNLAWFUL = [
+    (writes_nothing_off, expiry.what_was_reset_is_not_given_back),
+    (gives_back_what_time_has_paid, waiting.what_time_has_paid_is_not_given_back),
+    (waits_wherever_it_is_refused, waiting.a_place_stays_where_only_the_order_is_in_the_way),
+    (never_moves_its_place, waiting.a_place_moves_with_its_age),
+    (stands_behind_all_others_on_a_line, waiting.who_waits_on_another_line_is_served_in_order_too),
+    *[(believes_a_clock_that_was_ahead, law) for law in CLOCK_LAWS[:4]],
+]
+
+
+@pytest.mark.parametrize(("mutant", "law"), UNLAWFUL, ids=lambda each: each.__name__)
+def test_an_unlawful_ledger_is_caught(
+    mutant: Callable[[pytest.MonkeyPatch], None], law: Law, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mutant(monkeypatch)
+    with pytest.raises(AssertionError):
+        check(law, OnSqlite(monkeypatch, tmp_path / "ledger.db"))

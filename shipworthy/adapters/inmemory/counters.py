@@ -421,16 +421,23 @@ class Counters:
 
     def _idle_accounts(self, asking: set[Account], now: int) -> tuple[dict[Account, int], int]:
         """Accounts whose windows are all over, with when they were last used, and until when no other follows them."""
-        idle, next_end = {}, now + _NEVER
+        idle: dict[Account, int] = {}
+        next_end = now + _NEVER
         for account, keys in self._accounts.items():
-            if not _is_counted(account) or account in asking:
-                continue
-            counters = [self._counters[key] for key in keys]
-            if all([self._is_over(counter, now) for counter in counters]):
-                idle[account] = max([counter.used_at for counter in counters])
-            elif all([counter.line.end for counter in counters]):
-                end = max([counter.line.end for counter in counters])
-                next_end = min(next_end, end if end > now else now + SLACK)  # by then it may be settled
+            last, used_at, busy = 0, 0, False
+            for key in keys:
+                counter = self._counters[key]
+                if not counter.line.end:
+                    break
+                last, used_at = max(last, counter.line.end), max(used_at, counter.used_at)
+                busy = busy or counter.held > 0 or bool(counter.queue)
+            else:
+                if account in asking or not _is_counted(account):
+                    continue
+                if last > now or busy:
+                    next_end = min(next_end, max(last, now + SLACK))  # what is held may be settled by then
+                else:
+                    idle[account] = used_at
         return idle, next_end
 
     def _is_over(self, counter: Counter, by: int) -> bool:
