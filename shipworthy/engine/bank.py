@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
+from weakref import WeakKeyDictionary
 
 from shipworthy.domain.ledger import BudgetOp, Forget, Line, Outcome, Settlement
 from shipworthy.domain.scope import Operator
@@ -26,7 +27,7 @@ _SWEEP = Operator("expired holds of a budget")
 _TRIES, _PAUSE = 4, 0.1
 PATIENCE = 12 * 3600.0
 """Seconds for which a ledger that is away is told again what became of a hold; it remembers one for a day."""
-_open: dict[int, int] = {}
+_open: WeakKeyDictionary[Ledger, int] = WeakKeyDictionary()
 _counting = threading.Lock()
 
 
@@ -143,9 +144,9 @@ class Bank:
 def _hold(ledger: Ledger, more: int) -> int:
     """How many banks have a ledger open, from now on."""
     with _counting:
-        _open[id(ledger)] = count = _open.get(id(ledger), 0) + more
+        _open[ledger] = count = _open.get(ledger, 0) + more
         if not count:
-            del _open[id(ledger)]
+            del _open[ledger]
     return count
 
 

@@ -68,7 +68,8 @@ def settled_twice() -> None:
     def twice(charge: Callable[..., Any]) -> Callable[..., Any]:
         def charge_twice(cursor: Any, reserved: Any, amounts: Any, *, held: bool) -> Any:
             charge(cursor, reserved, amounts, held=held)
-            return charge(cursor, [(counter, 0, soft) for counter, _, soft in reserved], amounts, held=held)
+            nothing = [msgspec.structs.replace(line, amount=0) for line in reserved]
+            return charge(cursor, nothing, amounts, held=held)
 
         return charge_twice
 
@@ -104,8 +105,9 @@ def held_for_ever() -> None:
     def keeping(charge: Callable[..., Any]) -> Callable[..., Any]:
         def charge_and_keep(cursor: Any, reserved: Any, amounts: Any, *, held: bool) -> Any:
             if amounts is None:
-                amounts = [amount for _, amount, _ in reserved]
-            kept = [(counter, amount - 10 if held else amount, soft) for counter, amount, soft in reserved]
+                amounts = [line.amount for line in reserved]
+            more = 10 if held else 0
+            kept = [msgspec.structs.replace(line, amount=line.amount - more) for line in reserved]
             return charge(cursor, kept, amounts, held=held)
 
         return charge_and_keep

@@ -192,7 +192,7 @@ def test_an_override_outlives_its_window(clock: Clock) -> None:
 
 def test_a_warning_is_due_in_each_window(clock: Clock) -> None:
     async def law() -> None:
-        limits = {"per_user_max_requests": 2, "window": "day"}
+        limits = {"per_user_max_requests": 1, "window": "day"}
         agent = spender(Provider(), limits, runtime=InMemoryRuntime())
         for i, day in enumerate(("2026-06-15", "2026-06-15", "2026-06-16")):
             clock.set(day)
