@@ -154,7 +154,9 @@ def test_a_settlement_that_cannot_be_had_now_is_made_when_the_ledger_is_back(
 
 
 @pytest.mark.parametrize("keeps", [False, True])
-def test_a_reservation_that_was_not_answered_is_given_back(keeps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reservation_that_was_not_answered_is_given_back(
+    keeps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may have landed, and nothing was sent; the mutant leaves it to be charged."""
     if keeps:
         monkeypatch.setattr(bank.Bank, "give_up", lambda self, tenant, hold: None)

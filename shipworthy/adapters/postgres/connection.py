@@ -37,7 +37,18 @@ SELECT set_config(name, '0', false) FROM pg_settings
 WHERE name ~ '^(statement|lock|transaction|idle_in_transaction_session|idle_session)_timeout$'; """
 _SYNCED = """SELECT set_config('synchronous_commit', 'on', false)
 WHERE current_setting('synchronous_commit') <> 'remote_apply'; """
-_GUARDED = ("runs", "journal", "bodies", "counters", "balances", "holds", "places", "caps", "changes", "carried")
+_GUARDED = (
+    "runs",
+    "journal",
+    "bodies",
+    "counters",
+    "balances",
+    "holds",
+    "places",
+    "caps",
+    "changes",
+    "carried",
+)
 _WRITTEN = (*_GUARDED, "workers")
 _MADE = f"""SELECT count(c.oid) = {len(_WRITTEN) + 1} FROM pg_namespace AS n
 LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname IN {("meta", *_WRITTEN)}
