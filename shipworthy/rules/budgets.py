@@ -13,6 +13,7 @@ from shipworthy.domain.messages import File, Message, Text, Thinking, ToolCall, 
 from shipworthy.domain.model import OutputSpec, ToolSpec
 from shipworthy.domain.usage import Charge, Price, Reserved, Usage
 from shipworthy.rules.prices import bound, cost_of
+from shipworthy.rules.values import MOST_TOKENS
 
 PER_MESSAGE = 16
 """Tokens that mark where a message, or a part of one, begins and ends."""
@@ -54,8 +55,6 @@ UNBOUNDED = frozenset(
     }
 )
 """Settings of vendors that a budget does not let through `extra`: they set or multiply what it bounds."""
-MOST = 1 << 32
-"""Tokens that no attempt has: a report of more is taken for none."""
 _json = msgspec.json.Encoder()
 _object = msgspec.json.Decoder(dict[str, Any])
 
@@ -198,11 +197,11 @@ def broken(usage: Usage, hold: Reserved, units: int, price: Price | None, size: 
 
 
 def _plausible(tokens: int | None) -> int | None:
-    return tokens if tokens is not None and 0 <= tokens < MOST else None
+    return tokens if tokens is not None and 0 <= tokens < MOST_TOKENS else None
 
 
 def _is_plausible(*cached: int | None) -> bool:
-    return all([n is None or 0 <= n < MOST for n in cached])
+    return all([n is None or 0 <= n < MOST_TOKENS for n in cached])
 
 
 def base_of(unit: Unit, hold: Reserved) -> tuple[int, int]:

@@ -37,7 +37,7 @@ def misfit_part(part: Text | Image | File) -> str | None:
     return misfit(msgspec.structs.replace(part, data=b""), File)
 
 
-MOST_TOKENS = 1 << 40
+MOST_TOKENS = 1 << 32
 """Tokens that no request and no answer has: a report of more is taken for none."""
 
 
