@@ -16,7 +16,6 @@ from shipworthy.domain.usage import Reserved, Tier
 from shipworthy.rules import budgets
 from shipworthy.rules.budgets import (
     MEDIA,
-    MOST,
     PER_MESSAGE,
     amount_of,
     arrived,
@@ -28,6 +27,7 @@ from shipworthy.rules.budgets import (
     tokens_around,
     tokens_of,
 )
+from shipworthy.rules.values import MOST_TOKENS
 
 PRICE = Price(input=3 * 10**9, output=15 * 10**9, cache_read=3 * 10**8, cache_write=375 * 10**7)
 LONG = Price(input=10**9, output=5 * 10**9, tiers=(Tier(200, 2 * 10**9, 9 * 10**9),))
@@ -81,8 +81,8 @@ def test_no_report_makes_a_charge_negative_or_unknown(
 ) -> None:
     hold = reserved("h", price, asked, units)
     charge = charge_of(Usage(given_, made, read, written), hold, units, price)
-    assert 0 <= charge.input_tokens < max(MOST, asked + 1)
-    assert 0 <= charge.output_tokens < max(MOST, units + 1)
+    assert 0 <= charge.input_tokens < max(MOST_TOKENS, asked + 1)
+    assert 0 <= charge.output_tokens < max(MOST_TOKENS, units + 1)
     assert charge.cost is not None
     assert 0 <= charge.cost < 2**63
 
