@@ -42,13 +42,16 @@ MOST_TOKENS = 1 << 32
 
 
 def sound(usage: Usage) -> Usage:
-    """A report that can be counted: what is not a whole number of tokens was not reported, and what is said to have
-    come from a cache or gone into it is input, also where a provider counts it apart."""
+    """A report that can be counted: what is not a whole number of tokens was not reported, nor was an input of which a
+    part is none; and what is said to have come from a cache or gone into it is input, also where a provider counts it
+    apart."""
     cached = 0
     for field in _FIELDS:
         value = getattr(usage, field)
         if value is not None and (type(value) is not int or not 0 <= value < MOST_TOKENS):
             usage = replace(usage, **{field: None})
+            if field in _CACHED:
+                usage = replace(usage, input_tokens=None)
         elif value and field in _CACHED:
             cached += value
     if cached and usage.input_tokens is not None and cached > usage.input_tokens:

@@ -182,7 +182,7 @@ class Redis:
             Reserved(
                 hold,
                 state,
-                {tuple(level_of[key]): int(amount) for key, _, amount in msgspec.json.decode(lines)},
+                {tuple(level_of[key]): int(amount) for key, _, amount, *_ in msgspec.json.decode(lines)},
             )
             for hold, (state, lines) in self._named("hold", ("state", "lines")).items()
             if state != "done"

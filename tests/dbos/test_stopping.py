@@ -70,7 +70,7 @@ def test_the_deadline_reaches_the_tool(tmp_path: Path) -> None:
         till = Till()
         till.go_on.clear()
         async with runtime_on(tmp_path) as runtime:
-            result = await agent(runtime, till, timeout=0.3).run("Go", **ALICE)
+            result = await agent(runtime, till, timeout=2.0).run("Go", **ALICE)
             assert (result.status, till.taken) == (
                 "paused",
                 [],

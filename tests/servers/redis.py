@@ -92,6 +92,8 @@ class _Server:
         self._folder = folder
         self._settings = SETTINGS | settings
         self.port = session.free_port()
+        if "cluster_enabled" in settings:  # its bus takes a port of its own, by default 10,000 above
+            self._settings["cluster_port"] = str(session.free_port())
         self._kept: Kept | None = None
         password = self._settings.get("requirepass", "")
         self.url = f"redis://{f':{password}@' if password else ''}127.0.0.1:{self.port}/0"

@@ -15,8 +15,8 @@ from temporalio.service import RetryConfig
 
 from shipworthy import Happened, Image, InMemoryStore, Scope, TemporalRuntime, ToolResult
 from shipworthy.adapters.temporal.payloads import Given
-from shipworthy.app.configuration import UNNAMED
 from shipworthy.domain.events import RunResumed
+from shipworthy.engine.blueprint import UNNAMED
 from shipworthy.errors import (
     ConfigurationError,
     DriverError,
