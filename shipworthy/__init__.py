@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from shipworthy.adapters.inmemory.store import InMemoryStore as InMemoryStore
     from shipworthy.adapters.redis.ledger import RedisLedger as RedisLedger
     from shipworthy.app.agent import Agent as Agent
-    from shipworthy.app.budgets import BudgetConfig as BudgetConfig
     from shipworthy.app.budgets import NoBudget as NoBudget
-    from shipworthy.app.budgets import RateLimit as RateLimit
     from shipworthy.app.budgets import StandardBudget as StandardBudget
     from shipworthy.app.configuration import Tuning as Tuning
+    from shipworthy.app.limits import BudgetConfig as BudgetConfig
+    from shipworthy.app.limits import RateLimit as RateLimit
     from shipworthy.app.prices import FREE as FREE
     from shipworthy.app.prices import PriceTable as PriceTable
     from shipworthy.app.prices import price_usd as price_usd
@@ -72,7 +72,8 @@ _HOMES = {
     "adapters.inmemory.store": ("InMemoryStore",),
     "adapters.redis.ledger": ("RedisLedger",),
     "app.agent": ("Agent",),
-    "app.budgets": ("BudgetConfig", "NoBudget", "RateLimit", "StandardBudget"),
+    "app.budgets": ("NoBudget", "StandardBudget"),
+    "app.limits": ("BudgetConfig", "RateLimit"),
     "app.configuration": ("Tuning",),
     "app.prices": ("FREE", "PriceTable", "price_usd"),
     "app.runtimes": ("DBOSRuntime", "InMemoryRuntime", "PostgresRuntime", "SqliteRuntime"),

@@ -152,9 +152,7 @@ class BudgetMeter:
 
     def _bounds(self, run: Run, request: ModelRequest, model: str) -> tuple[Reserved, Price | None]:
         """The most that an attempt may be charged, under an id of its own, and what its model costs."""
-        if (
-            not self._name
-        ):  # what the ids of a sitting have in common, and no other has, though its run be named so too
+        if not self._name:  # what the ids of a sitting have in common, and those of a namesake have not
             nonce = os.urandom(6).hex()
             self._name = _encode([run.scope.tenant, run.run_id, run.fence.token, nonce]).decode()[:-1]
         price = _price(self._bank.budget, self._accounts, model)

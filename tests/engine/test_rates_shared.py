@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shipworthy import RateLimit
-from shipworthy.app.budgets import make_ledger
+from shipworthy.app.ledgers import make_ledger
 from tests.engine.pacing import Counted, Paced, Passed, paced, too_many
 
 ROOT = Path(__file__).parents[2]

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, TypeVar, get_args
 import typer
 
 from shipworthy.adapters.inmemory.ledger import InMemoryLedger
-from shipworthy.app.budgets import check_ledger, make_ledger
 from shipworthy.app.commands import accounts
 from shipworthy.app.commands.accounts import WINDOWS, Row
 from shipworthy.app.commands.printing import OK, Printer, note
 from shipworthy.app.commands.runs import whose as scope_of
 from shipworthy.app.commands.target import closing, load_agent
+from shipworthy.app.ledgers import check_ledger, make_ledger
 from shipworthy.domain.budgets import Limit, Terms
 from shipworthy.domain.ledger import NANO, Account, Balance, Level, Unit, Window
 from shipworthy.domain.scope import ANONYMOUS, Operator, Scope
