@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from shipworthy.domain.events import AnyEvent, RunStatus
+from shipworthy.domain.grants import Grant
 from shipworthy.domain.ledger import BudgetOp
 from shipworthy.domain.scope import Scope
 
@@ -24,8 +25,10 @@ class Batch(msgspec.Struct, gc=False):
     """What lands whole or not at all: consecutive events, the bodies they refer to (by SHA-256, hex), and the run's
     status after them. A status other than "running" releases the run's ownership; `joins_session` appends the run to
     its session's ended runs. `budget`: what is done to the store's own ledger with it, in this order; at most one hold.
+    `grants`: approvals to be remembered for the run's user. `wake_at`: milliseconds since the Unix epoch from which on
+    a paused run is `due`; None: it waits for whoever resumes it.
 
-    What later shares a commit with events (approval uses, audit links) becomes a field here.
+    What later shares a commit with events (audit links) becomes a field here.
     """
 
     events: list[AnyEvent]
@@ -33,6 +36,8 @@ class Batch(msgspec.Struct, gc=False):
     status: RunStatus = "running"
     joins_session: bool = False
     budget: tuple[BudgetOp, ...] = ()
+    grants: tuple[Grant, ...] = ()
+    wake_at: int | None = None
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):

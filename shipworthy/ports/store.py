@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from shipworthy.domain.events import AnyEvent
+from shipworthy.domain.grants import Grant, SigningKey
 from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
 from shipworthy.domain.ledger import Outcome
 from shipworthy.domain.scope import Operator, Scope
@@ -81,6 +82,11 @@ class Directory(Protocol):
         its engine knows which of them it drives."""
         ...
 
+    async def due(self, operator: Operator, now: int) -> Sequence[RunSummary]:
+        """Some of the paused runs of every tenant whose last batch had a `wake_at` of at most *now*, the longest due
+        first. None: that was all."""
+        ...
+
     async def everything(self, operator: Operator, after: int = 0) -> Sequence[tuple[int, RunSummary]]:
         """Some of the runs of every tenant in the order in which they were begun, each with its place; only those whose
         place is above *after*. None: that was all."""
@@ -89,6 +95,27 @@ class Directory(Protocol):
     async def prune(self, operator: Operator, ended_before: int) -> int:
         """Forget runs that ended before this time (milliseconds since the epoch), and whole sessions whose every run
         did; what a session still reaches is kept. Returns how many runs were forgotten."""
+        ...
+
+
+class Signing(Protocol):
+    """The store's own keys, for whoever was given no others, and what was signed to be remembered."""
+
+    async def signing_keys(self) -> Sequence[SigningKey]:
+        """The keys, newest first: the same for every worker. The first one is made when it is first asked for, by
+        whoever comes first."""
+        ...
+
+    async def rotate_signing_key(self, operator: Operator, keep: int = 4) -> SigningKey:
+        """Make a new key, with which is signed from now on; the *keep* newest ones are kept, to verify with."""
+        ...
+
+    async def grants(self, scope: Scope) -> Sequence[Grant]:
+        """What is remembered for the scope's user (nothing where it names none), expired ones left out."""
+        ...
+
+    async def revoke(self, scope: Scope, grant_id: str) -> bool:
+        """Forget a grant of the scope's tenant; False if it has none of this id."""
         ...
 
 
@@ -113,8 +140,8 @@ class OwnLedger(Ledger, Accounts, Removal, Protocol):
     """A store's ledger, with its accounts; it goes where the store's runs go."""
 
 
-class Store(Journal, Directory, Lease, Protocol):
-    """A journal, its directory and its lease, in one place, with a ledger that shares its commits."""
+class Store(Journal, Directory, Signing, Lease, Protocol):
+    """A journal, its directory, its keys and its lease, in one place, with a ledger that shares its commits."""
 
     @property
     def ledger(self) -> OwnLedger:

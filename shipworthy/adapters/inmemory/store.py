@@ -12,7 +12,9 @@ import msgspec
 
 from shipworthy.adapters.inmemory.ledger import InMemoryLedger
 from shipworthy.adapters.shared.entries import PAGE, demand, no_such_run
+from shipworthy.adapters.shared.keys import new_key
 from shipworthy.domain.events import AnyEvent, RunStatus
+from shipworthy.domain.grants import Grant, SigningKey
 from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
 from shipworthy.domain.ledger import Outcome
 from shipworthy.domain.scope import Operator, Scope
@@ -50,6 +52,9 @@ class InMemoryStore:
         self._live: dict[Scope, int] = {}
         self._ended: dict[int, None] = {}
         self._next_key = 1
+        self._keys: list[SigningKey] = []
+        self._due: dict[int, int] = {}
+        self._grants: dict[tuple[str, str], dict[str, Grant]] = {}
         self._lock = threading.Lock()  # event loops of several threads may share the store
 
     async def open(self) -> None:
@@ -140,6 +145,12 @@ class InMemoryStore:
         with self._lock:
             return [_summary(run) for run in self._runs.values() if run.status == "running"]
 
+    async def due(self, operator: Operator, now: int) -> Sequence[RunSummary]:
+        demand(operator)
+        with self._lock:
+            keys = sorted([(at, key) for key, at in self._due.items() if at <= now])[:PAGE]
+            return [_summary(self._by_key[key]) for _, key in keys]
+
     async def everything(self, operator: Operator, after: int = 0) -> Sequence[tuple[int, RunSummary]]:
         demand(operator)
         with self._lock:
@@ -161,6 +172,35 @@ class InMemoryStore:
                     self._sessions.pop(run.scope, None)
         return len(gone)
 
+    # signing
+
+    async def signing_keys(self) -> Sequence[SigningKey]:
+        with self._lock:
+            if not self._keys:
+                self._keys.append(new_key())
+            return tuple(self._keys)
+
+    async def rotate_signing_key(self, operator: Operator, keep: int = 4) -> SigningKey:
+        demand(operator)
+        with self._lock:
+            self._keys = [new_key(), *self._keys][: max(keep, 1)]
+            return self._keys[0]
+
+    async def grants(self, scope: Scope) -> Sequence[Grant]:
+        now = time.time_ns() // 1_000_000
+        with self._lock:
+            kept = self._grants.get((scope.tenant, scope.user or ""), {})
+            for grant in [grant for grant in kept.values() if grant.expires_at <= now]:
+                del kept[grant.id]
+            return tuple(kept.values())
+
+    async def revoke(self, scope: Scope, grant_id: str) -> bool:
+        with self._lock:
+            for (tenant, _), kept in self._grants.items():
+                if tenant == scope.tenant and kept.pop(grant_id, None) is not None:
+                    return True
+        return False
+
     # lease
 
     def clock(self) -> int:
@@ -181,6 +221,12 @@ class InMemoryStore:
             run.bodies.update(batch.bodies)
         run.status = batch.status
         run.owned = batch.status == "running"
+        if batch.status == "paused" and batch.wake_at is not None:
+            self._due[run.key] = batch.wake_at
+        elif self._due:
+            self._due.pop(run.key, None)
+        for grant in batch.grants:
+            self._grants.setdefault((grant.tenant, grant.user), {})[grant.id] = grant
         if batch.status not in ("running", "paused"):
             self._end(run)
         if batch.joins_session:
@@ -220,6 +266,7 @@ class InMemoryStore:
 
     def _forget(self, run: _Run) -> None:
         del self._runs[run.scope.tenant, run.run_id], self._by_key[run.key]
+        self._due.pop(run.key, None)
         self._ended.pop(run.key, None)
 
 
