@@ -13,8 +13,8 @@ class Policy(Protocol):
     """Says of each call whether it may run. Whatever it raises, or gives that is no Decision, is a deny; so is an
     answer that takes too long.
 
-    `version` changes whenever its answers might. `immediate`: `decide` computes and does nothing else, so that it may be
-    called on the event loop; others run where they hold nobody up.
+    `version` changes whenever its answers might. `immediate`: `decide` computes and does nothing else, so that it may
+    be called on the event loop; others run where they hold nobody up.
     """
 
     @property
