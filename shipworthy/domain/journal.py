@@ -25,8 +25,8 @@ class Batch(msgspec.Struct, gc=False):
     """What lands whole or not at all: consecutive events, the bodies they refer to (by SHA-256, hex), and the run's
     status after them. A status other than "running" releases the run's ownership; `joins_session` appends the run to
     its session's ended runs. `budget`: what is done to the store's own ledger with it, in this order; at most one hold.
-    `grants`: approvals to be remembered for the run's user. `wake_at`: milliseconds since the Unix epoch from which on
-    a paused run is `due`; None: it waits for whoever resumes it.
+    `grants`: approvals to be remembered for the run's user, and nobody else's. `wake_at`: milliseconds since the Unix
+    epoch from which on a paused run is `due`; None: it waits for whoever resumes it.
 
     What later shares a commit with events (audit links) becomes a field here.
     """
@@ -48,7 +48,8 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 
 
 class RunSummary(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A run in a listing. Times in milliseconds since the Unix epoch; `events` is the last sequence number."""
+    """A run in a listing. Times in milliseconds since the Unix epoch; `events` is the last sequence number. `wake_at` is
+    that of its last batch."""
 
     scope: Scope
     run_id: str
@@ -56,6 +57,7 @@ class RunSummary(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     started_at: int
     updated_at: int
     events: int
+    wake_at: int | None = None
 
 
 class RunFilter(msgspec.Struct, frozen=True, gc=False):

@@ -115,7 +115,21 @@ class Signing(Protocol):
         ...
 
     async def revoke(self, scope: Scope, grant_id: str) -> bool:
-        """Forget a grant of the scope's tenant; False if it has none of this id."""
+        """Take a grant of the scope's tenant back, for good: one of this id is not taken again. False if none of this
+        id is in force."""
+        ...
+
+    async def everyones_grants(self, operator: Operator, after: int = 0) -> Sequence[tuple[int, Grant]]:
+        """Some of the grants in force of every tenant, each with its place; only those whose place is above *after*.
+        None: that was all."""
+        ...
+
+    async def adopt(
+        self, operator: Operator, keys: Sequence[SigningKey], grants: Sequence[Grant] = ()
+    ) -> None:
+        """Take over what another store had: its *keys*, newest first, to verify with, as older than all that are here;
+        and grants. What was here before is left as it is: a key that was dropped and a grant that was revoked do not
+        come back."""
         ...
 
 

@@ -23,6 +23,7 @@ from typing import Literal
 import msgspec
 
 from shipworthy.domain.events import AnyEvent
+from shipworthy.domain.grants import Grant, SigningKey
 from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
 from shipworthy.domain.ledger import Outcome
 from shipworthy.domain.scope import Operator, Scope
@@ -141,11 +142,36 @@ class PointedStore(Store):
     async def orphans(self, operator: Operator) -> Sequence[RunSummary]:
         return await self._store.orphans(operator)
 
+    async def due(self, operator: Operator, now: int) -> Sequence[RunSummary]:
+        return await self._store.due(operator, now)
+
     async def everything(self, operator: Operator, after: int = 0) -> Sequence[tuple[int, RunSummary]]:
         return await self._store.everything(operator, after)
 
     async def prune(self, operator: Operator, ended_before: int) -> int:
         return await self._store.prune(operator, ended_before)
+
+    async def signing_keys(self) -> Sequence[SigningKey]:
+        return await self._store.signing_keys()
+
+    async def rotate_signing_key(self, operator: Operator, keep: int = 4) -> SigningKey:
+        return await self._store.rotate_signing_key(operator, keep)
+
+    async def grants(self, scope: Scope) -> Sequence[Grant]:
+        return await self._store.grants(scope)
+
+    async def revoke(self, scope: Scope, grant_id: str) -> bool:
+        with self._points.around("revoke"):
+            return await self._store.revoke(scope, grant_id)
+
+    async def everyones_grants(self, operator: Operator, after: int = 0) -> Sequence[tuple[int, Grant]]:
+        return await self._store.everyones_grants(operator, after)
+
+    async def adopt(
+        self, operator: Operator, keys: Sequence[SigningKey], grants: Sequence[Grant] = ()
+    ) -> None:
+        with self._points.around("adopt"):
+            await self._store.adopt(operator, keys, grants)
 
     def clock(self) -> int:
         return self._store.clock()

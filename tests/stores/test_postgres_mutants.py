@@ -79,7 +79,7 @@ async def ends_of_a_session_have_each_their_place(workers: Workers) -> None:
     store: Any = await workers.new()
     first, second = await begun(store, ALICE, "a"), await begun(store, ALICE, "b")
     elsewhere = await begun(store, BOB, "c")
-    batch = writer.Append(ALICE, "a", first, entries.entry_of(ending(3)))
+    batch = writer.Append(ALICE, "a", first, entries.entry_of(ending(3), ALICE))
     with connect(store._server) as slow, slow.transaction():
         values = writer._values(store._sessions.lease.id, False, [batch])
         assert slow.execute(writer._APPEND, values).fetchall() == []  # it has landed
@@ -94,7 +94,7 @@ async def ends_of_a_session_have_each_their_place(workers: Workers) -> None:
 
 async def second_store(workers: Workers, owner: Any, fence: Any) -> None:
     """The same worker's batch, over a session of its own, as another instance's would come."""
-    batch = writer.Append(ALICE, "b", fence, entries.entry_of(ending(3)))
+    batch = writer.Append(ALICE, "b", fence, entries.entry_of(ending(3), ALICE))
 
     def append() -> None:
         with connect(owner._server) as c:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import msgspec
 
 from shipworthy.adapters.inmemory.ledger import InMemoryLedger
+from shipworthy.adapters.inmemory.signing import Vault
 from shipworthy.adapters.shared.entries import PAGE, demand, no_such_run
-from shipworthy.adapters.shared.keys import new_key
+from shipworthy.adapters.shared.grants import demand_own
 from shipworthy.domain.events import AnyEvent, RunStatus
 from shipworthy.domain.grants import Grant, SigningKey
 from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
@@ -33,6 +34,7 @@ class _Run(msgspec.Struct):
     token: int = 1
     owned: bool = True
     in_session: bool = False
+    wake_at: int | None = None
 
 
 class InMemoryStore:
@@ -52,9 +54,8 @@ class InMemoryStore:
         self._live: dict[Scope, int] = {}
         self._ended: dict[int, None] = {}
         self._next_key = 1
-        self._keys: list[SigningKey] = []
         self._due: dict[int, int] = {}
-        self._grants: dict[tuple[str, str], dict[str, Grant]] = {}
+        self._vault = Vault()
         self._lock = threading.Lock()  # event loops of several threads may share the store
 
     async def open(self) -> None:
@@ -66,6 +67,7 @@ class InMemoryStore:
     # journal
 
     async def begin(self, scope: Scope, run_id: str, batch: Batch, token: int = 1) -> Fence | None:
+        demand_own(scope, batch.grants)
         with self._lock:
             if (scope.tenant, run_id) in self._runs:
                 return None
@@ -87,6 +89,7 @@ class InMemoryStore:
         return Claim(Fence(run.scope, run_id, run.token, run.key), "released")
 
     async def commit(self, fence: Fence, batch: Batch) -> Sequence[Outcome]:
+        demand_own(fence.scope, batch.grants)
         with self._lock:
             run = self._by_key.get(fence.key)
             held = run is not None and run.owned and run.token == fence.token
@@ -170,36 +173,40 @@ class InMemoryStore:
                 self._forget(run)
                 if run.in_session:
                     self._sessions.pop(run.scope, None)
+            self._vault.tidy()
         return len(gone)
 
     # signing
 
     async def signing_keys(self) -> Sequence[SigningKey]:
         with self._lock:
-            if not self._keys:
-                self._keys.append(new_key())
-            return tuple(self._keys)
+            return self._vault.keys()
 
     async def rotate_signing_key(self, operator: Operator, keep: int = 4) -> SigningKey:
         demand(operator)
         with self._lock:
-            self._keys = [new_key(), *self._keys][: max(keep, 1)]
-            return self._keys[0]
+            return self._vault.rotate(keep)
 
     async def grants(self, scope: Scope) -> Sequence[Grant]:
-        now = time.time_ns() // 1_000_000
         with self._lock:
-            kept = self._grants.get((scope.tenant, scope.user or ""), {})
-            for grant in [grant for grant in kept.values() if grant.expires_at <= now]:
-                del kept[grant.id]
-            return tuple(kept.values())
+            return self._vault.of(scope)
 
     async def revoke(self, scope: Scope, grant_id: str) -> bool:
         with self._lock:
-            for (tenant, _), kept in self._grants.items():
-                if tenant == scope.tenant and kept.pop(grant_id, None) is not None:
-                    return True
-        return False
+            return self._vault.revoke(scope.tenant, grant_id)
+
+    async def everyones_grants(self, operator: Operator, after: int = 0) -> Sequence[tuple[int, Grant]]:
+        demand(operator)
+        with self._lock:
+            return self._vault.everyones(after)
+
+    async def adopt(
+        self, operator: Operator, keys: Sequence[SigningKey], grants: Sequence[Grant] = ()
+    ) -> None:
+        demand(operator)
+        with self._lock:
+            self._vault.adopt(keys)
+            self._vault.remember(grants)
 
     # lease
 
@@ -221,12 +228,13 @@ class InMemoryStore:
             run.bodies.update(batch.bodies)
         run.status = batch.status
         run.owned = batch.status == "running"
+        run.wake_at = batch.wake_at if batch.status != "running" else None
         if batch.status == "paused" and batch.wake_at is not None:
             self._due[run.key] = batch.wake_at
         elif self._due:
             self._due.pop(run.key, None)
-        for grant in batch.grants:
-            self._grants.setdefault((grant.tenant, grant.user), {})[grant.id] = grant
+        if batch.grants:
+            self._vault.remember(batch.grants)
         if batch.status not in ("running", "paused"):
             self._end(run)
         if batch.joins_session:
@@ -271,4 +279,5 @@ class InMemoryStore:
 
 
 def _summary(run: _Run) -> RunSummary:
-    return RunSummary(run.scope, run.run_id, run.status, run.events[0].at, run.events[-1].at, len(run.events))
+    whose, times = (run.scope, run.run_id), (run.events[0].at, run.events[-1].at)
+    return RunSummary(*whose, run.status, *times, len(run.events), run.wake_at)

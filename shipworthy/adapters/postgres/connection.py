@@ -32,7 +32,7 @@ SILENCE = 60.0
 _WORK = f"SET ROLE {ROLE}"
 _SESSION = """SET statement_timeout = 0; SET search_path = shipworthy, pg_temp;
 SET default_transaction_isolation = 'read committed'; SET row_security = on;
-SET shipworthy.tenant = ''; SET shipworthy.operator = '';
+SET shipworthy.tenant = ''; SET shipworthy.operator = ''; SET shipworthy.signing = '';
 SELECT set_config(name, '0', false) FROM pg_settings
 WHERE name ~ '^(statement|lock|transaction|idle_in_transaction_session|idle_session)_timeout$'; """
 _SYNCED = """SELECT set_config('synchronous_commit', 'on', false)
@@ -41,6 +41,7 @@ _GUARDED = (
     "runs",
     "journal",
     "bodies",
+    "grants",
     "counters",
     "balances",
     "holds",
@@ -50,23 +51,27 @@ _GUARDED = (
     "carried",
 )
 _WRITTEN = (*_GUARDED, "workers")
-_MADE = f"""SELECT count(c.oid) = {len(_WRITTEN) + 1} FROM pg_namespace AS n
-LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname IN {("meta", *_WRITTEN)}
+_NARROW = ("meta", "signing_keys")
+"""Tables with which the role may not do everything."""
+_MADE = f"""SELECT count(c.oid) = {len(_WRITTEN) + len(_NARROW)} FROM pg_namespace AS n
+LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname IN {(*_NARROW, *_WRITTEN)}
 WHERE n.nspname = 'shipworthy' GROUP BY n.oid"""
 _LACKING = f"""SELECT c.relname FROM pg_class AS c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p
 WHERE c.relnamespace = 'shipworthy'::regnamespace AND c.relkind = 'r' AND NOT has_table_privilege(c.oid, p)
-AND (c.relname IN {_WRITTEN} OR c.relname = 'meta' AND p = 'SELECT')
+AND (c.relname IN {_WRITTEN} OR c.relname = 'meta' AND p = 'SELECT' OR c.relname = 'signing_keys' AND p <> 'DELETE')
 UNION SELECT 'the schema' WHERE NOT has_schema_privilege('shipworthy', 'USAGE')
 UNION SELECT proname FROM pg_proc
 WHERE pronamespace = 'shipworthy'::regnamespace AND NOT has_function_privilege(oid, 'EXECUTE')"""
 _GRANTS = f"""GRANT USAGE ON SCHEMA shipworthy TO {ROLE}; GRANT SELECT ON shipworthy.meta TO {ROLE}; \
+GRANT SELECT, INSERT, UPDATE ON shipworthy.signing_keys TO {ROLE}; \
 GRANT SELECT, INSERT, UPDATE, DELETE ON {", ".join([f"shipworthy.{table}" for table in _WRITTEN])} TO {ROLE}; \
  GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA shipworthy TO {ROLE};"""
 _FORCED = f"""SELECT c.relname FROM pg_class AS c WHERE c.relnamespace = 'shipworthy'::regnamespace
-AND c.relname IN {_GUARDED}
+AND c.relname IN {(*_GUARDED, "signing_keys")}
 AND NOT (c.relrowsecurity AND c.relforcerowsecurity AND c.relowner <> current_user::regrole
-AND (SELECT array_agg(policyname = 'tenant' AND cmd = 'ALL' AND with_check IS NULL
-  AND qual LIKE '%shipworthy.tenant%shipworthy.operator%') FROM pg_policies AS p
+AND (SELECT array_agg(cmd = 'ALL' AND with_check IS NULL AND CASE c.relname
+  WHEN 'signing_keys' THEN policyname = 'signing' AND qual LIKE '%shipworthy.signing%'
+  ELSE policyname = 'tenant' AND qual LIKE '%shipworthy.tenant%shipworthy.operator%' END) FROM pg_policies AS p
   WHERE p.schemaname = 'shipworthy' AND p.tablename = c.relname) IS NOT DISTINCT FROM '{{t}}')"""
 _MEANINGS: tuple[tuple[tuple[type[psycopg.Error], ...], type[StoreError], str | None], ...] = (
     ((errors.DiskFull,), StoreFull, None),
@@ -181,7 +186,9 @@ def _show(connection: Connection, setting: str) -> Any:
 def schema() -> str:
     """What makes the schema, in one transaction."""
     folder = resources.files("shipworthy.adapters.postgres")
-    return "\n".join([folder.joinpath(name).read_text("utf-8") for name in ("schema.sql", "ledger.sql")])
+    return "\n".join(
+        [folder.joinpath(name).read_text("utf-8") for name in ("schema.sql", "signing.sql", "ledger.sql")]
+    )
 
 
 def prepare(server: Server) -> None:
@@ -236,8 +243,8 @@ def _check(connection: Connection, server: Server) -> None:
     elif tables := connection.execute(_FORCED.encode()).fetchall():
         what = f"does not enforce row level security on {', '.join([name for (name,) in tables])}"
         fix = (
-            "ALTER TABLE ... ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; its only policy is `tenant`, as in "
-            f"schema.sql; and {ROLE} must not own it."
+            "ALTER TABLE ... ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; its only policy is that of "
+            f"schema.sql, signing.sql or ledger.sql; and {ROLE} must not own it."
         )
     elif server.durable and _show(connection, "fsync") == "off":
         what = "runs with fsync off: what it acknowledges does not survive power loss"

@@ -110,6 +110,12 @@ def prune_session(connection: Connection, session: tuple[Any, ...], ended_before
         return _forget(connection, [key for key, _ in found]) if all([old for _, old in found]) else 0
 
 
+def forget_expired(connection: Connection) -> None:
+    """Forget the grants of everybody that have expired."""
+    with of(connection, "operator", "on"):
+        do(connection, "DELETE FROM grants WHERE expires_at <= now_ms()")
+
+
 def _forget(connection: Connection, keys: list[int]) -> int:
     for table, column in (("journal", "run"), ("bodies", "run"), ("runs", "key")):
         do(connection, f"DELETE FROM {table} WHERE {column} = ANY(?)", (keys,))

@@ -30,11 +30,13 @@ CREATE TABLE runs (
   position     integer,                       -- among the ended runs of its session, from 1
   expired      boolean NOT NULL DEFAULT false, -- claimed from a worker that may live, and nothing was committed since
   watched      bigint NOT NULL DEFAULT 0,     -- until then, somebody elsewhere reads along
+  wake_at      bigint,                        -- paused: when somebody is to look again; of the last batch
   UNIQUE (tenant, run_id)
 ) WITH (fillfactor = 70);
 CREATE INDEX runs_newest  ON runs (tenant, started_at, key);
 CREATE INDEX runs_session ON runs (tenant, session, "user", position) WHERE session IS NOT NULL;
 CREATE INDEX runs_running ON runs (worker) WHERE status = 'running';
+CREATE INDEX runs_due     ON runs (wake_at, key) WHERE status = 'paused' AND wake_at IS NOT NULL;
 
 CREATE TABLE journal (
   run bigint, tenant text NOT NULL, first integer, last integer NOT NULL,
@@ -83,7 +85,7 @@ BEGIN
   IF wanted IS NOT NULL THEN l := lock_counters(wanted); END IF;
   FOR b IN SELECT row_number() OVER () AS n, * FROM json_to_recordset(batches) AS u (tenant text, user_id text,
     session_id text, run_id text, key bigint, token bigint, first integer, last integer, started bigint, at bigint,
-    status text, joins boolean, events text, budget json)
+    status text, joins boolean, events text, budget json, grants json, wake_at bigint)
   LOOP
     fate := 'landed'; handle := NULL; why := NULL; watched_until := 0;
     BEGIN
@@ -93,13 +95,14 @@ BEGIN
       batch := decode(b.events, 'base64');
       IF b.run_id IS NULL THEN NULL; -- nothing is appended
       ELSIF b.key IS NULL THEN
-        INSERT INTO runs (tenant, "user", session, run_id, status, fence, worker, head, started_at, updated_at)
+        INSERT INTO runs (tenant, "user", session, run_id, status, fence, worker, head, started_at, updated_at,
+          wake_at)
         VALUES (b.tenant, b.user_id, b.session_id, b.run_id, b.status, coalesce(b.token, 1),
-          CASE b.status WHEN 'running' THEN me END, b.last, b.started, b.at)
+          CASE b.status WHEN 'running' THEN me END, b.last, b.started, b.at, b.wake_at)
         ON CONFLICT (tenant, run_id) DO NOTHING RETURNING key INTO handle;
       ELSE
         UPDATE runs AS r SET head = b.last, updated_at = b.at, status = b.status, expired = false,
-          worker = CASE b.status WHEN 'running' THEN me END
+          wake_at = b.wake_at, worker = CASE b.status WHEN 'running' THEN me END
         WHERE r.key = b.key AND r.tenant = b.tenant AND r.fence = b.token AND r.head = b.first - 1 AND r.worker = me
         RETURNING r.key, r.watched INTO handle, watched_until;
       END IF;
@@ -115,6 +118,7 @@ BEGIN
             s.tenant = b.tenant AND s.session = b.session_id AND s."user" IS NOT DISTINCT FROM b.user_id)
           WHERE r.key = handle AND r.position IS NULL;
         END IF;
+        IF b.grants IS NOT NULL THEN PERFORM remember(b.grants); END IF;
         IF watched_until > 0 AND watched_until > now_ms() THEN PERFORM pg_notify('shipworthy', handle::text); END IF;
       ELSIF again THEN
         SELECT r.key INTO handle FROM runs AS r JOIN journal AS j ON j.run = r.key AND j.first = b.first

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from shipworthy.adapters.postgres import operations
+from shipworthy.adapters.postgres import operations, signing
 from shipworthy.adapters.postgres.connection import Connection, Server, checked, prepare
 from shipworthy.adapters.postgres.holds import Apply
 from shipworthy.adapters.postgres.lanes import Listener, Session
@@ -19,8 +19,11 @@ from shipworthy.adapters.postgres.ledger import PostgresLedger
 from shipworthy.adapters.postgres.place import place_of
 from shipworthy.adapters.postgres.writer import Append, Lease, Writer
 from shipworthy.adapters.shared.entries import demand, entry_of
+from shipworthy.adapters.shared.grants import rows_of
+from shipworthy.adapters.shared.keys import new_key
 from shipworthy.adapters.shared.lane import forks, outlived
 from shipworthy.adapters.shared.queries import Ask, Reads
+from shipworthy.domain.grants import Grant, SigningKey
 from shipworthy.domain.journal import Batch, Claim, Fence, RunSummary
 from shipworthy.domain.ledger import Outcome, Refused
 from shipworthy.domain.scope import Operator, Scope
@@ -61,6 +64,7 @@ class PostgresStore(Reads):
     """
 
     _history = operations.HISTORY
+    _now = "now_ms()"
 
     def __init__(
         self,
@@ -131,7 +135,7 @@ class PostgresStore(Reads):
     # journal
 
     async def begin(self, scope: Scope, run_id: str, batch: Batch, token: int = 1) -> Fence | None:
-        entry = entry_of(batch)
+        entry = entry_of(batch, scope)
         if entry.first != 1:
             raise Fenced(
                 f"The first batch of run {run_id!r} starts at event {entry.first}; nothing was written."
@@ -146,7 +150,7 @@ class PostgresStore(Reads):
         return await self._do(lambda c: operations.claim(c, lease, scope, run_id))
 
     async def commit(self, fence: Fence, batch: Batch) -> Sequence[Outcome]:
-        append = Append(fence.scope, fence.run_id, fence, entry_of(batch))
+        append = Append(fence.scope, fence.run_id, fence, entry_of(batch, fence.scope))
         outcomes: Sequence[Outcome] | None = await self._ready().writer.submit(append)
         return outcomes or ()
 
@@ -180,7 +184,30 @@ class PostgresStore(Reads):
             total += await self._do(
                 partial(operations.prune_session, session=session, ended_before=ended_before)
             )
+        await self._do(operations.forget_expired)
         return total
+
+    # signing
+
+    async def signing_keys(self) -> Sequence[SigningKey]:
+        return await self._do(signing.keys)
+
+    async def rotate_signing_key(self, operator: Operator, keep: int = 4) -> SigningKey:
+        demand(operator)
+        key = new_key()
+        await self._do(lambda c: signing.rotate(c, key, keep))
+        return key
+
+    async def revoke(self, scope: Scope, grant_id: str) -> bool:
+        return await self._do(lambda c: signing.revoke(c, scope.tenant, grant_id))
+
+    async def adopt(
+        self, operator: Operator, keys: Sequence[SigningKey], grants: Sequence[Grant] = ()
+    ) -> None:
+        """Keys, then grants: no transaction sees both."""
+        demand(operator)
+        await self._do(lambda c: signing.adopt_keys(c, keys))
+        await self._do(lambda c: signing.adopt_grants(c, rows_of(grants)))
 
     # lease
 

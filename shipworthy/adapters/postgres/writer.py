@@ -27,6 +27,7 @@ from shipworthy.adapters.postgres.holds import (
 )
 from shipworthy.adapters.postgres.lanes import Session
 from shipworthy.adapters.shared.entries import Entry
+from shipworthy.adapters.shared.grants import GrantRow
 from shipworthy.adapters.shared.lane import Job
 from shipworthy.domain.journal import Fence
 from shipworthy.domain.scope import Scope
@@ -95,6 +96,8 @@ class _Row(msgspec.Struct, gc=False, omit_defaults=True):
     joins: bool
     events: bytes
     budget: list[Any] | None = None
+    grants: tuple[GrantRow, ...] | None = None
+    wake_at: int | None = None
 
 
 class _Operations(msgspec.Struct, gc=False):
@@ -281,4 +284,5 @@ def _row(batch: Append, group: Group) -> _Row:
     e = batch.entry
     who = (batch.scope.tenant, batch.scope.user, batch.scope.session, batch.run_id)
     budget = group.rows(e.budget) if e.budget else None
-    return _Row(*who, key, token, e.first, e.last, e.started, e.at, e.status, e.joins, e.events, budget)
+    landing = (e.first, e.last, e.started, e.at, e.status, e.joins, e.events)
+    return _Row(*who, key, token, *landing, budget, e.grants or None, e.wake_at)

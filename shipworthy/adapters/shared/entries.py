@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from shipworthy.adapters.shared.grants import GrantRow, demand_own, rows_of
 from shipworthy.domain.events import RunStatus
 from shipworthy.domain.journal import Batch
 from shipworthy.domain.ledger import BudgetOp
@@ -12,12 +13,12 @@ from shipworthy.errors import ConfigurationError, Fenced, RunNotFound
 from shipworthy.rules.codec import encode_events
 
 PAGE = 500
-"""Runs that `everything` gives at once."""
+"""Runs, or grants, that a store gives at once."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """A batch, encoded by whoever commits it, so that the writer's thread has little left to do. `budget` is what it
-    does to the ledger."""
+    does to the ledger; `wake_at` is nothing while the run is running."""
 
     first: int
     last: int
@@ -28,16 +29,21 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     status: RunStatus
     joins: bool
     budget: tuple[BudgetOp, ...] = ()
+    grants: tuple[GrantRow, ...] = ()
+    wake_at: int | None = None
 
 
-def entry_of(batch: Batch) -> Entry:
-    """The batch as it is written. Raises Fenced for one whose events do not follow one another."""
+def entry_of(batch: Batch, scope: Scope) -> Entry:
+    """The batch of a run of this scope as it is written. Raises Fenced for one whose events do not follow one another,
+    StoreError for one that would remember something for somebody else."""
     events = batch.events
     if not events:
         raise ValueError("A batch has at least one event.")
     first, last = events[0], events[-1]
     if [event.seq for event in events] != list(range(first.seq, first.seq + len(events))):
         raise Fenced(f"The events {first.seq} to {last.seq} of a batch have a gap; nothing was written.")
+    if batch.grants:
+        demand_own(scope, batch.grants)
     return Entry(
         first.seq,
         last.seq,
@@ -48,6 +54,8 @@ def entry_of(batch: Batch) -> Entry:
         batch.status,
         batch.joins_session,
         batch.budget,
+        rows_of(batch.grants) if batch.grants else (),
+        None if batch.status == "running" else batch.wake_at,
     )
 
 

@@ -9,7 +9,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from shipworthy.adapters.shared.entries import PAGE, demand, no_such_run
+from shipworthy.adapters.shared.grants import grant_of
 from shipworthy.domain.events import AnyEvent
+from shipworthy.domain.grants import Grant
 from shipworthy.domain.journal import RunFilter, RunSummary
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import JournalDamaged
@@ -18,9 +20,19 @@ from shipworthy.rules.codec import decode_events
 T = TypeVar("T")
 Ask = Callable[[str, Sequence[Any]], list[Any]]
 
-SUMMARY = 'SELECT tenant, "user", session, run_id, status, started_at, updated_at, head, key FROM runs'
+SUMMARY = (
+    'SELECT tenant, "user", session, run_id, status, started_at, updated_at, head, wake_at, key FROM runs'
+)
 _FIND = f"{SUMMARY} WHERE tenant = ? AND run_id = ?"
 _EVERYTHING = f"{SUMMARY} WHERE key > ? ORDER BY key LIMIT ?"
+_DUE = f"{SUMMARY} WHERE status = 'paused' AND wake_at <= ? ORDER BY wake_at, key LIMIT ?"
+_GRANTS = """SELECT data FROM grants
+WHERE tenant = ? AND "user" = ? AND NOT revoked AND expires_at > {now} ORDER BY nth"""
+_EVERYONES = (
+    "SELECT nth, data FROM grants WHERE nth > ? AND NOT revoked AND expires_at > {now} ORDER BY nth LIMIT ?"
+)
+KEYS = "SELECT id, secret, made_at FROM signing_keys WHERE secret IS NOT NULL ORDER BY nth DESC"
+"""The keys that are in use, newest first."""
 _BODY = """SELECT b.data FROM runs AS r LEFT JOIN bodies AS b ON b.run = r.key AND b.digest = ?
 WHERE r.tenant = ? AND r.run_id = ?"""
 _SESSION = """SELECT run_id FROM runs WHERE tenant = ? AND "user" IS NOT DISTINCT FROM ? AND session = ?
@@ -29,9 +41,11 @@ AND position IS NOT NULL ORDER BY position LIMIT ?"""
 
 class Reads:
     """The half of a store that only reads. `_history` asks for head, first and events of the batches that reach beyond
-    an event (`after`, tenant, run id); of a run that is there it gives at least one row."""
+    an event (`after`, tenant, run id); of a run that is there it gives at least one row. `_now`: the time in
+    milliseconds, in SQL."""
 
     _history: ClassVar[str]
+    _now: ClassVar[str]
 
     def _asked(self, whose: Scope | Operator, work: Callable[[Ask], T]) -> Awaitable[T]:
         """Do *work* on a thread that may read what is the tenant's; of every tenant, for an operator."""
@@ -64,6 +78,25 @@ class Reads:
         demand(operator)
         found = await self._asked(operator, lambda ask: ask(_EVERYTHING, (after, PAGE)))
         return [(row[-1], summary(row)) for row in found]
+
+    async def due(self, operator: Operator, now: int) -> Sequence[RunSummary]:
+        """Some of the paused runs of every tenant that are due, the longest due first."""
+        demand(operator)
+        return [summary(row) for row in await self._asked(operator, lambda ask: ask(_DUE, (now, PAGE)))]
+
+    async def grants(self, scope: Scope) -> Sequence[Grant]:
+        """What is remembered for the scope's user, the oldest first."""
+        if scope.user is None:
+            return ()
+        query, whose = _GRANTS.format(now=self._now), (scope.tenant, scope.user)
+        return [grant_of(data) for (data,) in await self._asked(scope, lambda ask: ask(query, whose))]
+
+    async def everyones_grants(self, operator: Operator, after: int = 0) -> Sequence[tuple[int, Grant]]:
+        """A page of the grants in force of every tenant, each with its place."""
+        demand(operator)
+        query = _EVERYONES.format(now=self._now)
+        found = await self._asked(operator, lambda ask: ask(query, (after, PAGE)))
+        return [(nth, grant_of(data)) for nth, data in found]
 
 
 def history(ask: Ask, query: str, scope: Scope, run_id: str, after: int) -> list[AnyEvent]:
@@ -110,5 +143,5 @@ def _listing(ask: Ask, scope: Scope, which: RunFilter) -> list[RunSummary]:
 
 def summary(row: Sequence[Any]) -> RunSummary:
     """A row of SUMMARY."""
-    tenant, user, session, run_id, status, started_at, updated_at, head, _ = row
-    return RunSummary(Scope(tenant, user, session), run_id, status, started_at, updated_at, head)
+    tenant, user, session, run_id, status, started_at, updated_at, head, wake_at, _ = row
+    return RunSummary(Scope(tenant, user, session), run_id, status, started_at, updated_at, head, wake_at)

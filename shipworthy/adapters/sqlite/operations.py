@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import apsw
 
+import shipworthy.adapters.sqlite.signing as signing
 from shipworthy.adapters.shared.entries import Entry, no_such_run
 from shipworthy.adapters.sqlite.connection import rows
 from shipworthy.adapters.sqlite.workers import Worker
@@ -23,11 +24,11 @@ _GO_ON = """UPDATE runs SET head = ?, updated_at = ?, before = tail, tail = (SEL
 expired = 0
 WHERE key = ? AND fence = ? AND head = ? AND worker = ? AND tenant = ? AND status = 'running'"""
 _CHANGE = """UPDATE runs SET head = ?, updated_at = ?, before = tail, tail = (SELECT max(id) + 1 FROM journal),
-status = ?, worker = CASE ? WHEN 'running' THEN worker END, expired = 0
+status = ?, worker = CASE ? WHEN 'running' THEN worker END, expired = 0, wake_at = ?
 WHERE key = ? AND fence = ? AND head = ? AND worker = ? AND tenant = ?"""
 _CREATE = """INSERT INTO runs
-(tenant, user, session, run_id, status, fence, worker, head, started_at, updated_at, tail)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(id), 0) + 1 FROM journal))
+(tenant, user, session, run_id, status, fence, worker, head, started_at, updated_at, wake_at, tail)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(id), 0) + 1 FROM journal))
 ON CONFLICT (tenant, run_id) DO NOTHING"""
 _APPEND = """INSERT INTO journal (run, prev, first, last, events)
 VALUES (?1, (SELECT before FROM runs WHERE key = ?1), ?2, ?3, ?4)"""
@@ -62,6 +63,7 @@ def begin(
         entry.last,
         entry.started,
         entry.at,
+        entry.wake_at,
     )
     cursor.execute(_CREATE, row)
     if not cursor.connection.changes():
@@ -78,8 +80,8 @@ def commit(cursor: apsw.Cursor, worker: Worker, fence: Fence, entry: Entry) -> N
     if entry.status == "running":
         cursor.execute(_GO_ON, (entry.last, entry.at, key, token, due, worker.id, tenant))
     if entry.status != "running" or not changes():
-        change = (entry.last, entry.at, entry.status, entry.status, key, token, due, worker.id, tenant)
-        cursor.execute(_CHANGE, change)
+        change = (entry.last, entry.at, entry.status, entry.status, entry.wake_at)
+        cursor.execute(_CHANGE, (*change, key, token, due, worker.id, tenant))
         if not changes():
             raise Fenced(_why_fenced(cursor, worker, fence, due))
     _append(cursor, fence.scope, key, entry)
@@ -91,6 +93,8 @@ def _append(cursor: apsw.Cursor, scope: Scope, key: int, entry: Entry) -> None:
         cursor.execute(_KEEP, (key, digest, data))
     if entry.joins and scope.session is not None:
         cursor.execute(_JOIN, (scope.tenant, scope.user, scope.session, key))
+    if entry.grants:
+        signing.remember(cursor, entry.grants)
 
 
 def _why_fenced(cursor: apsw.Cursor, worker: Worker, fence: Fence, due: int) -> str:

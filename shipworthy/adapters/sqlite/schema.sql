@@ -17,12 +17,14 @@ CREATE TABLE runs (
   tail       INTEGER NOT NULL,                   -- journal.id of the last batch
   before     INTEGER,                            -- and of the one before it
   expired    INTEGER NOT NULL DEFAULT 0,         -- 1: claimed from a stopped worker, and nothing was committed since
+  wake_at    INTEGER,                            -- paused: when somebody is to look again; of the last batch
   UNIQUE (tenant, run_id)
 ) STRICT;
 
 CREATE INDEX runs_newest  ON runs (tenant, started_at, key);
 CREATE INDEX runs_session ON runs (tenant, user, session, position);
 CREATE INDEX runs_running ON runs (worker) WHERE status = 'running';
+CREATE INDEX runs_due     ON runs (wake_at, key) WHERE status = 'paused' AND wake_at IS NOT NULL;
 CREATE INDEX runs_ended   ON runs (key) WHERE status NOT IN ('running', 'paused');
 
 -- One row for each batch, in the order of arrival, so that batches that share a commit share pages. A run's batches are
@@ -50,6 +52,29 @@ CREATE TABLE workers (
   boot        TEXT NOT NULL,
   lease_until INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- The store's own keys, by `nth`, the highest for signing. Of one that was dropped the name is kept, so that it does not
+-- come back with what another store had.
+CREATE TABLE signing_keys (
+  nth     INTEGER PRIMARY KEY,
+  id      TEXT NOT NULL UNIQUE,
+  secret  BLOB,                                  -- NULL: dropped
+  made_at INTEGER NOT NULL
+) STRICT;
+
+-- What was said yes to for a user, beyond one run. One that was revoked stays until it would have expired, as above.
+CREATE TABLE grants (
+  nth        INTEGER PRIMARY KEY AUTOINCREMENT,
+  tenant     TEXT NOT NULL,
+  id         TEXT NOT NULL,
+  user       TEXT NOT NULL,
+  expires_at INTEGER NOT NULL,
+  revoked    INTEGER NOT NULL DEFAULT 0,
+  data       BLOB NOT NULL,                      -- JSON, UTF-8; empty: revoked
+  UNIQUE (tenant, id)
+) STRICT;
+
+CREATE INDEX grants_user ON grants (tenant, user);
 
 -- The ledger. Its times are on the wall clock, so that windows and holds outlive a reboot. Amounts are whole numbers;
 -- money in billionths of a US dollar.

@@ -14,15 +14,18 @@ import apsw
 import shipworthy.adapters.sqlite.budget as budget
 import shipworthy.adapters.sqlite.operations as operations
 import shipworthy.adapters.sqlite.reader as reader
+import shipworthy.adapters.sqlite.signing as signing
 from shipworthy.adapters.shared.entries import demand, entry_of
+from shipworthy.adapters.shared.grants import rows_of
 from shipworthy.adapters.shared.lane import forks, outlived
-from shipworthy.adapters.shared.queries import Ask, Reads
+from shipworthy.adapters.shared.queries import KEYS, Ask, Reads
 from shipworthy.adapters.sqlite.connection import Database, Durability, prepare, rows
 from shipworthy.adapters.sqlite.ledger import SqliteLedger
 from shipworthy.adapters.sqlite.operations import PRUNED_AT_ONCE
 from shipworthy.adapters.sqlite.reader import Reader
 from shipworthy.adapters.sqlite.workers import Worker, now
 from shipworthy.adapters.sqlite.writer import Writer
+from shipworthy.domain.grants import Grant, SigningKey
 from shipworthy.domain.journal import Batch, Claim, Fence, RunSummary
 from shipworthy.domain.ledger import Outcome
 from shipworthy.domain.scope import Operator, Scope
@@ -43,6 +46,7 @@ class SqliteStore(Reads):
     """
 
     _history = reader.HISTORY
+    _now = signing.NOW
 
     def __init__(
         self,
@@ -140,7 +144,7 @@ class SqliteStore(Reads):
     async def begin(self, scope: Scope, run_id: str, batch: Batch, token: int = 1) -> Fence | None:
         """Create a run with its first batch, owned by this worker. None if there is one of this id."""
         writer, worker = self._ready()
-        entry = entry_of(batch)
+        entry = entry_of(batch, scope)
         return await outlived(
             writer.submit(lambda cursor: operations.begin(cursor, worker, scope, run_id, entry, token))
         )
@@ -153,7 +157,7 @@ class SqliteStore(Reads):
     async def commit(self, fence: Fence, batch: Batch) -> Sequence[Outcome]:
         """Append *batch*, durably, whole or not at all. Raises Fenced, HoldRefused, StoreFull, CommitUncertain."""
         writer, worker = self._ready()
-        entry = entry_of(batch)
+        entry = entry_of(batch, fence.scope)
         if entry.budget:
             return await writer.submit(lambda cursor: budget.commit(cursor, worker, fence, entry))
         await writer.submit(lambda cursor: operations.commit(cursor, worker, fence, entry))
@@ -188,7 +192,31 @@ class SqliteStore(Reads):
         steps += [
             partial(operations.forget_session, scope=scope, ended_before=ended_before) for scope in sessions
         ]
+        steps.append(partial(signing.forget_expired))
         return sum([await self._ready()[0].submit(step) for step in steps])
+
+    # signing
+
+    async def signing_keys(self) -> Sequence[SigningKey]:
+        """The keys, newest first; the first one is made by whoever asks first."""
+        found = await self._read(lambda cursor: rows(cursor, KEYS))
+        return [SigningKey(*row) for row in found] or await self._write(signing.keys)
+
+    async def rotate_signing_key(self, operator: Operator, keep: int = 4) -> SigningKey:
+        """Sign with a new key from now on; the *keep* newest ones are kept."""
+        demand(operator)
+        return await self._write(partial(signing.rotate, keep=keep))
+
+    async def revoke(self, scope: Scope, grant_id: str) -> bool:
+        """Take a grant of the tenant back, for good."""
+        return await self._write(partial(signing.revoke, tenant=scope.tenant, grant_id=grant_id))
+
+    async def adopt(
+        self, operator: Operator, keys: Sequence[SigningKey], grants: Sequence[Grant] = ()
+    ) -> None:
+        """Take over another store's keys, to verify with, and grants."""
+        demand(operator)
+        await self._write(partial(signing.adopt, others=keys, grants=rows_of(grants)))
 
     # lease
 
