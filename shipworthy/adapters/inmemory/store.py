@@ -93,7 +93,12 @@ class InMemoryStore:
         with self._lock:
             run = self._by_key.get(fence.key)
             held = run is not None and run.owned and run.token == fence.token
-            if run is None or not held or batch.events[0].seq != len(run.events) + 1:
+            if (
+                run is None
+                or run.scope.tenant != fence.scope.tenant
+                or not held
+                or batch.events[0].seq != len(run.events) + 1
+            ):
                 raise Fenced(f"Run {fence.run_id!r} was taken over, or released.")
             outcomes = self.ledger.apply(batch.budget) if batch.budget else ()
             self._append(run, batch)

@@ -283,6 +283,7 @@ def _row(batch: Append, group: Group) -> _Row:
     key, token = (None, batch.token) if batch.fence is None else (batch.fence.key, batch.fence.token)
     e = batch.entry
     who = (batch.scope.tenant, batch.scope.user, batch.scope.session, batch.run_id)
-    budget = group.rows(e.budget) if e.budget else None
-    landing = (e.first, e.last, e.started, e.at, e.status, e.joins, e.events)
-    return _Row(*who, key, token, *landing, budget, e.grants or None, e.wake_at)
+    row = _Row(*who, key, token, e.first, e.last, e.started, e.at, e.status, e.joins, e.events)
+    row.budget = group.rows(e.budget) if e.budget else None
+    row.grants, row.wake_at = e.grants or None, e.wake_at
+    return row

@@ -85,7 +85,7 @@ class Reads:
         return [summary(row) for row in await self._asked(operator, lambda ask: ask(_DUE, (now, PAGE)))]
 
     async def grants(self, scope: Scope) -> Sequence[Grant]:
-        """What is remembered for the scope's user, the oldest first."""
+        """What is remembered for the scope's user."""
         if scope.user is None:
             return ()
         query, whose = _GRANTS.format(now=self._now), (scope.tenant, scope.user)
