@@ -30,6 +30,11 @@ from shipworthy.testing.contracts.store.leases import (
     a_live_workers_run_is_busy,
     parking_and_ending_release,
 )
+from shipworthy.testing.contracts.store.signing import (
+    a_batch_that_does_not_land_remembers_nothing,
+    what_was_revoked_does_not_come_back,
+)
+from shipworthy.testing.contracts.store.waiting import a_claim_alone_leaves_a_run_due
 from shipworthy.testing.contracts.store.workers import (
     ALICE,
     BOB,
@@ -212,6 +217,30 @@ SCHEMAS: dict[str, tuple[list[tuple[str, str]], Law]] = {
     "a read-only server is a batch's fault": (
         [("WHEN read_only_sql_transaction THEN RAISE;", "")],
         a_server_that_turns_read_only_is_waited_for,
+    ),
+    "due whatever came after": (
+        [("wake_at = b.wake_at, worker", "wake_at = coalesce(b.wake_at, r.wake_at), worker")],
+        a_claim_alone_leaves_a_run_due,
+    ),
+    "grants before the fence": (
+        [
+            ("        IF b.grants IS NOT NULL THEN PERFORM remember(b.grants); END IF;\n", ""),
+            (
+                "      batch := decode(b.events, 'base64');",
+                "      batch := decode(b.events, 'base64');\n"
+                "      IF b.grants IS NOT NULL THEN PERFORM remember(b.grants); END IF;",
+            ),
+        ],
+        a_batch_that_does_not_land_remembers_nothing,
+    ),
+    "grants are written over": (
+        [
+            (
+                "ON CONFLICT (tenant, id) DO NOTHING;\nEND",
+                "ON CONFLICT (tenant, id) DO UPDATE SET data = excluded.data, revoked = false;\nEND",
+            )
+        ],
+        what_was_revoked_does_not_come_back,
     ),
     "nobody is told": (
         [("PERFORM pg_notify('shipworthy', handle::text);", "NULL;")],

@@ -17,11 +17,13 @@ import pytest
 
 from shipworthy.adapters.postgres import PostgresStore, operations
 from shipworthy.adapters.postgres.connection import Connection, Server, connect, schema
+from shipworthy.domain.grants import SigningKey
 from shipworthy.domain.journal import Batch, Fence, RunFilter
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import Fenced, JournalDamaged, RunNotFound, ShipworthyError, StoreError
 from shipworthy.rules.ledger import account
 from shipworthy.testing.contracts.ledger.ledgers import OPERATOR, granted, hold, line, turned_away
+from shipworthy.testing.contracts.store.signing import grant, granting
 from shipworthy.testing.contracts.store.workers import (
     ALICE,
     STRANGER,
@@ -38,11 +40,12 @@ OWNER = "shipworthy_test_owner"
 SECRET = b"the secret of globex"
 DIGEST = digest_of(SECRET)
 LEDGER = ("counters", "balances", "holds", "places", "caps", "changes")
-TABLES = ("runs", "journal", "bodies", *LEDGER)
+TABLES = ("runs", "journal", "bodies", "grants", *LEDGER)
 COLUMNS = (
     ("runs", "run_id"),
     ("journal", "events"),
     ("bodies", "data"),
+    ("grants", "id"),
     ("counters", "key"),
     ("balances", "spent"),
     ("holds", "id"),
@@ -84,9 +87,11 @@ async def fill(dsn: str) -> None:
         batch = answer(3)
         body = SECRET if scope is THEIRS else b"mine"
         batch.bodies[digest_of(body)] = body
+        batch.grants = (grant(f"grant of {scope.tenant}", scope),)
         await store.commit(fence, batch)
         await store.commit(await begun(store, scope, f"ended-{scope.tenant}"), ending(3))
         await draw(store, scope.tenant)
+    await store.signing_keys()
     await store.close()
 
 
@@ -226,6 +231,12 @@ def writing_for_the_other(c: Connection) -> Any:
         "INSERT INTO runs (tenant, run_id, status, fence, head, started_at, updated_at) "
         "VALUES ('globex', 'the-run', 'running', 1, 0, 0, 0) ON CONFLICT (tenant, run_id) "
         "DO UPDATE SET fence = 99 RETURNING *",
+        "INSERT INTO grants (tenant, id, \"user\", expires_at, data) VALUES ('globex', 'forged', 'alice', 0, '') "
+        "RETURNING *",
+        'INSERT INTO grants (tenant, id, "user", expires_at, data) '
+        "VALUES ('globex', 'grant of globex', 'alice', 0, '') ON CONFLICT DO NOTHING RETURNING *",
+        'SELECT 1 FROM remember(\'[{"tenant": "globex", "id": "forged", "user_id": "alice", '
+        '"expires_at": 1, "data": ""}]\')',
         "INSERT INTO balances VALUES (-1, 'globex') RETURNING *",
         "INSERT INTO caps VALUES ('globex', 'forged', 1) RETURNING *",
         "INSERT INTO caps SELECT 'globex', \"limit\", 1 FROM counters LIMIT 1 RETURNING *",
@@ -283,6 +294,21 @@ def the_stores_own_functions(c: Connection) -> Any:
     """They run as whoever calls them."""
     gave = c.execute("SELECT handle FROM claim('attacker', 0, 'globex', 'the-run')").fetchall()
     return [row for row in gave if row != (None,)]
+
+
+@attack
+def the_keys_of_the_store(c: Connection) -> Any:
+    """They are no tenant's: whoever had one could sign for any."""
+    found = []
+    for statement in (
+        "SELECT secret FROM signing_keys",
+        "UPDATE signing_keys SET secret = 'mine' RETURNING *",
+        "DELETE FROM signing_keys RETURNING *",
+        "INSERT INTO signing_keys VALUES (99, 'mine', 'mine', 0) RETURNING *",
+    ):
+        found += let(c, lambda statement=statement: c.execute(statement.encode()).fetchall())
+    with c.cursor() as cursor, cursor.copy(b"COPY signing_keys TO STDOUT") as copy:
+        return found + [bytes(row) for row in copy]
 
 
 @attack
@@ -480,12 +506,12 @@ def test_no_operation_of_a_scope_leaves_a_session_that_sees_anything(owned: str)
             assert writer is not None
             assert visible(writer) == 0  # its thread rests
             for c in [lane._connection for lane in lanes if lane._connection is not None]:
-                [(tenant, operator)] = c.execute(
-                    "SELECT current_setting('shipworthy.tenant', true), current_setting('shipworthy.operator', true)"
+                [settings] = c.execute(
+                    "SELECT current_setting('shipworthy.tenant', true), current_setting('shipworthy.operator', true), "
+                    "current_setting('shipworthy.signing', true)"
                 ).fetchall()
-                said.append(f"{tenant}{operator}")
-                assert not tenant
-                assert not operator
+                said.append("".join(settings))
+                assert not any(settings)
 
         fence = await begun(store, MINE, "sober")
         operator = Operator("the test")
@@ -509,6 +535,18 @@ def test_no_operation_of_a_scope_leaves_a_session_that_sees_anything(owned: str)
             lambda: store.claim(MINE, "nothing"),
             lambda: store.release(fence),
             lambda: store.orphans(operator),
+            lambda: store.signing_keys(),
+            lambda: store.rotate_signing_key(operator),
+            lambda: store.rotate_signing_key(operator, 2**80),
+            lambda: store.grants(MINE),
+            lambda: store.grants(Scope("acme", "\x00")),
+            lambda: store.revoke(MINE, "none"),
+            lambda: store.adopt(operator, [SigningKey("k", b"k", 2**80)], [grant("g", MINE)]),
+            lambda: store.adopt(operator, [SigningKey("k", b"k", 1)], [grant("\x00", MINE)]),
+            lambda: store.everyones_grants(operator),
+            lambda: store.due(operator, 2**40),
+            lambda: store.commit(fence, granting(answer(4), grant("g", MINE))),
+            lambda: store.commit(fence, granting(answer(5), grant("\x00", MINE))),
             lambda: store.prune(operator, 0),
             lambda: store.prune(operator, 2**80),
         ):
@@ -562,6 +600,15 @@ BROKEN = {
         (POLICY, f"({POLICY} OR current_setting(''shipworthy.tenant'', true) = '''')")
     ],
     "writing is not checked": [(POLICY, f"{POLICY} WITH CHECK (true)")],
+    "grants of every tenant": [
+        ("ALTER TABLE grants ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;", ""),
+    ],
+    "keys for everybody": [
+        ("USING (current_setting('shipworthy.signing', true) = 'on')", "USING (true)"),
+    ],
+    "keys for whoever owns them": [
+        ("ALTER TABLE signing_keys ENABLE ROW LEVEL SECURITY, FORCE", "ALTER TABLE signing_keys ENABLE"),
+    ],
     "functions of the owner's": [
         ("LANGUAGE plpgsql SET", "LANGUAGE plpgsql SECURITY DEFINER SET"),
         (", FORCE ROW LEVEL SECURITY", ""),
@@ -600,6 +647,11 @@ def plant(dsn: str) -> None:
             )
             admin.execute("INSERT INTO journal VALUES (77, %s, %s, 1, '[]')", (tenant, len(tenant)))
             admin.execute("INSERT INTO bodies VALUES (77, %s, %s, 'the secret of globex')", (tenant, tenant))
+            admin.execute(
+                'INSERT INTO grants (tenant, id, "user", expires_at, data) VALUES (%s, %s, %s, 0, %s)',
+                (tenant, f"planted of {tenant}", "u", b""),
+            )
+        admin.execute("INSERT INTO signing_keys VALUES (77, 'planted', 'secret', 0)")
 
 
 def test_a_setting_for_the_session_is_caught(owned: str, monkeypatch: pytest.MonkeyPatch) -> None:

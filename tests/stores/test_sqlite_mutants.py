@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import apsw
 import pytest
 
-from shipworthy.adapters.shared import lane, queries
-from shipworthy.adapters.sqlite import SqliteStore, operations, reader, workers
-from shipworthy.testing.contracts.store import Law, Workers, check, name
+from shipworthy.adapters.shared import entries, lane, queries
+from shipworthy.adapters.shared.keys import new_key
+from shipworthy.adapters.sqlite import SqliteStore, operations, reader, signing, workers
+from shipworthy.domain.grants import SigningKey
+from shipworthy.testing.contracts.store import Law, Workers, check, name, waiting
+from shipworthy.testing.contracts.store import signing as laws
 from shipworthy.testing.contracts.store.directory import (
     a_foreign_run_is_an_unknown_run,
     a_session_is_its_ended_runs_in_the_order_of_their_ends,
@@ -23,6 +28,7 @@ from shipworthy.testing.contracts.store.journal import (
     bodies_are_not_shared,
 )
 from shipworthy.testing.contracts.store.leases import a_live_workers_run_is_busy, parking_and_ending_release
+from shipworthy.testing.contracts.store.workers import OPERATOR
 
 
 class Sqlite(Workers):
@@ -73,6 +79,113 @@ def first_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     row = "VALUES (?, ?, ?, ?, ?, ?,"
     assert row in operations._CREATE
     monkeypatch.setattr(operations, "_CREATE", operations._CREATE.replace(row, f"{row[:-2]}min(?, 1),"))
+
+
+def changed(where: object, what: str, before: str, after: str) -> Patch:
+    """A statement in which something is different."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        statement = getattr(where, what)
+        assert before in statement
+        monkeypatch.setattr(where, what, statement.replace(before, after))
+
+    return patch
+
+
+def a_key_of_each_workers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made in the process, and remembered there."""
+
+    async def keys(self: Any) -> Any:
+        self.own = getattr(self, "own", [new_key()])
+        return self.own
+
+    monkeypatch.setattr(SqliteStore, "signing_keys", keys)
+
+
+def the_first_key_is_made_by_whoever_read_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys(cursor: apsw.Cursor) -> list[SigningKey]:
+        return [signing.rotate(cursor, 9)]
+
+    monkeypatch.setattr(signing, "keys", keys)
+
+
+def grants_before_the_fence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written in a transaction of their own, as what is no part of the batch would be."""
+    commit = SqliteStore.commit
+
+    async def early(self: Any, fence: Any, batch: Any) -> Any:
+        await self.adopt(OPERATOR, (), batch.grants)
+        return await commit(self, fence, batch)
+
+    monkeypatch.setattr(SqliteStore, "commit", early)
+
+
+def grants_for_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entries, "demand_own", lambda scope, grants: None)
+
+
+def revoked_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left that says so."""
+    query = "DELETE FROM grants" + signing._REVOKE[signing._REVOKE.index("\nWHERE") :]
+    monkeypatch.setattr(signing, "_REVOKE", query)
+
+
+OF_SIGNING: dict[str, tuple[Patch, Law]] = {
+    "whatever waits is due": (
+        changed(queries, "_DUE", "wake_at <= ?", "coalesce(?, 1) IS NOT NULL"),
+        waiting.a_paused_run_is_due_from_its_time_on,
+    ),
+    "due though it runs": (
+        changed(operations, "_CHANGE", "wake_at = ?", "wake_at = coalesce(?, wake_at)"),
+        waiting.a_claim_alone_leaves_a_run_due,
+    ),
+    "due though it has ended": (
+        changed(queries, "_DUE", "status = 'paused'", "true"),
+        waiting.what_runs_or_has_ended_is_not_due,
+    ),
+    "a key for each worker": (a_key_of_each_workers_own, laws.all_workers_sign_with_one_key),
+    "a key for whoever read none": (
+        the_first_key_is_made_by_whoever_read_that_there_is_none,
+        laws.all_workers_sign_with_one_key,
+    ),
+    "adopted keys sign": (
+        changed(signing, "_OLD_KEY", "min(nth) - 1", "max(nth) + 1"),
+        laws.adopted_keys_are_older_than_all,
+    ),
+    "dropped keys are forgotten": (
+        changed(signing, "_DROP", "UPDATE signing_keys SET secret = NULL", "DELETE FROM signing_keys"),
+        laws.a_key_that_was_dropped_does_not_come_back,
+    ),
+    "grants before the fence": (grants_before_the_fence, laws.a_batch_that_does_not_land_remembers_nothing),
+    "grants for anybody": (grants_for_anybody, laws.a_run_remembers_nothing_for_anybody_else),
+    "any user's grants": (
+        changed(queries, "_GRANTS", '"user" = ?', "? IS NOT NULL"),
+        laws.grants_are_of_a_tenants_user,
+    ),
+    "any tenant revokes": (
+        changed(signing, "_REVOKE", "tenant = ?", "? IS NOT NULL"),
+        laws.a_foreign_grant_is_revoked_as_an_unknown_one_is,
+    ),
+    "revoked is gone": (revoked_is_gone, laws.what_was_revoked_does_not_come_back),
+    "a grant for ever": (
+        changed(queries, "_GRANTS", "expires_at > {now}", "{now} IS NOT NULL"),
+        laws.what_has_expired_is_not_given,
+    ),
+    "nothing is swept": (
+        changed(signing, "_SWEEP", "WHERE", "WHERE false AND"),
+        laws.what_has_expired_is_not_given,
+    ),
+}
+
+
+@pytest.mark.parametrize("mutant", OF_SIGNING)
+def test_a_mutant_of_what_waits_or_is_signed_is_caught(
+    mutant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch, law = OF_SIGNING[mutant]
+    patch(monkeypatch)
+    with pytest.raises(AssertionError):
+        check(law, Sqlite(tmp_path / "mutant.db"))
 
 
 @pytest.mark.parametrize(

@@ -243,8 +243,8 @@ def _check(connection: Connection, server: Server) -> None:
     elif tables := connection.execute(_FORCED.encode()).fetchall():
         what = f"does not enforce row level security on {', '.join([name for (name,) in tables])}"
         fix = (
-            "ALTER TABLE ... ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; its only policy is that of "
-            f"schema.sql, signing.sql or ledger.sql; and {ROLE} must not own it."
+            "ALTER TABLE ... ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; its only policy is `tenant`, as in "
+            f"schema.sql (of the keys: `signing`); and {ROLE} must not own it."
         )
     elif server.durable and _show(connection, "fsync") == "off":
         what = "runs with fsync off: what it acknowledges does not survive power loss"
