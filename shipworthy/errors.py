@@ -4,10 +4,12 @@ ShipworthyError
 ├── ConfigurationError      the developer's code or settings: fix them and build again
 │   ├── EffectRequired, DuplicateTool, InvalidTool, InvalidOutputType, UnknownModel, MissingExtra, MissingKey
 │   ├── UnknownPrice
+│   ├── InvalidPolicy, InvalidHook, NotInTool
 │   └── AgentInUse, RealModelRefused, ScriptError
 ├── InputError              one call's arguments: nothing was started
 │   ├── EmptyPrompt, IdentityMissing, InvalidPrompt, InvalidHistory, InvalidOption, InvalidDeps
-│   └── RunConflict, RunNotFound, RunBusy, NotFinished, SettlementRefused
+│   ├── RunConflict, RunNotFound, RunBusy, NotFinished, SettlementRefused
+│   └── AnswerRefused, CheckpointRefused
 ├── RunError                a run that could not give its output (`RunResult.raise_for_status`)
 │   └── RunFailed, RunStopped, BudgetExceeded (a RunStopped), RunPaused
 ├── StoreError              the journal: what was acknowledged is safe
@@ -24,7 +26,7 @@ ShipworthyError
 ├── ModelError              one attempt on the wire
 │   └── ModelUnavailable, RateLimited, IncompleteAnswer, RequestRejected
 ├── ToolSignal              raised by tool bodies, spoken to the model
-│   └── NotDone, ModelRetry, InvalidArguments, InvalidOutput, UnserialisableResult
+│   └── NotDone, ModelRetry, InvalidArguments, InvalidOutput, UnserialisableResult, AnswerUnfit
 └── MissingTool             a journalled call names a tool that the code no longer has
 """
 
@@ -102,6 +104,20 @@ class AgentInUse(ConfigurationError):
     """An agent is immutable after its first run."""
 
     fix = "Register tools and validators before the first run, or build a second Agent."
+
+
+class InvalidPolicy(ConfigurationError):
+    """`permissions=`, or a policy document, is none that calls could be judged by."""
+
+
+class InvalidHook(ConfigurationError):
+    """A function cannot be a hook, an approval handler or a predicate."""
+
+
+class NotInTool(ConfigurationError):
+    """A person was to be asked where no call could wait for the answer."""
+
+    fix = "Call it in the body of a tool that an agent runs, and not in a thread or a task that outlives the body."
 
 
 class RealModelRefused(ConfigurationError):
@@ -184,6 +200,21 @@ class NotFinished(InputError):
 
 class SettlementRefused(InputError):
     """A settlement names a call that is not in doubt, or comes while the effect could still happen."""
+
+
+class AnswerRefused(InputError):
+    """An answer, or a signed approval, that the paused run does not wait for; the run waits on."""
+
+    fix = "Look at the pending calls of the latest result: agent.resume(..., answer=) answers exactly those."
+
+
+class CheckpointRefused(InputError):
+    """A checkpoint that is not one of this store's, of this tenant's, or of the pause that the run is in."""
+
+    fix = "Use the checkpoint of the latest result once, or resume by run_id= and tenant_id=; the run is as it was."
+
+    def __init__(self, what: str = "The checkpoint cannot be used.") -> None:
+        super().__init__(what)
 
 
 # ------------------------------------------------------------------------------------------- run outcomes
@@ -443,6 +474,10 @@ class InvalidOutput(ToolSignal):
 class UnserialisableResult(ToolSignal):
     """A body returned, and what it returned cannot be told to a model. The effect happened: this is never raised
     for a body that failed, and a body that raises it itself is taken for one that failed."""
+
+
+class AnswerUnfit(ToolSignal):
+    """A person's answer is not of the type that the tool's body asks for; the call goes on waiting."""
 
 
 class IdentityWarning(UserWarning):

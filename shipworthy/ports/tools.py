@@ -9,6 +9,7 @@ from shipworthy.domain.context import RunContext
 from shipworthy.domain.effects import Effect, Verdict
 from shipworthy.domain.messages import File, Image, Text
 from shipworthy.domain.model import ToolSpec
+from shipworthy.domain.policy import ActionKind, Decision
 
 
 class Tool(Protocol):
@@ -19,6 +20,26 @@ class Tool(Protocol):
 
     @property
     def effect(self) -> Effect: ...
+
+    @property
+    def kind(self) -> ActionKind:
+        """What a call of it is to policies."""
+        ...
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """What policies may know it by."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """Is "code" for tools written in code, otherwise where the tool comes from."""
+        ...
+
+    @property
+    def asks(self) -> bool:
+        """Whether `approval` has anything to say."""
+        ...
 
     @property
     def timeout(self) -> float | None:
@@ -47,6 +68,10 @@ class Tool(Protocol):
 
     def parse(self, arguments: str) -> Any:
         """The arguments of a call from their JSON text. Raises InvalidArguments, in words that the model can use."""
+        ...
+
+    async def approval(self, ctx: RunContext[Any], arguments: Any) -> Decision:
+        """Whether this call needs a person's approval, as the tool itself says. What it raises is a deny."""
         ...
 
     async def invoke(

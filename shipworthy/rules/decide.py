@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from shipworthy.domain.events import BudgetReached, EndStatus
+from shipworthy.domain.events import BudgetReached, EndStatus, ParkReason
 from shipworthy.domain.ledger import NANO
 from shipworthy.domain.model import Purpose
 from shipworthy.rules.state import Call, RunState
@@ -36,7 +36,11 @@ class Settle(msgspec.Struct, frozen=True, gc=False):
 
 
 class Park(msgspec.Struct, frozen=True, gc=False):
-    """Wait for a person without asking the world first."""
+    """Wait for a person without asking the world first; at most until `wake_at`."""
+
+    reason: ParkReason = "in_doubt"
+    detail: str = ""
+    wake_at: int | None = None
 
 
 class Deliver(msgspec.Struct, frozen=True, gc=False):
@@ -68,7 +72,9 @@ def decide(run: RunState) -> Step:  # noqa: C901 - the table
     if calls.in_doubt:
         return _PARK if run.stopped_here else Settle(tuple(calls.in_doubt))
     if run.stopping is not None:
-        return End("cancelled" if run.stopping == "cancelled" else "stopped", run.stopping)
+        return End(
+            "cancelled" if run.stopping == "cancelled" else "stopped", run.stopping, run.stop_detail or None
+        )
     if run.wrapping_up and run.answer is not None:
         return _DELIVER
     if run.limit is not None and not run.limit.wrap_up:
@@ -81,13 +87,15 @@ def decide(run: RunState) -> Step:  # noqa: C901 - the table
         return Execute((calls.once[0],))
     if calls.attempted:
         return _PARK
+    if calls.asked or calls.waiting:
+        return _wait(calls)
     if run.failure is not None and run.limit is not None and not run.wrapping_up:
         return AskModel("wrap_up", run.failure.retry_after or 0.0)
     if run.failure is not None and not _worth_retrying(run):
         return _failed(run)
     if run.failure is not None:
         return AskModel("wrap_up" if run.wrapping_up else "turn", run.failure.retry_after or 0.0)
-    if run.answer is not None:
+    if run.answer is not None or run.handed_over is not None:
         return _DELIVER
     if run.rejections > run.output_retries:
         return End("failed", "invalid_output", run.rejection)
@@ -133,20 +141,24 @@ def shown_amount(unit: str, amount: int) -> str:
 
 class _Calls(msgspec.Struct, gc=False):
     """The open calls of an answer: reads and idempotent ones run together and first, `once` calls one by one, in the
-    model's order. An attempt that gave nothing, not even an error, waits for the next sitting."""
+    model's order, none before one that people are asked about. An attempt that gave nothing, not even an error, waits
+    for the next sitting."""
 
     in_doubt: list[Call]
     unjudged: list[Call]
     repeatable: list[Call]
     once: list[Call]
     attempted: list[Call]
+    asked: list[Call]
+    waiting: list[Call]
 
 
-_NO_CALLS = _Calls([], [], [], [], [])
+_NO_CALLS = _Calls([], [], [], [], [], [], [])
 
 
-def _by_status(run: RunState) -> _Calls:
-    calls = _Calls([], [], [], [], [])
+def _by_status(run: RunState) -> _Calls:  # noqa: C901 - an exhaustive match
+    calls = _Calls([], [], [], [], [], [], [])
+    held = False
     for call in run.calls.values():
         match call.status:
             case "in_doubt":
@@ -154,12 +166,33 @@ def _by_status(run: RunState) -> _Calls:
             case "unjudged":
                 calls.unjudged.append(call)
             case "ready":
-                (calls.once if call.effect == "once" else calls.repeatable).append(call)
+                if call.effect != "once":
+                    calls.repeatable.append(call)
+                elif not held:
+                    calls.once.append(call)
+            case "asked":
+                calls.asked.append(call)
+                held = held or call.effect == "once"
+            case "waiting":
+                calls.waiting.append(call)
+                held = held or call.effect == "once"
             case "attempted":
                 calls.attempted.append(call)
             case "returned":
                 pass
     return calls
+
+
+def _wait(calls: _Calls) -> Park:
+    """For people, or for nested runs that wait for them."""
+    ends = [call.ask.expires_at for call in calls.asked if call.ask is not None]
+    for call in calls.waiting:
+        ends.append(call.wake_at if call.question is None else call.question.expires_at)
+    reason: ParkReason = "approval"
+    if not calls.asked:
+        reason = "answer" if any([call.question is not None for call in calls.waiting]) else "agent"
+    names = ", ".join([call.call.name for call in (*calls.asked, *calls.waiting)])
+    return Park(reason, names, min([end for end in ends if end is not None], default=None))
 
 
 def _worth_retrying(run: RunState) -> bool:

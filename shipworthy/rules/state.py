@@ -13,10 +13,19 @@ from msgspec.structs import replace
 
 from shipworthy.domain.effects import Effect
 from shipworthy.domain.events import (
+    AgentPaused,
+    AnswerDropped,
+    AnswerRejected,
     AnyEvent,
+    ApprovalDenied,
+    ApprovalGranted,
+    ApprovalRequested,
+    ArgumentsReplaced,
     BudgetReached,
     BudgetUnchecked,
     BudgetWarned,
+    HumanAnswered,
+    HumanAsked,
     ModelAbandoned,
     ModelAnswered,
     ModelFailed,
@@ -40,17 +49,23 @@ from shipworthy.domain.model import FinishReason
 from shipworthy.domain.usage import Charge, TotalUsage, Usage
 from shipworthy.errors import JournalDamaged
 
-CallStatus = Literal["unjudged", "ready", "attempted", "in_doubt", "returned"]
+CallStatus = Literal["unjudged", "ready", "asked", "attempted", "waiting", "in_doubt", "returned"]
+Answer = ApprovalGranted | ApprovalDenied | HumanAnswered
 
 NOT_RUN = "Not run: the run ended before this call's turn came."
 UNKNOWN = "Outcome unknown: the run ended while this call was under way."
+UNANSWERED = "Not finished: the run ended while this call waited for an answer."
+_WORDS = {"unjudged": NOT_RUN, "ready": NOT_RUN, "asked": NOT_RUN, "waiting": UNANSWERED}
 
 
 class Call(msgspec.Struct, gc=False):
     """One call of the present answer.
 
     `not_before`: milliseconds on the lease clock until which an earlier attempt may still be under way, so that "it did
-    not happen" is not believed sooner. `open_attempt`: an attempt was made whose outcome is not known.
+    not happen" is not believed sooner. `open_attempt`: an attempt was made whose outcome is not known. `edited`: the
+    call as it is to be made, where that is not what the model asked for, and `edited_by` whom. `ask`, `grants` and
+    `denied`: what people were asked and said; `question`, `answers`: the same for its body; `children`, `down`: nested
+    runs that it waits for, and answers for calls of theirs.
     """
 
     call: ToolCall
@@ -64,6 +79,21 @@ class Call(msgspec.Struct, gc=False):
     doubt: str = ""
     charged: bool = False
     result: ToolResult | None = None
+    edited: ToolCall | None = None
+    edited_by: str = ""
+    ask: ApprovalRequested | None = None
+    grants: tuple[ApprovalGranted, ...] = ()
+    denied: ApprovalDenied | None = None
+    question: HumanAsked | None = None
+    answers: tuple[HumanAnswered, ...] = ()
+    children: tuple[str, ...] = ()
+    wake_at: int | None = None
+    down: tuple[Answer, ...] = ()
+
+    @property
+    def wanted(self) -> ToolCall:
+        """The call as it is to be made."""
+        return self.call if self.edited is None else self.edited
 
 
 class RunState(msgspec.Struct, kw_only=True):
@@ -71,7 +101,10 @@ class RunState(msgspec.Struct, kw_only=True):
 
     `attempt`: one on the wire that has no outcome yet. `charged`: the sum over all attempts. `counted`: tokens of the
     first `counted_to` messages, as the provider of the model `counted_by` counted them. `paused_ms`: time in which
-    nobody drove the run.
+    nobody drove the run. `parked_at`: the event with which it was parked; `wake_at`: when it stops waiting by itself;
+    `refusals`: answers that were refused since. `returned`: results by tool. `remembered`: approvals that hold for the
+    whole run. `handed_over`: the call whose result is the answer. `taken`: names of the tokens that were taken.
+    `prefix`: what the addresses of its calls begin with.
     """
 
     started: RunStarted
@@ -104,6 +137,15 @@ class RunState(msgspec.Struct, kw_only=True):
     counted_by: str = ""
     limit: BudgetReached | None = None
     paused_ms: int = 0
+    parked_at: int = 0
+    wake_at: int | None = None
+    refusals: int = 0
+    returned: dict[str, int]
+    remembered: tuple[ApprovalGranted, ...] = ()
+    handed_over: str | None = None
+    taken: set[str]
+    prefix: str = ""
+    stop_detail: str = ""
     ended: RunEnded | None = None
 
 
@@ -119,6 +161,9 @@ def begin(event: RunStarted) -> RunState:
         messages=[Message("user", event.prompt)],
         calls={},
         usage=TotalUsage(),
+        returned={},
+        taken=set(),
+        prefix="" if event.parent is None else "/".join((*event.parent.path, "")),
     )
 
 
@@ -172,6 +217,8 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
             call.status, call.attempts = "attempted", event.attempt
             call.start_by, call.timeout, call.open_attempt = event.start_by, event.timeout, True
         case ToolReturned():
+            if event.outcome == "ok":
+                _count_result(run, event)
             _returned(run, event.call_id, event.content, is_error=event.outcome != "ok")
         case ToolInDoubt():
             call = _call(run, event.call_id)
@@ -190,15 +237,40 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
             _charge(run, event.charged)
         case BudgetReached():
             run.limit = event if run.limit is None else replace(run.limit, wrap_up=False)
+        case ArgumentsReplaced():
+            call = _call(run, event.call_id)
+            call.edited, call.edited_by = event.call, event.by
+        case ApprovalRequested():
+            _asked(_call(run, event.call_id), event)
+        case ApprovalGranted() | ApprovalDenied() | HumanAnswered():
+            take_answer(run, event)
+        case HumanAsked():
+            call = _call(run, event.call_id)
+            call.status, call.question, call.children = "waiting", event, ()
+            call.open_attempt = False
+        case AgentPaused():
+            call = _call(run, event.call_id)
+            call.status, call.question, call.children = "waiting", None, event.runs
+            call.wake_at, call.open_attempt = event.wake_at, False
+        case AnswerDropped():
+            call = _call(run, event.call_id)
+            call.answers = call.answers[: event.ordinal]
+        case AnswerRejected():
+            run.refusals += 1
+            if event.reason == "arguments":  # those that an approver gave do not fit the tool
+                call = _call(run, event.address.removeprefix(run.prefix))
+                call.grants = tuple([grant for grant in call.grants if grant.call is None])
         case BudgetWarned() | BudgetUnchecked():
             pass
         case RunParked():
             run.parked, run.waiting_for = True, event.detail or event.reason
+            run.parked_at, run.wake_at, run.refusals = event.seq, event.wake_at, 0
         case RunResumed():
             run.paused_ms += max(event.at - before, 0)
             _resumed(run, event)
         case StopRequested():
             run.stopping, run.stopped_here = run.stopping or event.cause, True
+            run.stop_detail = run.stop_detail or event.detail
         case RunStarted():
             raise JournalDamaged(f"Event {event.seq} starts a run that has begun.")
         case _:
@@ -256,6 +328,40 @@ def _spend(total: TotalUsage, usage: Usage) -> None:
             setattr(total, field, (getattr(total, field) or 0) + more)
 
 
+def _asked(call: Call, event: ApprovalRequested) -> None:
+    """What was said to another question than this one does not count for it."""
+    now = (event.rule, event.digest)
+    call.grants = tuple([grant for grant in call.grants if (grant.rule, grant.digest) == now])
+    call.status, call.effect, call.ask = "asked", event.effect, event
+
+
+def take_answer(run: RunState, event: Answer) -> None:
+    """Keep it with the call that it is for, or with the one that made the run of that call."""
+    if not isinstance(event, HumanAnswered):
+        run.taken.add(event.id)
+    head, _, rest = event.address.removeprefix(run.prefix).partition("/")
+    call = _call(run, head)
+    if rest:
+        call.down = (*call.down, event)
+        return
+    match event:
+        case ApprovalGranted():
+            call.grants = (*call.grants, event)
+            if event.remember == "run":
+                run.remembered = (*run.remembered, event)
+        case ApprovalDenied():
+            call.denied = event
+        case HumanAnswered():
+            call.answers = (*call.answers[: event.ordinal], event)
+
+
+def _count_result(run: RunState, event: ToolReturned) -> None:
+    name = _call(run, event.call_id).call.name
+    run.returned[name] = run.returned.get(name, 0) + 1
+    if event.handed_over:
+        run.handed_over = event.call_id
+
+
 def _returned(run: RunState, call_id: str, content: tuple[ContentPart, ...], *, is_error: bool) -> None:
     call = _call(run, call_id)
     call.status = "returned"
@@ -278,16 +384,18 @@ def _close_answer(run: RunState) -> None:
 
 
 def _settled(run: RunState, event: ToolSettled) -> None:
-    if event.happened:
-        return _returned(run, event.call_id, event.content, is_error=False)
     call = _call(run, event.call_id)
-    call.status, call.doubt, call.not_before, call.open_attempt = "ready", "", 0, False
+    if event.happened:
+        run.returned[call.call.name] = run.returned.get(call.call.name, 0) + 1
+        return _returned(run, event.call_id, event.content, is_error=False)
+    call.status, call.doubt, call.not_before, call.open_attempt = "unjudged", "", 0, False
     return None
 
 
 def _output_rejected(run: RunState, event: OutputRejected) -> None:
     run.rejections += 1
     run.rejection = event.problem
+    run.handed_over = None
     if event.call_id is not None:
         said = (Text(event.problem, origin=RUNTIME),)
         return _returned(run, event.call_id, said, is_error=True)
@@ -298,7 +406,7 @@ def _output_rejected(run: RunState, event: OutputRejected) -> None:
 
 def _resumed(run: RunState, event: RunResumed) -> None:
     """Live code judges again what was not attempted; what was attempted is in doubt if repeating it could hurt."""
-    run.parked, run.waiting_for = False, None
+    run.parked, run.waiting_for, run.wake_at = False, None, None
     run.failures = 0
     run.failure = None
     run.stopped_here = False
@@ -308,7 +416,7 @@ def _resumed(run: RunState, event: RunResumed) -> None:
     run.output_retries = min(run.output_retries, event.output_retries)
     run.model_retries = min(run.model_retries, event.model_retries)
     for call in run.calls.values():
-        if call.status == "ready":
+        if call.status in ("ready", "asked", "waiting"):
             call.status = "unjudged"
         elif call.status == "attempted":
             if event.previous == "expired":
@@ -328,7 +436,7 @@ def _ended(run: RunState, event: RunEnded) -> None:
     if run.calls:
         for call in run.calls.values():
             if call.result is None:
-                words = NOT_RUN if call.status in ("unjudged", "ready") else UNKNOWN
+                words = _WORDS.get(call.status, UNKNOWN)
                 if call.call.call_id == event.output_call:
                     words = "Accepted as the final output."
                 call.result = ToolResult(

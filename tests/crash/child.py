@@ -210,7 +210,7 @@ class Process:
         run_id = result.run_id
         append(
             self.folder / "acks",
-            checks.Ack(tenant(run_id), run_id, result.checkpoint.seq, "returned", "", result.status, output),
+            checks.Ack(tenant(run_id), run_id, result.seq, "returned", "", result.status, output),
         )
 
     # driving

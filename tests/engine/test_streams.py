@@ -86,7 +86,7 @@ def test_many_readers_of_one_run_each_see_every_event_once() -> None:
         readers = [asyncio.create_task(follow(after)) for after in (0, 1, 2, 3)]
         await asyncio.sleep(0.01)
         may_end.set()
-        total = (await running).checkpoint.seq
+        total = (await running).seq
         for after, reader in enumerate(readers):
             assert await reader == list(range(after + 1, total + 1))
 
