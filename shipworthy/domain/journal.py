@@ -26,7 +26,8 @@ class Batch(msgspec.Struct, gc=False):
     status after them. A status other than "running" releases the run's ownership; `joins_session` appends the run to
     its session's ended runs. `budget`: what is done to the store's own ledger with it, in this order; at most one hold.
     `grants`: approvals to be remembered for the run's user, and nobody else's. `wake_at`: milliseconds since the Unix
-    epoch from which on a paused run is `due`; None: it waits for whoever resumes it.
+    epoch from which on a paused run is `due`; None: it waits for whoever resumes it. It is kept as a note with a run that
+    has ended, and not with one that is running.
 
     What later shares a commit with events (audit links) becomes a field here.
     """
@@ -48,7 +49,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 
 
 class RunSummary(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A run in a listing. Times in milliseconds since the Unix epoch; `events` is the last sequence number. `wake_at` is
+    """A run in a listing. Times in milliseconds since the Unix epoch; `events` is the last sequence number. `wake_at`:
     that of its last batch."""
 
     scope: Scope

@@ -5,7 +5,9 @@ it went, under a claim, so that no worker can own it there any more; then it is 
 batch. Wherever this stops, doing it again goes on from there: at each moment at most one of the two can be driven.
 
 What was spent is carried before the first run and after the last, so that a run that goes on finds its caps as they
-were. While both stores are used, each counts for itself what is spent until the next carrying.
+were. While both stores are used, each counts for itself what is spent until the next carrying. So are the keys that
+the source signed with, whichever tenant is asked for, and its grants (entrusting.py): an approval that was given there
+is good in the destination.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from shipworthy.domain.events import AnyEvent, RunEnded, ToolAttempted
 from shipworthy.domain.journal import Batch, Claim, RunFilter, RunSummary
 from shipworthy.domain.scope import LONGEST_ID, Operator, Scope, is_too_long
 from shipworthy.engine.bodies import digests_of
+from shipworthy.engine.entrusting import Entrusting
 from shipworthy.engine.removal import Removal, closed
 from shipworthy.errors import (
     Fenced,
@@ -62,12 +65,13 @@ class Left(msgspec.Struct, frozen=True):
 
 class Report(msgspec.Struct):
     """What became of the source's runs: `copied` had ended, `moved` go on in the destination, `there` were in it.
-    `counters`: how many of its ledger were carried."""
+    `counters`: how many of its ledger were carried; `grants`: how many were moved."""
 
     copied: int = 0
     moved: int = 0
     there: int = 0
     counters: int = 0
+    grants: int = 0
     left: list[Left] = msgspec.field(default_factory=list)
 
     @property
@@ -107,6 +111,7 @@ class Migration:
         self._moved = f"Moved to {to}."
         self._tenant = tenant
         self._ledger = Removal(source.ledger, destination.ledger, origin=origin, to=to, tenant=tenant)
+        self._trust = Entrusting(source, destination, tenant=tenant)
         self.advance = advance
         self._orphans: set[Key] = set()
         self._early: set[Key] = set()
@@ -119,6 +124,7 @@ class Migration:
         """Bring over what can be brought over; what cannot is in the report. Raises StoreError or LedgerError where a
         store fails as a whole: do it again when that is mended."""
         await self._ledger.work()
+        self.report.grants = await self._trust.work()
         self._orphans = {_key(run) for run in await self.source.orphans(_OPERATOR)}
         async for run in everything(self.source, self._tenant):
             try:
@@ -131,6 +137,7 @@ class Migration:
                 setattr(self.report, fate, getattr(self.report, fate) + 1)
             self.advance()
         self.report.counters = await self._ledger.work()
+        self.report.grants += await self._trust.work()
         return self.report
 
     async def _one(self, run: RunSummary) -> Fate:
@@ -201,6 +208,9 @@ class Migration:
         except RunBusy as error:
             raise RunBusy(error.what, fix=_AGAIN) from None
         try:
+            run = await self.source.find(
+                run.scope, run.run_id
+            )  # from here on nobody else says when it is due
             events = await self._ready(run, claim)
             at = time.time_ns() // 1_000_000
             last = await closed(self.source.ledger, run.scope, events, at)
@@ -210,7 +220,9 @@ class Migration:
         events += last
         gone = RunEnded(seq=len(events) + 1, at=at, status="stopped", stop_reason=MOVED, error=self._moved)
         try:  # from here on no worker of the source can own the run
-            await self.source.commit(claim.fence, Batch([*last, gone], {}, status="stopped"))
+            # `wake_at` stays there for whoever has to finish this.
+            batch = Batch([*last, gone], {}, status="stopped", wake_at=run.wake_at)
+            await self.source.commit(claim.fence, batch)
         except Fenced:
             raise RunBusy(f"Run {run.run_id!r} was taken up by a worker of the source.", fix=_AGAIN) from None
         return await self._go_on(run, events)
@@ -256,7 +268,7 @@ class Migration:
         there = await self._has(run)
         if not there:
             bodies = await self._bodies(run, events)
-            batch = Batch(events, bodies, status=run.status, joins_session=joins)
+            batch = Batch(events, bodies, status=run.status, joins_session=joins, wake_at=run.wake_at)
             token = (await self.source.claim(run.scope, run.run_id)).fence.token if moved else 1
             fence = await self.destination.begin(run.scope, run.run_id, batch, token)
         await self._verify(run, events, moved=moved)

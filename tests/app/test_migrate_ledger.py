@@ -334,7 +334,7 @@ def test_whatever_the_moment_of_death_nothing_is_charged_twice_and_nothing_is_lo
         assert look(new) == before, point
         result, spent, journal = asyncio.run(go_on(new))
         assert spent == journal == tokens(result), point
-    assert kinds == {"begin", "claim", "commit", "carry", "settle", "release"}
+    assert kinds == {"begin", "claim", "commit", "carry", "settle", "release", "adopt"}
 
 
 def _points(folder: Path, counting: Points) -> list[Point]:

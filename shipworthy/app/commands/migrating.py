@@ -58,7 +58,9 @@ def _data(report: Report, old: str, new: str) -> dict[str, Any]:
         }
         for left in report.left
     ]
-    counts = {name: getattr(report, name) for name in ("runs", "copied", "moved", "there", "counters")}
+    counts = {
+        name: getattr(report, name) for name in ("runs", "copied", "moved", "there", "counters", "grants")
+    }
     return {"from": old, "to": new, **counts, "left": left}
 
 
@@ -74,6 +76,8 @@ def _say(printer: Printer, report: Report, old: str, new: str) -> None:
         note(f"... and {len(report.left) - _SHOWN} more; --json names them all.")
     if report.counters:
         printer.say(f"What was spent came along, in {report.counters} counters.")
+    if report.grants:
+        printer.say(f"What people said yes to came along, in {report.grants} grants.")
     if not report.left:
         printer.say(f"Everything is in {new}.")
 
