@@ -26,8 +26,8 @@ class Batch(msgspec.Struct, gc=False):
     status after them. A status other than "running" releases the run's ownership; `joins_session` appends the run to
     its session's ended runs. `budget`: what is done to the store's own ledger with it, in this order; at most one hold.
     `grants`: approvals to be remembered for the run's user, and nobody else's. `wake_at`: milliseconds since the Unix
-    epoch from which on a paused run is `due`; None: it waits for whoever resumes it. It is kept as a note with a run that
-    has ended, and not with one that is running.
+    epoch from which on a paused run is `due`; None: it waits for whoever resumes it. It is kept as a note with a run
+    that has ended, and not with one that is running.
 
     What later shares a commit with events (audit links) becomes a field here.
     """
