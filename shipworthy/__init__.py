@@ -17,8 +17,17 @@ if TYPE_CHECKING:
     from shipworthy.app.budgets import NoBudget as NoBudget
     from shipworthy.app.budgets import StandardBudget as StandardBudget
     from shipworthy.app.configuration import Tuning as Tuning
+    from shipworthy.app.inbox import Inbox as Inbox
     from shipworthy.app.limits import BudgetConfig as BudgetConfig
     from shipworthy.app.limits import RateLimit as RateLimit
+    from shipworthy.app.pausing import ask_human as ask_human
+    from shipworthy.app.pausing import pause_here as pause_here
+    from shipworthy.app.permissions import PerUserPermissions as PerUserPermissions
+    from shipworthy.app.permissions import StandardPermissions as StandardPermissions
+    from shipworthy.app.permissions import all_of as all_of
+    from shipworthy.app.permissions import policy as policy
+    from shipworthy.app.policies import PolicyDocument as PolicyDocument
+    from shipworthy.app.policies import Statement as Statement
     from shipworthy.app.prices import FREE as FREE
     from shipworthy.app.prices import PriceTable as PriceTable
     from shipworthy.app.prices import price_usd as price_usd
@@ -29,6 +38,7 @@ if TYPE_CHECKING:
     from shipworthy.app.stream import AgentStream as AgentStream
     from shipworthy.app.temporal import TemporalRuntime as TemporalRuntime
     from shipworthy.app.tools import tool as tool
+    from shipworthy.domain.approvals import ApprovalRequest as ApprovalRequest
     from shipworthy.domain.context import RunContext as RunContext
     from shipworthy.domain.effects import DidNotHappen as DidNotHappen
     from shipworthy.domain.effects import Happened as Happened
@@ -47,7 +57,14 @@ if TYPE_CHECKING:
     from shipworthy.domain.model import ModelRequest as ModelRequest
     from shipworthy.domain.model import ModelSettings as ModelSettings
     from shipworthy.domain.model import TextDelta as TextDelta
+    from shipworthy.domain.policy import Action as Action
+    from shipworthy.domain.policy import Approve as Approve
+    from shipworthy.domain.policy import Decision as Decision
+    from shipworthy.domain.policy import Deny as Deny
+    from shipworthy.domain.policy import Mode as Mode
+    from shipworthy.domain.policy import Replace as Replace
     from shipworthy.domain.results import Checkpoint as Checkpoint
+    from shipworthy.domain.results import PendingCall as PendingCall
     from shipworthy.domain.results import RunResult as RunResult
     from shipworthy.domain.results import is_paused as is_paused
     from shipworthy.domain.scope import Operator as Operator
@@ -55,7 +72,9 @@ if TYPE_CHECKING:
     from shipworthy.domain.usage import Charge as Charge
     from shipworthy.domain.usage import Price as Price
     from shipworthy.domain.usage import Usage as Usage
+    from shipworthy.errors import AnswerRefused as AnswerRefused
     from shipworthy.errors import BudgetExceeded as BudgetExceeded
+    from shipworthy.errors import CheckpointRefused as CheckpointRefused
     from shipworthy.errors import InvalidOutput as InvalidOutput
     from shipworthy.errors import ModelRetry as ModelRetry
     from shipworthy.errors import NotDone as NotDone
@@ -73,38 +92,59 @@ _HOMES = {
     "adapters.redis.ledger": ("RedisLedger",),
     "app.agent": ("Agent",),
     "app.budgets": ("NoBudget", "StandardBudget"),
-    "app.limits": ("BudgetConfig", "RateLimit"),
     "app.configuration": ("Tuning",),
+    "app.inbox": ("Inbox",),
+    "app.limits": ("BudgetConfig", "RateLimit"),
+    "app.pausing": ("ask_human", "pause_here"),
+    "app.permissions": ("PerUserPermissions", "StandardPermissions", "all_of", "policy"),
+    "app.policies": ("PolicyDocument", "Statement"),
     "app.prices": ("FREE", "PriceTable", "price_usd"),
     "app.runtimes": ("DBOSRuntime", "InMemoryRuntime", "PostgresRuntime", "SqliteRuntime"),
     "app.stream": ("AgentStream",),
     "app.temporal": ("TemporalRuntime",),
     "app.tools": ("tool",),
+    "domain.approvals": ("ApprovalRequest",),
     "domain.context": ("RunContext",),
     "domain.effects": ("DidNotHappen", "Happened", "Unknown"),
     "domain.events": ("BudgetReached", "BudgetWarned"),
     "domain.journal": ("RunFilter", "RunSummary"),
     "domain.messages": ("File", "Image", "Message", "Text", "Thinking", "ToolCall", "ToolResult"),
     "domain.model": ("ModelRequest", "ModelSettings", "TextDelta"),
-    "domain.results": ("Checkpoint", "RunResult", "is_paused"),
+    "domain.policy": ("Action", "Approve", "Decision", "Deny", "Mode", "Replace"),
+    "domain.results": ("Checkpoint", "PendingCall", "RunResult", "is_paused"),
     "domain.scope": ("Operator", "Scope"),
     "domain.usage": ("Charge", "Price", "Usage"),
-    "errors": ("BudgetExceeded", "InvalidOutput", "ModelRetry", "NotDone", "ShipworthyError"),
+    "errors": (
+        "AnswerRefused",
+        "BudgetExceeded",
+        "CheckpointRefused",
+        "InvalidOutput",
+        "ModelRetry",
+        "NotDone",
+        "ShipworthyError",
+    ),
     "testing.scripted": ("EchoModel", "ScriptedModel", "ScriptedTurn", "mock"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "FREE",
+    "Action",
     "Agent",
     "AgentStream",
+    "AnswerRefused",
+    "ApprovalRequest",
+    "Approve",
     "BudgetConfig",
     "BudgetExceeded",
     "BudgetReached",
     "BudgetWarned",
     "Charge",
     "Checkpoint",
+    "CheckpointRefused",
     "DBOSRuntime",
+    "Decision",
+    "Deny",
     "DidNotHappen",
     "EchoModel",
     "File",
@@ -114,19 +154,25 @@ __all__ = [
     "InMemoryLedger",
     "InMemoryRuntime",
     "InMemoryStore",
+    "Inbox",
     "InvalidOutput",
     "Message",
+    "Mode",
     "ModelRequest",
     "ModelRetry",
     "ModelSettings",
     "NoBudget",
     "NotDone",
     "Operator",
+    "PendingCall",
+    "PerUserPermissions",
+    "PolicyDocument",
     "PostgresRuntime",
     "Price",
     "PriceTable",
     "RateLimit",
     "RedisLedger",
+    "Replace",
     "RunContext",
     "RunFilter",
     "RunResult",
@@ -137,6 +183,8 @@ __all__ = [
     "ShipworthyError",
     "SqliteRuntime",
     "StandardBudget",
+    "StandardPermissions",
+    "Statement",
     "TemporalRuntime",
     "Text",
     "TextDelta",
@@ -146,8 +194,12 @@ __all__ = [
     "Tuning",
     "Unknown",
     "Usage",
+    "all_of",
+    "ask_human",
     "is_paused",
     "mock",
+    "pause_here",
+    "policy",
     "price_usd",
     "tool",
 ]

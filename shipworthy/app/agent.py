@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType, UnionType
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from shipworthy.app.approvals import Requires
 from shipworthy.app.configuration import (
     NO_TUNING,
     Tuning,
@@ -41,12 +42,17 @@ from shipworthy.domain.model import ModelSettings
 from shipworthy.domain.results import Checkpoint, OutputT, RunResult
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import UNNAMED, Blueprint, Instruction
+from shipworthy.engine.governance import UNGOVERNED, Governance
 from shipworthy.engine.outcome import result_of
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import AgentInUse, DuplicateTool, InvalidTool
 from shipworthy.ports.budget import Budget
 from shipworthy.ports.model import Model
+from shipworthy.ports.policy import Policy
 from shipworthy.ports.tools import Tool
+
+if TYPE_CHECKING:
+    from shipworthy.app.control import ApprovalHandler, Control
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,13 +64,16 @@ class Agent(Generic[Deps, OutputT]):
     `str`, or any type whose values the answer must be. `deps`: what tools are given, as a value made for each run by a
     function of the scope. `runtime`: where runs live (in memory by default). `timeout`: seconds for one sitting of a
     run. `max_turns`: answers of the model after which it is asked for a last one without tools. `budget`: what runs may
-    spend, such as a StandardBudget.
+    spend, such as a StandardBudget. `permissions`: which calls may run, such as StandardPermissions; without them the
+    tools listed in code may. `approval_handler`: who is asked where somebody has to be, a function of the request or an
+    Inbox; without one, nobody is, and that is a no.
 
     Raises ConfigurationError for anything that could not work later.
     """
 
     __slots__ = (
         "_budget",
+        "_control",
         "_deps",
         "_deps_type",
         "_entered",
@@ -104,6 +113,8 @@ class Agent(Generic[Deps, OutputT]):
         max_turns: int = 50,
         timeout: float | None = None,
         budget: Budget | None = None,
+        permissions: Policy | None = None,
+        approval_handler: ApprovalHandler | None = None,
         tuning: Tuning | None = None,
     ) -> None:
         self.name = name if name == UNNAMED else name_of(name)
@@ -123,6 +134,9 @@ class Agent(Generic[Deps, OutputT]):
         self._tuning = NO_TUNING if tuning is None else tuning
         self._limits = limits_of(max_turns, timeout, self._tuning)
         self._budget = None if budget is None else _budget_of(budget, self.name)
+        self._control: Control | None = None
+        if permissions is not None or approval_handler is not None:
+            self._control = _control_of(permissions, approval_handler)
         self._service: Service | None = None
         self._recovering: asyncio.Task[None] | None = None
         self._entered = 0
@@ -153,6 +167,9 @@ class Agent(Generic[Deps, OutputT]):
         retries: int = 0,
         verify: Callable[..., Any] | None = None,
         max_result: int | None = None,
+        requires_approval: Requires = False,
+        approvers: int = 1,
+        labels: Sequence[str] = (),
     ) -> Callable[[Callable[..., Any]], FunctionTool[..., Any]]:
         """Register a function as a tool, as `@tool` does. Raises AgentInUse after the first run."""
 
@@ -165,6 +182,9 @@ class Agent(Generic[Deps, OutputT]):
                 retries=retries,
                 verify=verify,
                 max_result=max_result,
+                requires_approval=requires_approval,
+                approvers=approvers,
+                labels=labels,
             )(function)
             self._add(made)
             return made
@@ -176,6 +196,32 @@ class Agent(Generic[Deps, OutputT]):
         InvalidOutput or ModelRetry to have the model asked again."""
         self._unused()
         self._validators.append(function)
+        return function
+
+    def before_tool(self, function: F) -> F:
+        """Register `(ctx, action)`, asked before each call: it gives None where it has no objection, a Decision, or
+        Replace(arguments). What it raises is a deny."""
+        return self._hook("before_tool", function)
+
+    def after_tool(self, function: F) -> F:
+        """Register `(ctx, action, result)`, asked when a call gave a result: None, or a Decision; a deny withholds the
+        result from the model."""
+        return self._hook("after_tool", function)
+
+    def before_model(self, function: F) -> F:
+        """Register `(ctx, request)`, asked before each call of the model: None, or a Decision; a deny stops the run."""
+        return self._hook("before_model", function)
+
+    def after_model(self, function: F) -> F:
+        """Register `(ctx, answer)`, asked when an answer is complete: None, or a Decision; a deny stops the run, and
+        none of the answer's calls is made. Whoever streams has seen its text by then."""
+        return self._hook("after_model", function)
+
+    def _hook(self, stage: str, function: F) -> F:
+        self._unused()
+        if self._control is None:
+            self._control = _control_of(None, None)
+        self._control.hook(stage, function)
         return function
 
     def _add(self, made: Tool) -> None:
@@ -300,7 +346,7 @@ class Agent(Generic[Deps, OutputT]):
         after = sequence_number(after)
         if prompt is None:
             nothing_but_a_run_id(user_id, session_id, deps, message_history, settings, timeout)
-            scope, followed = scope_of_run(run_id or "", tenant_id, self._tenant_id)
+            scope, followed, _ = scope_of_run(run_id or "", tenant_id, self._tenant_id)
             return AgentStream(service, scope, lambda: service.find(scope, followed), after=after)
         scope = self._scope(tenant_id, user_id, session_id)
 
@@ -323,20 +369,24 @@ class Agent(Generic[Deps, OutputT]):
 
     async def resume(
         self,
-        run: str | Checkpoint | RunResult[Any],
+        run: str | Checkpoint | Mapping[str, Any] | RunResult[Any],
         *,
         tenant_id: str | None = None,
+        answer: Any = None,
         settle: Mapping[str, Settlement] | None = None,
         deps: Deps | None = None,
     ) -> RunResult[OutputT]:
         """Go on with a run that crashed or is paused, from its journal; an ended one gives its result.
 
-        `settle` says of calls in doubt what happened. Raises RunNotFound, RunBusy, SettlementRefused, MissingTool.
+        `answer` is for the call that the run waits for, or a mapping of the addresses in `result.pending` to answers:
+        Approve(by=) or Deny(by=) for an approval, what `ask_human` asks for otherwise. `settle` says of calls in doubt
+        what happened. A checkpoint is good for one resume of the pause that it was made in; a run id says only which
+        run. Raises RunNotFound, RunBusy, AnswerRefused, CheckpointRefused, SettlementRefused, MissingTool.
         """
-        scope, run_id = scope_of_run(run, tenant_id, self._tenant_id)
+        scope, run_id, checkpoint = scope_of_run(run, tenant_id, self._tenant_id)
         service = self._in_use()
         service.carry(deps)
-        return await service.resume(scope, run_id, settle or {}, deps)
+        return await service.resume(scope, run_id, settle or {}, deps, checkpoint=checkpoint, answer=answer)
 
     async def recover(self) -> list[RunResult[OutputT]]:
         """Resume this agent's runs, of every tenant, that nobody drives any more. What cannot be resumed is logged."""
@@ -392,14 +442,27 @@ class Agent(Generic[Deps, OutputT]):
                 settings=self._settings,
                 limits=self._limits,
                 budget=self._budget,
+                governance=UNGOVERNED if self._control is None else self._governance(self._control),
             )
             self._service = Service(self.runtime, blueprint, self._deps, self._deps_type)
         return self._service
+
+    def _governance(self, control: Control) -> Governance:
+        if control.inbox is not None:
+            control.inbox.of(self.runtime)
+        return control.governance(self._tuning.policy_timeout, self._tuning.approval_timeout)
 
     def _scope(self, tenant_id: str | None, user_id: str | None, session_id: str | None) -> Scope:
         return scope_of(
             tenant_id, user_id, session_id, default=self._tenant_id, required=self._require_identity
         )
+
+
+def _control_of(permissions: Policy | None, approval_handler: ApprovalHandler | None) -> Control:
+    """Raises ConfigurationError."""
+    from shipworthy.app.control import Control
+
+    return Control(permissions, approval_handler)
 
 
 def _budget_of(budget: Budget, agent: str) -> Budget | None:

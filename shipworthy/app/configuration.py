@@ -22,7 +22,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     `tool_timeout`: seconds for tools that set none. `max_result`: characters of a tool's result that the model is
     shown. `output_retries`: how often an invalid output is asked for again. `model_retries`: how often in a row a
     failed attempt on the wire is made again, where that can help. `recover_every`: seconds between two looks for
-    orphaned runs while the agent is entered (`async with agent`).
+    orphaned runs while the agent is entered (`async with agent`). `policy_timeout`: seconds that a policy or a hook
+    may take, and `approval_timeout` that an approval handler may; one that takes longer has denied.
     """
 
     tool_timeout: float = 60.0
@@ -30,6 +31,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     output_retries: int = 2
     model_retries: int = 2
     recover_every: float = 10.0
+    policy_timeout: float = 5.0
+    approval_timeout: float = 300.0
 
 
 MOST_TOKENS = 10**9
@@ -105,7 +108,8 @@ def limits_of(max_turns: int, timeout: float | None, tuning: Tuning) -> Limits:
         return _LIMITS
     if not isinstance(tuning, Tuning):
         raise ConfigurationError(f"tuning is a {type(tuning).__name__}.", fix="Pass Tuning(...).")
-    seconds("recover_every", tuning.recover_every)
+    for name in ("recover_every", "policy_timeout", "approval_timeout"):
+        seconds(name, getattr(tuning, name))
     return Limits(
         max_turns=_count("max_turns", max_turns, 1),
         output_retries=_count("output_retries", tuning.output_retries, 0),

@@ -284,7 +284,7 @@ class DBOSDriver:
                 await self._workflows.cancel(await self._under_way(run))  # which tells whoever drives it
                 await self._cancel(runtime, run, workflow)
             raise
-        over = await load(runtime.store, run.blueprint, run.scope, run.run_id)
+        over = await load(runtime, run.blueprint, run.scope, run.run_id)
         if over.state.ended is not None:
             with contextlib.suppress(DriverError):
                 await self._workflows.cancel(older)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shipworthy.domain.messages import USER, File, Image, Message, Text, ToolCall, ToolResult, UserPart
 from shipworthy.domain.results import Checkpoint, RunResult
 from shipworthy.domain.scope import ANONYMOUS, LONGEST_ID, Scope, is_too_long
 from shipworthy.errors import (
+    CheckpointRefused,
     EmptyPrompt,
     IdentityMissing,
     IdentityWarning,
@@ -18,6 +19,7 @@ from shipworthy.errors import (
     InvalidOption,
     InvalidPrompt,
 )
+from shipworthy.rules.approvals import Forged, read_checkpoint
 from shipworthy.rules.text import clean
 from shipworthy.rules.values import misfit, misfit_part
 
@@ -53,22 +55,36 @@ def scope_of(
 
 
 def scope_of_run(
-    run: str | Checkpoint | RunResult[Any], tenant_id: str | None, default: str | None
-) -> tuple[Scope, str]:
-    """The tenant and the id under which a run is found. Raises IdentityMissing."""
+    run: str | Checkpoint | Mapping[str, Any] | RunResult[Any], tenant_id: str | None, default: str | None
+) -> tuple[Scope, str, Checkpoint | None]:
+    """The tenant and the id under which a run is found, and the checkpoint if that was brought. Raises IdentityMissing,
+    CheckpointRefused."""
     if isinstance(run, RunResult):
-        run = run.checkpoint
-    if isinstance(run, Checkpoint):
         if tenant_id is not None and tenant_id != run.tenant_id:
-            raise IdentityMissing("tenant_id is not that of the checkpoint.", fix="Leave tenant_id out.")
-        return Scope(run.tenant_id), run.run_id
+            raise IdentityMissing("tenant_id is not that of the result.", fix="Leave tenant_id out.")
+        return Scope(run.tenant_id), run.run_id, None
     _check_id("tenant_id", tenant_id)
     tenant = tenant_id or default
+    if isinstance(run, Mapping):
+        return _checkpoint_of(run, tenant)
     if tenant is None:
         raise IdentityMissing("A run is found by its tenant and its id, and tenant_id is missing.")
     if (run_id := run_id_of(run)) is None:
         raise InvalidPrompt("run_id is missing.", fix="Pass the id of the run.")
-    return Scope(tenant), run_id
+    return Scope(tenant), run_id, None
+
+
+def _checkpoint_of(given: Mapping[str, Any], tenant: str | None) -> tuple[Scope, str, Checkpoint]:
+    """Whose run a checkpoint is about, by its own words: whoever uses it checks the signature first."""
+    try:
+        made = read_checkpoint(given)
+        _check_id("tenant_id", made["tenant_id"])
+        run_id = run_id_of(made["run_id"])
+    except (Forged, IdentityMissing, InvalidPrompt):
+        raise CheckpointRefused from None
+    if run_id is None or (tenant is not None and tenant != made["tenant_id"]):
+        raise CheckpointRefused
+    return Scope(made["tenant_id"]), run_id, made
 
 
 def _check_id(name: str, value: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from shipworthy.domain.events import Event, RunStarted
 from shipworthy.domain.journal import RunSummary
 from shipworthy.domain.messages import Message
 from shipworthy.domain.model import ModelSettings
-from shipworthy.domain.results import RunResult
+from shipworthy.domain.results import Checkpoint, RunResult
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.engine.begin import Start, begin
 from shipworthy.engine.blueprint import UNNAMED, Blueprint
@@ -28,12 +29,14 @@ from shipworthy.engine.plan import Plan
 from shipworthy.engine.recover import load
 from shipworthy.engine.runtime import Runtime, log
 from shipworthy.errors import (
+    CheckpointRefused,
     ConfigurationError,
     Fenced,
     InvalidDeps,
     InvalidOption,
     RunBusy,
     RunConflict,
+    RunNotFound,
 )
 from shipworthy.rules.state import status_of
 
@@ -153,7 +156,7 @@ class Service:
 
     async def load(self, scope: Scope, run_id: str) -> LiveRun:
         """A run as its journal has it."""
-        return await load(self.runtime.store, self.blueprint, scope, run_id)
+        return await load(self.runtime, self.blueprint, scope, run_id)
 
     async def adopt(self, start: Start, run_id: str) -> None:
         """Drive a run that a dead worker left, beside its readers."""
@@ -168,10 +171,20 @@ class Service:
                     self.runtime.spawn(run)
 
     async def resume(
-        self, scope: Scope, run_id: str, settlements: Mapping[str, Settlement], deps: Any
+        self,
+        scope: Scope,
+        run_id: str,
+        settlements: Mapping[str, Settlement],
+        deps: Any,
+        *,
+        checkpoint: Checkpoint | None = None,
+        answer: Any = None,
     ) -> RunResult[Any]:
-        """Go on with a run, from its journal; a sitting that is under way in this process is joined."""
+        """Go on with a run, from its journal; a sitting that is under way in this process is joined, unless something
+        is brought that only a pause takes."""
         await self.runtime.open()
+        if checkpoint is not None or answer is not None:
+            return await self._answer(scope, run_id, settlements, deps, checkpoint, answer)
         asked = self.plan.resume(scope, run_id, settlements, deps)
         while self.runtime.active(scope, run_id) is not None:
             await wait_until_over(self.runtime, scope, run_id)
@@ -180,8 +193,35 @@ class Service:
                 return await result_of(await self.load(scope, run_id))
         return await result_of(await self.runtime.resume(asked))
 
+    async def _answer(
+        self,
+        scope: Scope,
+        run_id: str,
+        settlements: Mapping[str, Settlement],
+        deps: Any,
+        checkpoint: Checkpoint | None,
+        answer: Any,
+    ) -> RunResult[Any]:
+        """Take the answer, and go on from the pause that it is for."""
+        from shipworthy.engine.answering import GRACE, Answering
+
+        answering = Answering(self.runtime, scope, run_id, checkpoint)
+        at = None if checkpoint is None else checkpoint["seq"]
+        try:
+            if answer is not None:
+                await answering.take(answer, wake_in=GRACE)
+            else:
+                await answering.use()
+            asked = self.plan.resume(scope, run_id, settlements, deps, at)
+            return await result_of(await self.runtime.resume(asked))
+        except RunNotFound:
+            if checkpoint is None:
+                raise
+            raise CheckpointRefused from None
+
     async def recover(self) -> list[RunResult[Any]]:
-        """Resume this agent's orphaned runs, some at once. What cannot be resumed is logged and left as it is."""
+        """Resume this agent's orphaned runs, and the paused ones that wait no longer, some at once. What cannot be
+        resumed is logged and left as it is."""
         slots = asyncio.Semaphore(_AT_ONCE)
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -196,7 +236,7 @@ class Service:
         async with slots:
             try:
                 first = (await self.runtime.store.read(scope, run_id))[0]
-                if not is_mine(self.blueprint, first):
+                if not is_mine(self.blueprint, first) or is_nested(first):
                     return None
                 result = await self.resume(Scope(scope.tenant), run_id, {}, None)
                 if result.status == "paused":
@@ -235,8 +275,16 @@ class Service:
 
     async def _orphans(self) -> list[RunSummary]:
         await self.runtime.open()
-        orphans = await self.runtime.store.orphans(_RECOVERY)
+        orphans = [
+            *await self.runtime.store.orphans(_RECOVERY),
+            *await self.runtime.store.due(_RECOVERY, time.time_ns() // 1_000_000),
+        ]
         return [o for o in orphans if self.runtime.active(o.scope, o.run_id) is None]
+
+
+def is_nested(first: Event) -> bool:
+    """Whether a run belongs to another one, which goes on with it."""
+    return isinstance(first, RunStarted) and first.parent is not None
 
 
 def is_mine(blueprint: Blueprint, first: Event) -> bool:

@@ -131,7 +131,7 @@ class TemporalDriver:
     async def take(self, runtime: Runtime, asked: Resume) -> LiveRun:
         """Have the run's workflow go on, with what a person found out. Raises SettlementRefused, RunNotFound, RunBusy
         for a settlement of a run that is driven."""
-        run = await load(runtime.store, asked.plan.blueprint, asked.scope, asked.run_id)
+        run = await load(runtime, asked.plan.blueprint, asked.scope, asked.run_id)
         while run.state.parked:
             settlements = _sent(run, asked.settlements)
             with contextlib.suppress(RunBusy):  # its workflow is about to learn that it is paused
@@ -139,7 +139,7 @@ class TemporalDriver:
                     await self._workflows.resume(self._given(run, rests=True), settlements)
                 return run
             await asyncio.sleep(_FIRST_POLL)
-            before, run = run, await load(runtime.store, run.blueprint, run.scope, run.run_id)
+            before, run = run, await load(runtime, run.blueprint, run.scope, run.run_id)
             if asked.settlements and run.state.seq > before.state.seq:
                 raise RunBusy(f"Run {run.run_id!r} was resumed by somebody else.")
         if run.state.ended is not None:

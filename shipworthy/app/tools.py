@@ -8,11 +8,12 @@ import inspect
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar, get_args, overload
 
 import msgspec
 
+from shipworthy.app.approvals import NO_OBJECTION, Requires, ToolApproval, approval_of, labels_of
 from shipworthy.app.results import Parts, to_parts
 from shipworthy.app.schemas import Mismatch, Record, Unsupported, codec_for
 from shipworthy.app.signatures import Signature, read_signature
@@ -21,6 +22,7 @@ from shipworthy.domain.context import RunContext
 from shipworthy.domain.effects import DidNotHappen, Effect, Happened, Unknown, Verdict
 from shipworthy.domain.messages import Text
 from shipworthy.domain.model import ToolSpec
+from shipworthy.domain.policy import ActionKind, Decision
 from shipworthy.errors import EffectRequired, InvalidArguments, InvalidTool, NotDone, UnserialisableResult
 
 P = ParamSpec("P")
@@ -52,8 +54,15 @@ class FunctionTool(Generic[P, R]):
         retries: int,
         verify: Verify | None,
         max_result: int | None,
+        labels: frozenset[str] = frozenset(),
+        approval: ToolApproval | None = None,
     ) -> None:
         functools.update_wrapper(self, fn)
+        self.kind: ActionKind = "tool"
+        self.labels = labels
+        self.source = "code"
+        self.asks = approval is not None
+        self._approval = approval
         self.spec = spec
         self.effect: Effect = effect
         self.timeout = timeout
@@ -83,6 +92,10 @@ class FunctionTool(Generic[P, R]):
             return self._record.decode(arguments)
         except Mismatch as mismatch:
             raise InvalidArguments(str(mismatch)) from mismatch
+
+    async def approval(self, ctx: RunContext[Any], arguments: Any) -> Decision:
+        """Whether this call needs a person's approval, as `requires_approval=` says. Raises what that raises."""
+        return NO_OBJECTION if self._approval is None else await self._approval.decide(arguments)
 
     async def invoke(
         self, ctx: RunContext[Any], arguments: Any, may_start: Callable[[], bool] | None = None
@@ -169,6 +182,9 @@ def tool(
     retries: int = 0,
     verify: Verify | None = None,
     max_result: int | None = None,
+    requires_approval: Requires = False,
+    approvers: int = 1,
+    labels: Sequence[str] = (),
 ) -> FunctionTool[P, R]: ...
 
 
@@ -183,6 +199,9 @@ def tool(
     retries: int = 0,
     verify: Verify | None = None,
     max_result: int | None = None,
+    requires_approval: Requires = False,
+    approvers: int = 1,
+    labels: Sequence[str] = (),
 ) -> Callable[[Callable[P, R]], FunctionTool[P, R]]: ...
 
 
@@ -196,6 +215,9 @@ def tool(
     retries: int = 0,
     verify: Verify | None = None,
     max_result: int | None = None,
+    requires_approval: Requires = False,
+    approvers: int = 1,
+    labels: Sequence[str] = (),
 ) -> Any:
     """Make a function callable by a model. Everything is read and checked here, nothing per call.
 
@@ -204,7 +226,8 @@ def tool(
     default). `retries` is how often a body that raised runs again by itself. `verify` is `async (ctx, args)
     -> Happened(result) | DidNotHappen() | Unknown()` for a `once` call in doubt; `args` has an attribute for
     each parameter, as in `args.amount`. `max_result` bounds the characters that the model is shown of a
-    result.
+    result. `requires_approval`: True, or a function of the arguments that says whether a person has to approve of
+    the call, and `approvers` how many. `labels` are what policies may know the tool by.
 
     A first parameter annotated `RunContext` or `RunContext[Deps]` gets the context and is not shown to the
     model. Raises EffectRequired, InvalidTool.
@@ -221,6 +244,9 @@ def tool(
             retries=retries,
             verify=verify,
             max_result=max_result,
+            requires_approval=requires_approval,
+            approvers=approvers,
+            labels=labels,
         )
     named = _name_of(fn, name)
     _check_options(named, effect, timeout, retries, max_result)
@@ -238,6 +264,8 @@ def tool(
         retries=retries,
         verify=verify,
         max_result=max_result,
+        labels=labels_of(named, labels),
+        approval=approval_of(named, requires_approval, approvers),
     )
 
 

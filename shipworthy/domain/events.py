@@ -24,6 +24,7 @@ from shipworthy.domain.messages import (
     Trust,
 )
 from shipworthy.domain.model import FinishReason, ModelSettings, Purpose
+from shipworthy.domain.policy import Covers, Remember
 from shipworthy.domain.usage import Charge, Reserved, Usage
 
 FORMAT = 1
@@ -31,8 +32,9 @@ FORMAT = 1
 
 RunStatus = Literal["running", "paused", "completed", "stopped", "cancelled", "failed"]
 EndStatus = Literal["completed", "stopped", "cancelled", "failed"]
-StopCause = Literal["cancelled", "timeout", "budget:max_wall_clock"]
-ReturnKind = Literal["ok", "error", "rejected", "not_done", "timeout"]
+StopCause = Literal["cancelled", "timeout", "budget:max_wall_clock", "denied"]
+ReturnKind = Literal["ok", "error", "rejected", "not_done", "timeout", "denied"]
+ParkReason = Literal["in_doubt", "missing_tool", "error", "approval", "answer", "agent"]
 Previous = Literal["released", "dead", "expired"]
 
 
@@ -52,6 +54,16 @@ class Fingerprint(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     model: str = ""
     tools: str = ""
     output: str = ""
+
+
+class Parent(msgspec.Struct, frozen=True, gc=False):
+    """Whose call a nested run is made for. `root` is the outermost run; `path` has the ids of the calls from there to
+    this run, and `agents` the names of the agents that made them."""
+
+    run_id: str
+    root: str
+    path: tuple[str, ...]
+    agents: tuple[str, ...]
 
 
 class RunStarted(Event, frozen=True, gc=False, kw_only=True, omit_defaults=False, tag="run_started"):
@@ -78,6 +90,7 @@ class RunStarted(Event, frozen=True, gc=False, kw_only=True, omit_defaults=False
     output_retries: int = 2
     model_retries: int = 2
     timeout: float | None = None
+    parent: Parent | None = None
     origin: str = USER
 
 
@@ -175,10 +188,14 @@ class BudgetUnchecked(Event, frozen=True, gc=False, kw_only=True, tag="budget_un
 
 
 class Judged(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One call that may run, with the contract that its tool declares."""
+    """One call that may run, with the contract that its tool declares. `rule` and `policy` (its version) say who
+    allowed it, where somebody was asked; `approvals` are those that the call uses up."""
 
     call_id: str
     effect: Effect
+    rule: str = ""
+    policy: str = ""
+    approvals: tuple[str, ...] = ()
 
 
 class ToolsJudged(Event, frozen=True, gc=False, kw_only=True, tag="tools_judged"):
@@ -187,6 +204,110 @@ class ToolsJudged(Event, frozen=True, gc=False, kw_only=True, tag="tools_judged"
 
     calls: tuple[Judged, ...]
     charged: bool = False
+
+
+class ArgumentsReplaced(Event, frozen=True, gc=False, kw_only=True, tag="arguments_replaced"):
+    """A call is to be made with other arguments than the model gave, by a hook or an approver. `call` has them."""
+
+    call_id: str
+    call: ToolCall
+    by: str
+    reason: str = ""
+
+
+class ApprovalRequested(Event, frozen=True, gc=False, kw_only=True, tag="approval_requested"):
+    """People are asked whether a call may run, with exactly these arguments (`digest`), under this `rule` of policies
+    of this version. `approvers`: how many different ones have to say yes; `among`: who may, everybody where it is
+    empty. Whoever has not answered by `expires_at` (milliseconds since the epoch) has said no."""
+
+    call_id: str
+    tool: str
+    effect: Effect
+    digest: str
+    rule: str
+    policy: str
+    reason: str = ""
+    approvers: int = 1
+    among: tuple[str, ...] = ()
+    expires_at: int | None = None
+
+
+class ApprovalGranted(Event, frozen=True, gc=False, kw_only=True, tag="approval_granted"):
+    """Somebody said yes. `address`: the ids of the calls from the outermost run to the one that it is for, joined
+    with "/". `token` is what was signed; `id` its name. `call`: other arguments that the yes is for."""
+
+    id: str
+    address: str
+    approver: str
+    tool: str
+    digest: str
+    rule: str
+    expires_at: int
+    token: str
+    call: ToolCall | None = None
+    remember: Remember | None = None
+    covers: Covers = "arguments"
+
+
+class ApprovalDenied(Event, frozen=True, gc=False, kw_only=True, tag="approval_denied"):
+    """Somebody said no; the model is told the reason."""
+
+    id: str
+    address: str
+    approver: str
+    token: str
+    reason: str = ""
+
+
+class HumanAsked(Event, frozen=True, gc=False, kw_only=True, tag="human_asked"):
+    """A tool's body waits for an answer, and has done nothing yet that must not be repeated. `data` is JSON: what it
+    shows, or asks. `ordinal`: which of its questions it is, from 0; `digest`: that of the question. `schema` (JSON
+    Schema) bounds the answer, `default` is what it is from `expires_at` on."""
+
+    call_id: str
+    ordinal: int
+    digest: str
+    data: Text | Stored
+    schema: Text | Stored | None = None
+    expires_at: int | None = None
+    default: Text | Stored | None = None
+
+
+class HumanAnswered(Event, frozen=True, gc=False, kw_only=True, tag="human_answered"):
+    """The answer to the question of this digest, as JSON. `by`: who gave it; None: nobody did in time."""
+
+    address: str
+    ordinal: int
+    digest: str
+    answer: Text | Stored
+    by: str | None = None
+    origin: str = USER
+    trust: Trust = "untrusted"
+
+
+class AgentPaused(Event, frozen=True, gc=False, kw_only=True, tag="agent_paused"):
+    """The nested runs that a call made wait for somebody, and so does the call."""
+
+    call_id: str
+    runs: tuple[str, ...]
+    wake_at: int | None = None
+
+
+class AnswerRejected(Event, frozen=True, gc=False, kw_only=True, tag="answer_rejected"):
+    """An answer, a token or a checkpoint was brought to the paused run and not accepted; nothing else happened."""
+
+    reason: str
+    address: str = ""
+    by: str = ""
+
+
+class AnswerDropped(Event, frozen=True, gc=False, kw_only=True, tag="answer_dropped"):
+    """The answer to a question, and to those after it, does not count any more: the live code asks something else, or
+    does not accept it."""
+
+    call_id: str
+    ordinal: int
+    reason: str
 
 
 class ToolAttempted(Event, frozen=True, gc=False, kw_only=True, tag="tool_attempted"):
@@ -204,7 +325,8 @@ class ToolAttempted(Event, frozen=True, gc=False, kw_only=True, tag="tool_attemp
 class ToolReturned(Event, frozen=True, gc=False, kw_only=True, tag="tool_returned"):
     """What the model is told of a call. `whole` is the full result where `content` shows a part of it.
 
-    `thread_running`: the body's thread outlived its time and could not be stopped.
+    `thread_running`: the body's thread outlived its time and could not be stopped. `rule`, `policy` and `reason` are
+    those of a denial. `handed_over`: the result is the run's answer, as far as it is a valid output.
     """
 
     call_id: str
@@ -212,6 +334,10 @@ class ToolReturned(Event, frozen=True, gc=False, kw_only=True, tag="tool_returne
     outcome: ReturnKind = "ok"
     whole: Stored | None = None
     thread_running: bool = False
+    rule: str = ""
+    policy: str = ""
+    reason: str = ""
+    handed_over: bool = False
     trust: Trust = "untrusted"
 
 
@@ -235,10 +361,12 @@ class ToolSettled(Event, frozen=True, gc=False, kw_only=True, tag="tool_settled"
 
 class RunParked(Event, frozen=True, gc=False, kw_only=True, tag="run_parked"):
     """The run waits for somebody and holds nothing meanwhile; `detail` says for what. "error": code that the developer
-    wrote raised where nothing could be done about it; resuming tries again."""
+    wrote raised where nothing could be done about it; resuming tries again. `wake_at` (milliseconds since the epoch):
+    when it stops waiting by itself."""
 
-    reason: Literal["in_doubt", "missing_tool", "error"] = "in_doubt"
+    reason: ParkReason = "in_doubt"
     detail: str = ""
+    wake_at: int | None = None
 
 
 class OutputRejected(Event, frozen=True, gc=False, kw_only=True, tag="output_rejected"):
@@ -249,9 +377,11 @@ class OutputRejected(Event, frozen=True, gc=False, kw_only=True, tag="output_rej
 
 
 class StopRequested(Event, frozen=True, gc=False, kw_only=True, tag="stop_requested"):
-    """The caller cancelled, or the deadline passed. Nothing new is started."""
+    """The caller cancelled, the deadline passed, or a hook denied a call of the model (`detail`). Nothing new is
+    started."""
 
     cause: StopCause
+    detail: str = ""
 
 
 class RunEnded(Event, frozen=True, gc=False, kw_only=True, tag="run_ended"):
@@ -275,6 +405,15 @@ AnyEvent = (
     | BudgetWarned
     | BudgetUnchecked
     | ToolsJudged
+    | ArgumentsReplaced
+    | ApprovalRequested
+    | ApprovalGranted
+    | ApprovalDenied
+    | HumanAsked
+    | HumanAnswered
+    | AgentPaused
+    | AnswerRejected
+    | AnswerDropped
     | ToolAttempted
     | ToolReturned
     | ToolInDoubt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict
 
 import msgspec
 
@@ -25,21 +25,52 @@ else:
     OutputT = TypeVar("OutputT")
 
 
-class Checkpoint(msgspec.Struct, frozen=True, gc=False):
-    """A reference to a run, good for `agent.resume`. It holds no state: the journal does."""
+class Checkpoint(TypedDict):
+    """A signed reference to a paused run, good for one `agent.resume`: plain JSON. It holds no state: the journal does.
 
+    `seq`: the event with which the run paused; a run that went on since is not resumed by it.
+    """
+
+    v: int
     tenant_id: str
     run_id: str
     seq: int
+    key: str
+    mac: str
+
+
+PendingKind = Literal["in_doubt", "approval", "answer"]
 
 
 class PendingCall(msgspec.Struct, frozen=True, gc=False):
-    """A call that a paused run waits for. `arguments` is the JSON text."""
+    """What a paused run waits for: a call, by its `address` (its `call_id`, behind those of the calls that made the
+    nested runs it is in). `arguments` is the JSON text, as the tool is to get it.
+
+    `kind`: "in_doubt" is settled with `resume(settle=)`, the others with `resume(answer=)`. An "approval" has `rule`,
+    `approvers` (how many different people), `among` (who may; everybody where it is empty) and `approved_by` so far;
+    an "answer" has `data`, which says what is asked, and the JSON Schema of the answer. `agents`: the names from the
+    outermost agent to the one that waits. `expires_at`: milliseconds since the Unix epoch.
+    """
 
     call_id: str
     tool: str
     arguments: str
     reason: str
+    kind: PendingKind = "in_doubt"
+    address: str = ""
+    agents: tuple[str, ...] = ()
+    run_id: str = ""
+    effect: str = ""
+    rule: str = ""
+    policy: str = ""
+    digest: str = ""
+    approvers: int = 1
+    among: tuple[str, ...] = ()
+    approved_by: tuple[str, ...] = ()
+    expires_at: int | None = None
+    data: Any = None
+    schema: Any = None
+    ordinal: int = 0
 
 
 class RunResult(msgspec.Struct, Generic[OutputT], frozen=True, kw_only=True):
@@ -48,8 +79,9 @@ class RunResult(msgspec.Struct, Generic[OutputT], frozen=True, kw_only=True):
     `output` raises RunFailed, RunStopped or RunPaused where there is none; `has_output` asks first. `stop_reason` is
     the run's ("max_turns", "timeout", "cancelled", ...); `finish_reason` the provider's for the last answer.
     `charged`: the sum over all attempts under a budget, failed ones included; `cost_usd` is None while no price is
-    known. `messages` is the conversation as the model saw it and what it answered:
-    the `history` that was there before the run, and the `new_messages` that it added.
+    known. `checkpoint` is there while the run is paused. `seq`: the last event. `messages` is the conversation as the
+    model saw it and what it answered: the `history` that was there before the run, and the `new_messages` that it
+    added.
     """
 
     run_id: str
@@ -60,7 +92,8 @@ class RunResult(msgspec.Struct, Generic[OutputT], frozen=True, kw_only=True):
     value: OutputT | None
     has_output: bool
     pending: tuple[PendingCall, ...]
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None
+    seq: int
     usage: TotalUsage
     turns: int
     finish_reason: str | None
@@ -113,7 +146,7 @@ class RunResult(msgspec.Struct, Generic[OutputT], frozen=True, kw_only=True):
                 fix="Mend the cause and run again under another run_id.",
             )
         if self.status == "paused":
-            waits = ", ".join([f"{c.tool} ({c.call_id})" for c in self.pending]) or str(self.error)
+            waits = ", ".join([f"{c.tool} ({c.address})" for c in self.pending]) or str(self.error)
             raise RunPaused(f"Run {self.run_id!r} is paused, waiting for {waits}.")
         if self.stop_reason is not None and self.stop_reason.startswith(("budget:", "rate_limit:")):
             raise BudgetExceeded(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from shipworthy.domain.events import ModelAnswered
+from shipworthy.domain.events import ModelAnswered, StopRequested
 from shipworthy.domain.messages import Text, Thinking, ToolCall
 from shipworthy.domain.model import Answer, ModelRequest, ModelSettings, Purpose
 from shipworthy.engine.failures import failure_of
 from shipworthy.engine.live import LiveRun
+from shipworthy.engine.reviewing import may_be_sent, objection
 from shipworthy.errors import (
     BudgetExceeded,
     ConfigurationError,
@@ -39,14 +40,18 @@ async def ask(run: LiveRun, step: AskModel) -> None:
     ordinal = run.state.ordinal
     if ordinal % BREATHER == BREATHER - 1:
         await asyncio.sleep(0)
-    request = await run.meter.begin(run, await _request(run, step.purpose, ordinal))
-    if request is not None:
-        await _attempt(run, request)
+    request = await _request(run, step.purpose, ordinal)
+    if run.governance.hooks.before_model and not await may_be_sent(run, request):
+        return
+    metered = await run.meter.begin(run, request)
+    if metered is not None:
+        await _attempt(run, metered)
 
 
 async def _attempt(run: LiveRun, request: ModelRequest) -> None:
     try:
         answer = await _stream(run, request)
+        no = await objection(run, answer) if run.governance.hooks.after_model else None
     except BudgetExceeded as error:
         if (
             run.state.attempt is not None
@@ -62,11 +67,18 @@ async def _attempt(run: LiveRun, request: ModelRequest) -> None:
         run.meter.abandoned(run)
         raise
     else:
-        run.record(_answered(run, answer))
-        if answer.finish_reason == "length":
-            await run.meter.cut(run)
+        await _complete(run, answer, no)
     if run.meter.near:
         await run.commit()  # a warning, if one is due, is told by this run
+
+
+async def _complete(run: LiveRun, answer: Answer, no: StopRequested | None) -> None:
+    """Record the answer, and in the same commit that somebody objects to it, so that none of its calls is made."""
+    run.record(_answered(run, answer))
+    if no is not None:
+        run.record(no)
+    if answer.finish_reason == "length":
+        await run.meter.cut(run)
 
 
 async def _request(run: LiveRun, purpose: Purpose, ordinal: int) -> ModelRequest:

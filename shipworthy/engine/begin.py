@@ -83,7 +83,7 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
             return None
         run = LiveRun(
             blueprint,
-            store,
+            runtime,
             fence,
             rules.begin(event),
             bodies,

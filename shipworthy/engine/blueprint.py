@@ -10,6 +10,7 @@ import msgspec
 
 from shipworthy.domain.events import Fingerprint
 from shipworthy.domain.model import ModelSettings, ToolSpec
+from shipworthy.engine.governance import UNGOVERNED, Governance
 from shipworthy.ports.budget import Budget
 from shipworthy.ports.model import Model
 from shipworthy.ports.output import Output
@@ -51,6 +52,7 @@ class Blueprint(msgspec.Struct, kw_only=True):
     fingerprint: Fingerprint
     fixed: str | None
     budget: Budget | None = None
+    governance: Governance = UNGOVERNED
 
     @classmethod
     def build(
@@ -64,6 +66,7 @@ class Blueprint(msgspec.Struct, kw_only=True):
         settings: ModelSettings,
         limits: Limits,
         budget: Budget | None = None,
+        governance: Governance = UNGOVERNED,
     ) -> Blueprint:
         """Everything that is the same for every run, computed once."""
         texts = [i for i in instructions if isinstance(i, str)]
@@ -85,6 +88,7 @@ class Blueprint(msgspec.Struct, kw_only=True):
             ),
             fixed=joined([*texts, output.words]) if len(texts) == len(instructions) else None,
             budget=budget,
+            governance=governance,
         )
 
 

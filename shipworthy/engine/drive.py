@@ -11,9 +11,11 @@ from typing import assert_never
 from shipworthy.domain.events import RunEnded, RunParked, StopCause, StopRequested
 from shipworthy.engine.ask import ask
 from shipworthy.engine.deliver import deliver
-from shipworthy.engine.execute import execute, judge
+from shipworthy.engine.execute import execute
+from shipworthy.engine.judging import judge
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.settle import settle
+from shipworthy.engine.telling import tell
 from shipworthy.errors import StoreError
 from shipworthy.rules.decide import (
     AskModel,
@@ -39,6 +41,8 @@ async def drive(run: LiveRun) -> None:
     while type(step := decide(run.state)) is not Finished:
         await perform(run, step)
     await run.commit()
+    if run.asked:
+        await tell(run)
 
 
 async def one_step(run: LiveRun) -> None:
@@ -46,6 +50,8 @@ async def one_step(run: LiveRun) -> None:
     await run.commit()
     await perform(run, decide(run.state))
     await run.commit()
+    if run.asked and run.state.parked:
+        await tell(run)
 
 
 async def sit(run: LiveRun, leave: Leave, work: Work = drive, finish: Work = drive) -> LiveRun:
@@ -112,7 +118,7 @@ async def perform(run: LiveRun, step: Step) -> None:
         case Settle():
             await settle(run, step)
         case Park():
-            run.record(RunParked())
+            run.record(RunParked(reason=step.reason, detail=step.detail, wake_at=step.wake_at))
         case End():
             run.record(RunEnded(status=step.status, stop_reason=step.stop_reason, error=step.error))
         case Finished():

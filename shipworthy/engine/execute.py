@@ -1,4 +1,4 @@
-"""Calls: which of them may run, and running them. The intent is durable before a body starts, the result after it.
+"""Running calls. The intent is durable before a body starts, the result after it.
 
 Whoever wants to know what the guarantee is reads the order of the lines in `execute`.
 """
@@ -6,79 +6,30 @@ Whoever wants to know what the guarantee is reads the order of the lines in `exe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from shipworthy.domain.context import RunContext
 from shipworthy.domain.events import (
-    Judged,
+    AnyEvent,
     ReturnKind,
-    RunParked,
     ToolAttempted,
     ToolInDoubt,
     ToolReturned,
 )
 from shipworthy.domain.messages import RUNTIME, File, Image, Stored, Text
-from shipworthy.engine.deliver import deliver_call
 from shipworthy.engine.live import LiveRun, idempotency_key
-from shipworthy.errors import InvalidArguments, MissingTool, ModelRetry, NotDone, UnserialisableResult
+from shipworthy.engine.pausing import Asking, asking, asking_of, is_pause
+from shipworthy.engine.refusing import missing, refuse
+from shipworthy.engine.reviewing import reviewed
+from shipworthy.errors import InvalidArguments, ModelRetry, NotDone, UnserialisableResult
 from shipworthy.ports.tools import Tool
 from shipworthy.rules.codec import encode_parts
-from shipworthy.rules.decide import Execute, Judge, budget_words
+from shipworthy.rules.decide import Execute
 from shipworthy.rules.state import Call
 from shipworthy.rules.text import clean, described, shown
-
-
-async def judge(run: LiveRun, step: Judge) -> None:
-    """Record for each call that it may run, or what the model is told instead. Live code decides, also after a resume.
-    An output tool's call ends the run."""
-    judged: list[Judged] = []
-    for call in step.calls:
-        name = call.call.name
-        if name in run.blueprint.output_tools:
-            if await deliver_call(run, call):
-                return
-        elif (tool := run.blueprint.tools.get(name)) is not None:
-            if await _may_run(run, call, tool):
-                judged.append(Judged(call.call.call_id, tool.effect))
-        elif call.effect is not None:
-            return _missing(run, name)
-        else:
-            known = ", ".join(run.blueprint.tools) or "none"
-            _refuse(run, call, f"There is no tool {name!r}. Available tools: {known}.")
-    if judged and not await run.meter.judged(run, judged) and (limit := run.state.limit) and limit.wrap_up:
-        for each in judged:
-            _refuse(run, run.state.calls[each.call_id], f"Not run: {budget_words(limit)}")
-
-
-async def _may_run(run: LiveRun, call: Call, tool: Tool) -> bool:
-    call_id = call.call.call_id
-    if tool.effect == "once" and call.open_attempt:
-        reason = "An earlier attempt has no recorded result, and the tool's effect is `once` now."
-        run.record(ToolInDoubt(call_id=call_id, reason=reason))
-        return False
-    try:
-        run.arguments[call_id] = tool.parse(await run.arguments_of(call.call))
-    except InvalidArguments as problem:
-        _refuse(run, call, f"Invalid arguments for {call.call.name}: {problem.what}")
-        return False
-    return True
-
-
-def _refuse(run: LiveRun, call: Call, words: str) -> None:
-    """Answer a call in place of its tool."""
-    said = run.pack(Text(words, RUNTIME, "untrusted"))
-    run.record(ToolReturned(call_id=call.call.call_id, content=(said,), outcome="rejected"))
-
-
-def _missing(run: LiveRun, name: str) -> None:
-    """A tool is gone that was there when its call was accepted: park the run, and let the developer know."""
-    run.raises = MissingTool(
-        f"Run {run.run_id!r} has a call of the tool {name!r}, which the agent no longer has."
-    )
-    run.record(RunParked(reason="missing_tool", detail=name))
 
 
 class Attempt(msgspec.Struct):
@@ -90,7 +41,8 @@ class Attempt(msgspec.Struct):
     key: str
     timeout: float
     start_by: int = 0
-    outcome: ToolReturned | ToolInDoubt | None = None
+    outcome: tuple[AnyEvent, ...] = ()
+    asking: Asking | None = None
 
 
 async def execute(run: LiveRun, step: Execute) -> None:
@@ -99,12 +51,12 @@ async def execute(run: LiveRun, step: Execute) -> None:
     for call in step.calls:
         tool = run.blueprint.tools.get(call.call.name)
         if tool is None:
-            _missing(run, call.call.name)
+            missing(run, call.call.name)
             return
         try:
             attempts.append(await _prepare(run, call, tool))
         except InvalidArguments as problem:  # they were valid for the code that accepted the call
-            _refuse(run, call, f"Invalid arguments for {call.call.name}: {problem.what}")
+            refuse(run, call, f"Invalid arguments for {call.call.name}: {problem.what}")
     if not attempts:
         return
     await _intend(run, attempts)
@@ -119,8 +71,13 @@ async def execute(run: LiveRun, step: Execute) -> None:
 
 async def _prepare(run: LiveRun, call: Call, tool: Tool) -> Attempt:
     call_id = call.call.call_id
-    raw = await run.arguments_of(call.call)
-    arguments = run.arguments.pop(call_id) if call_id in run.arguments else tool.parse(raw)
+    raw = await run.arguments_of(call.wanted)
+    if call_id in run.arguments:
+        arguments = run.arguments.pop(call_id)
+    elif run.governance.judges or tool.asks:
+        raise RuntimeError(f"The call {call_id} was not judged in this sitting.")
+    else:
+        arguments = tool.parse(raw)
     timeout = run.blueprint.limits.tool_timeout if tool.timeout is None else tool.timeout
     return Attempt(call, tool, arguments, idempotency_key(run.scope, run.run_id, call_id, raw), timeout)
 
@@ -183,16 +140,16 @@ async def _outlast(tasks: Sequence[asyncio.Task[None]]) -> bool:
 
 def _record(run: LiveRun, attempt: Attempt) -> None:
     """Record what the body gave, once. A body that was cancelled without consequence gave nothing."""
-    outcome, attempt.outcome = attempt.outcome, None
-    if outcome is not None:
-        run.record(outcome)
+    outcome, attempt.outcome = attempt.outcome, ()
+    for event in outcome:
+        run.record(event)
         run.urgent = run.urgent or attempt.call.effect != "read"
 
 
 async def _perform(run: LiveRun, attempt: Attempt) -> None:
     """Run the body, again as often as the tool allows. Raises nothing but the run's own cancellation."""
     tool = attempt.tool
-    context = run.context(attempt.call.call, attempt.key, attempt.call.attempts)
+    context = run.context(attempt.call.wanted, attempt.key, attempt.call.attempts)
     task = asyncio.current_task()
     before = task.cancelling() if task is not None else 0
     start_by = attempt.start_by
@@ -201,7 +158,7 @@ async def _perform(run: LiveRun, attempt: Attempt) -> None:
         limit = asyncio.timeout(attempt.timeout)
         try:
             async with limit:
-                content = await tool.invoke(context, attempt.arguments, may_start)
+                content = await _invoke(run, attempt, context, may_start)
         except (KeyboardInterrupt, SystemExit) as error:
             _cancelled(attempt, context, error)
             raise
@@ -209,13 +166,40 @@ async def _perform(run: LiveRun, attempt: Attempt) -> None:
             if task is not None and task.cancelling() > before:
                 _cancelled(attempt, context, error)
                 raise asyncio.CancelledError from error  # whatever the body made of it
-            if _failed(attempt, context, error, limit.expired(), retries_left):
+            if _paused(run, attempt, error) or _failed(
+                attempt, context, error, limit.expired(), retries_left
+            ):
                 return
         else:
-            _returned(run, attempt, content)
+            await _returned(run, attempt, context, content)
             if task is not None and task.cancelling() > before:
                 raise asyncio.CancelledError  # the body kept it to itself
             return
+
+
+async def _invoke(
+    run: LiveRun, attempt: Attempt, context: RunContext[Any], may_start: Callable[[], bool] | None
+) -> tuple[Text | Image | File, ...]:
+    """The body, which may ask people."""
+    attempt.asking = await asking_of(run, attempt.call) if attempt.call.answers else Asking(attempt.call, ())
+    before = asking.set(attempt.asking)
+    try:
+        content = await attempt.tool.invoke(context, attempt.arguments, may_start)
+    finally:
+        asking.reset(before)
+    if attempt.asking.pending is not None:
+        raise RuntimeError(
+            "the body went on after it had asked; it must let the pause pass, as any BaseException"
+        )
+    return content
+
+
+def _paused(run: LiveRun, attempt: Attempt, error: BaseException) -> bool:
+    """Whether the body waits for an answer, which says that it has done nothing yet that must not be repeated."""
+    if attempt.asking is None or attempt.asking.pending is None or not is_pause(error):
+        return False
+    attempt.outcome = tuple(attempt.asking.events(run))
+    return True
 
 
 def _may_start(run: LiveRun, start_by: int) -> bool:
@@ -223,13 +207,29 @@ def _may_start(run: LiveRun, start_by: int) -> bool:
     return run.store.clock() <= min(start_by, run.store.start_by())
 
 
-def _returned(run: LiveRun, attempt: Attempt, content: tuple[Text | Image | File, ...]) -> None:
-    tool = attempt.tool
+async def _returned(
+    run: LiveRun, attempt: Attempt, context: RunContext[Any], content: tuple[Text | Image | File, ...]
+) -> None:
+    tool, call = attempt.tool, attempt.call
+    if (
+        run.governance.hooks.after_tool
+        and (no := await reviewed(run, call, tool, context, content)) is not None
+    ):
+        attempt.outcome = (no,)
+        return
+    if call.edited is not None:
+        content = (await _edited(run, call), *content)
     parts, whole = fit(run, content, tool.max_result or run.blueprint.limits.max_result)
-    call_id = attempt.call.call.call_id
-    attempt.outcome = ToolReturned(
-        call_id=call_id, content=parts, whole=whole, origin=f"tool:{tool.spec.name}"
+    attempt.outcome = (
+        ToolReturned(call_id=call.call.call_id, content=parts, whole=whole, origin=f"tool:{tool.spec.name}"),
     )
+
+
+async def _edited(run: LiveRun, call: Call) -> Text:
+    """What the model is told of a call that was made with other arguments than its own."""
+    arguments = await run.arguments_of(call.wanted)
+    who = "an approver" if call.edited_by.startswith("approver:") else "a rule of this service"
+    return Text(f"[Called with arguments that {who} changed: {arguments}]\n", RUNTIME, "untrusted")
 
 
 def _failed(
@@ -270,7 +270,9 @@ def _without_result(attempt: Attempt, context: RunContext[Any], why: str, outcom
         reason = f"The body of this `once` call did not say whether its effect happened: {clean(why)}."
         call_id = attempt.call.call.call_id
         origin = f"tool:{attempt.tool.spec.name}"
-        attempt.outcome = ToolInDoubt(call_id=call_id, reason=reason, thread_running=running, origin=origin)
+        attempt.outcome = (
+            ToolInDoubt(call_id=call_id, reason=reason, thread_running=running, origin=origin),
+        )
     else:
         _say(attempt, f"The tool failed: {why}.", outcome, thread_running=running)
 
@@ -278,8 +280,8 @@ def _without_result(attempt: Attempt, context: RunContext[Any], why: str, outcom
 def _say(attempt: Attempt, words: str, outcome: ReturnKind, *, thread_running: bool = False) -> None:
     said = (Text(clean(words), f"tool:{attempt.tool.spec.name}", "untrusted"),)
     call_id = attempt.call.call.call_id
-    attempt.outcome = ToolReturned(
-        call_id=call_id, content=said, outcome=outcome, thread_running=thread_running
+    attempt.outcome = (
+        ToolReturned(call_id=call_id, content=said, outcome=outcome, thread_running=thread_running),
     )
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Sequence
-from typing import Any, overload
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, overload
 
 from msgspec.structs import force_setattr
 
 from shipworthy.domain.context import RunContext
+from shipworthy.domain.effects import Settlement
 from shipworthy.domain.events import AnyEvent, RunEnded, StopCause
+from shipworthy.domain.grants import Grant
 from shipworthy.domain.journal import Batch, Fence
 from shipworthy.domain.ledger import BudgetOp, Granted, Hold, Refused
 from shipworthy.domain.messages import Message, Stored, Text, ToolCall, ToolResult
@@ -22,11 +24,14 @@ from shipworthy.domain.model import Delta, ModelSettings
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import Blueprint
 from shipworthy.engine.bodies import INLINE, Bodies
+from shipworthy.engine.keyring import Keyring
 from shipworthy.engine.metering import UNMETERED, Meter
 from shipworthy.engine.watch import Watcher
 from shipworthy.errors import HoldRefused
 from shipworthy.ports.store import Store
 from shipworthy.rules.state import RunState, fold, status_of
+
+NO_SETTLEMENTS: Mapping[str, Settlement] = {}
 
 
 class View(Sequence[Message]):
@@ -53,16 +58,27 @@ class View(Sequence[Message]):
         return self._messages[index if index >= 0 else self._n + index]
 
 
+class Home(Protocol):
+    """Where a run lives (`Runtime`)."""
+
+    store: Store
+    keyring: Keyring
+
+
 class LiveRun:
     """One run in this process. `urgent`: something waits for its commit that cannot be had again, such as the result of
-    an effect. `raises`: what the caller is told once the journal is in order."""
+    an effect. `raises`: what the caller is told once the journal is in order. `agents`: the names from the outermost
+    agent to its own. `settlements`: what a person found out of calls of nested runs. `grants`: approvals to be
+    remembered with the next commit. `asked`: addresses of the calls that people are newly asked about."""
 
     __slots__ = (
+        "_abandoned",
         "_own",
         "_pending",
         "_short",
-        "abandoned",
+        "agents",
         "arguments",
+        "asked",
         "blueprint",
         "bodies",
         "changed",
@@ -70,15 +86,21 @@ class LiveRun:
         "deadline_cause",
         "deps",
         "fence",
+        "governance",
+        "grants",
         "history",
+        "home",
         "instructions",
+        "keyring",
         "loop",
         "meter",
         "operations",
+        "parent",
         "raises",
         "run_id",
         "scope",
         "settings",
+        "settlements",
         "state",
         "store",
         "timeout",
@@ -90,7 +112,7 @@ class LiveRun:
     def __init__(
         self,
         blueprint: Blueprint,
-        store: Store,
+        home: Home,
         fence: Fence,
         state: RunState,
         bodies: Bodies,
@@ -102,9 +124,22 @@ class LiveRun:
         history: Sequence[Message],
         timeout: float | None,
         meter: Meter = UNMETERED,
+        parent: LiveRun | None = None,
+        settlements: Mapping[str, Settlement] = NO_SETTLEMENTS,
     ) -> None:
         self.blueprint = blueprint
-        self.store = store
+        self.home, self.store, self.keyring = home, home.store, home.keyring
+        self.parent = parent
+        self.governance = blueprint.governance
+        self.agents: tuple[str, ...] = (blueprint.name,)
+        if parent is not None:
+            self.governance = parent.governance.around(blueprint.governance)
+            self.agents = (*parent.agents, blueprint.name)
+        elif state.started.parent is not None:
+            self.agents = (*state.started.parent.agents, blueprint.name)
+        self.settlements = settlements
+        self.grants: list[Grant] = []
+        self.asked: set[str] = set() if parent is None else parent.asked
         self.state = state
         self.bodies = bodies
         self.scope = scope
@@ -126,7 +161,7 @@ class LiveRun:
         self._short = ""
         self.arguments: dict[str, Any] = {}
         self.changed: tuple[str, ...] = ()
-        self.abandoned = False
+        self._abandoned = False
         self.loop = asyncio.get_running_loop()
         self.raises: Exception | None = None
         self.urgent = False
@@ -134,6 +169,15 @@ class LiveRun:
         self.fence = fence
         self._own = 0
         self._pending: list[AnyEvent] = []
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether it is left as a crash would leave it, and not cancelled; with it the nested runs that it made."""
+        return self._abandoned or (self.parent is not None and self.parent.abandoned)
+
+    @abandoned.setter
+    def abandoned(self, left: bool) -> None:
+        self._abandoned = left
 
     # the journal
 
@@ -150,16 +194,8 @@ class LiveRun:
             return
         if self.operations and not self.meter.joined:
             await self._settle()
-        events, self._pending = self._pending, []
-        self.urgent = False
-        batch = Batch(events, self.bodies.take() if self.bodies.fresh else {})
-        if self.state.ended is not None or self.state.parked:
-            batch.status = status_of(self.state)
-            batch.joins_session = joins_session(self.state, events[-1])
-            if self.state.ended is not None:
-                self.meter.ending(self)
-        if self.operations and self.meter.joined:
-            batch.budget, self.operations = tuple(self.operations), []
+        batch = self._batch()
+        events = batch.events
         try:
             outcomes = await self.store.commit(self.fence, batch)
         except asyncio.CancelledError:
@@ -171,6 +207,22 @@ class LiveRun:
             self._publish(events)
         if self.operations and not self.meter.joined:
             await self._settle()  # the run has ended, and nothing draws on its own counters any more
+
+    def _batch(self) -> Batch:
+        """What the next commit makes durable."""
+        events, self._pending = self._pending, []
+        self.urgent = False
+        batch = Batch(events, self.bodies.take() if self.bodies.fresh else {})
+        if self.state.ended is not None or self.state.parked:
+            batch.status, batch.wake_at = status_of(self.state), self.state.wake_at
+            batch.joins_session = joins_session(self.state, events[-1])
+            if self.state.ended is not None:
+                self.meter.ending(self)
+        if self.operations and self.meter.joined:
+            batch.budget, self.operations = tuple(self.operations), []
+        if self.grants:
+            batch.grants, self.grants = tuple(self.grants), []
+        return batch
 
     async def _settle(self) -> None:
         """Settle in a ledger that no commit of the store reaches: before the events that say so, for what was settled
@@ -187,7 +239,7 @@ class LiveRun:
         force_setattr(event, "at", time.time_ns() // 1_000_000)
         events, operations = [*self._pending, event], self.operations[:]
         bodies = dict(self.bodies.fresh) if self.bodies.fresh else {}
-        batch = Batch(events, bodies, budget=(*operations, hold))
+        batch = Batch(events, bodies, budget=(*operations, hold), grants=tuple(self.grants))
         task = asyncio.current_task()
         cancelled = task.cancelling() if task is not None else 0
         try:
@@ -213,7 +265,7 @@ class LiveRun:
     def _land(self, event: AnyEvent, operations: Sequence[BudgetOp]) -> None:
         """What was proposed is in the journal, and with it everything that waited."""
         fold(self.state, event)
-        self._pending = []
+        self._pending, self.grants = [], []
         self.bodies.take()
         del self.operations[: len(operations)]
         self.urgent = False
@@ -299,8 +351,12 @@ def _is_packed(message: Message) -> bool:
 
 
 def joins_session(state: RunState, last: AnyEvent) -> bool:
-    """Whether the run becomes part of its session: not a failed one, which would make every later one fail."""
-    return type(last) is RunEnded and last.status != "failed" and state.started.session is not None
+    """Whether the run becomes part of its session: not a nested one, nor a failed one, which would make every later one
+    fail."""
+    started = state.started
+    if type(last) is not RunEnded or last.status == "failed":
+        return False
+    return started.session is not None and started.parent is None
 
 
 def idempotency_key(scope: Scope, run_id: str, call_id: str, arguments: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from shipworthy.domain.messages import Text
-from shipworthy.domain.results import Checkpoint, PendingCall, RunResult
+from shipworthy.domain.results import Checkpoint, RunResult
 from shipworthy.engine.live import LiveRun
+from shipworthy.engine.pending import pending_of
+from shipworthy.rules.approvals import checkpoint
 from shipworthy.rules.state import status_of
 
 
@@ -27,8 +29,9 @@ async def result_of(run: LiveRun) -> RunResult[Any]:
         error=state.waiting_for if end is None else end.error,
         value=value,
         has_output=has_output,
-        pending=await _pending(run) if state.parked else (),
-        checkpoint=Checkpoint(run.scope.tenant, run.run_id, state.seq),
+        pending=await pending_of(run.store, state),
+        checkpoint=await _checkpoint(run) if state.parked else None,
+        seq=state.seq,
         usage=state.usage,
         turns=state.turns,
         finish_reason=state.finish_reason,
@@ -40,11 +43,8 @@ async def result_of(run: LiveRun) -> RunResult[Any]:
     )
 
 
-async def _pending(run: LiveRun) -> tuple[PendingCall, ...]:
-    return tuple(
-        [
-            PendingCall(c.call.call_id, c.call.name, await run.arguments_of(c.call), c.doubt)
-            for c in run.state.calls.values()
-            if c.status == "in_doubt"
-        ]
-    )
+async def _checkpoint(run: LiveRun) -> Checkpoint | None:
+    """A reference to this pause; a nested run is resumed through the one that it belongs to."""
+    if run.state.started.parent is not None:
+        return None
+    return checkpoint(await run.keyring.newest(), run.scope.tenant, run.run_id, run.state.parked_at)

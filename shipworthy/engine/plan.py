@@ -22,20 +22,26 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     make_deps: MakeDeps
 
     def resume(
-        self, scope: Scope, run_id: str, settlements: Mapping[str, Settlement] = NOTHING, deps: Any = None
+        self,
+        scope: Scope,
+        run_id: str,
+        settlements: Mapping[str, Settlement] = NOTHING,
+        deps: Any = None,
+        at: int | None = None,
     ) -> Resume:
         """That one of the agent's runs is to go on."""
-        return Resume(plan=self, scope=scope, run_id=run_id, deps=deps, settlements=settlements)
+        return Resume(plan=self, scope=scope, run_id=run_id, deps=deps, settlements=settlements, at=at)
 
 
 class Resume(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller brings to a run that goes on."""
+    """What a caller brings to a run that goes on. `at`: the pause that it may go on from, and no other one."""
 
     plan: Plan
     scope: Scope
     run_id: str
     deps: Any = None
     settlements: Mapping[str, Settlement] = NOTHING
+    at: int | None = None
 
     @property
     def limits(self) -> Limits:

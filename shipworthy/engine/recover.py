@@ -16,16 +16,15 @@ from shipworthy.engine.plan import Resume
 from shipworthy.engine.runtime import Runtime, log
 from shipworthy.engine.sessions import read
 from shipworthy.engine.settle import settle_by_person
-from shipworthy.errors import RunBusy, SettlementRefused
-from shipworthy.ports.store import Store
+from shipworthy.errors import CheckpointRefused, RunBusy, SettlementRefused
 from shipworthy.rules.codec import decode_messages
 from shipworthy.rules.state import RunState, replay
 
 
-async def load(store: Store, blueprint: Blueprint, scope: Scope, run_id: str) -> LiveRun:
+async def load(runtime: Runtime, blueprint: Blueprint, scope: Scope, run_id: str) -> LiveRun:
     """A run as its journal has it, to be looked at: it cannot be appended to."""
-    state = replay(await store.read(scope, run_id))
-    return await _revive(store, blueprint, state, _no_fence(scope, run_id), None, blueprint.limits)
+    state = replay(await runtime.store.read(scope, run_id))
+    return await _revive(runtime, blueprint, state, _no_fence(scope, run_id), None, blueprint.limits)
 
 
 async def take(runtime: Runtime, asked: Resume) -> LiveRun:
@@ -46,15 +45,19 @@ async def _claim(runtime: Runtime, asked: Resume) -> LiveRun:
     store, blueprint = runtime.store, asked.plan.blueprint
     state = replay(await store.read(asked.scope, asked.run_id))
     if state.ended is not None:
+        if asked.at is not None:
+            raise CheckpointRefused
         if asked.settlements:
             raise SettlementRefused(f"Run {asked.run_id!r} has ended.", fix="Nothing is left to settle.")
-        return await load(store, blueprint, asked.scope, asked.run_id)
+        return await load(runtime, blueprint, asked.scope, asked.run_id)
     deps = await asked.plan.make_deps(scope_of(state), asked.deps)
     pinned, timeout = state.started.settings, _narrower(state.started.timeout, asked.limits.timeout)
     meter = await runtime.meter(blueprint, scope_of(state), asked.run_id, pinned, timeout)
     claim = await store.claim(asked.scope, asked.run_id)
     state = replay(await store.read(asked.scope, asked.run_id))  # nobody else appends any more
-    run = await _revive(store, blueprint, state, claim.fence, deps, asked.limits, meter)
+    if asked.at is not None and (not state.parked or state.parked_at != asked.at):
+        raise CheckpointRefused
+    run = await _revive(runtime, blueprint, state, claim.fence, deps, asked.limits, meter)
     if state.ended is None:
         _take_over(run, claim, asked)
         try:
@@ -62,6 +65,8 @@ async def _claim(runtime: Runtime, asked: Resume) -> LiveRun:
         except BaseException:
             await store.release(claim.fence)  # another process may reach the ledger
             raise
+        if asked.at is not None:
+            await run.commit()  # of those who bring one checkpoint at once, one gets here
     return run
 
 
@@ -92,7 +97,7 @@ def scope_of(state: RunState) -> Scope:
 
 
 async def _revive(
-    store: Store,
+    runtime: Runtime,
     blueprint: Blueprint,
     state: RunState,
     fence: Fence,
@@ -100,7 +105,7 @@ async def _revive(
     limits: Limits,
     meter: Meter = UNMETERED,
 ) -> LiveRun:
-    started = state.started
+    started, store = state.started, runtime.store
     scope = scope_of(state)
     bodies = Bodies(lambda digest: store.body(scope, started.run_id, digest), used=True)
     history: tuple[Message, ...] = ()
@@ -111,7 +116,7 @@ async def _revive(
     instructions = "" if started.instructions is None else await bodies.part(started.instructions)
     return LiveRun(
         blueprint,
-        store,
+        runtime,
         fence,
         state,
         bodies,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from shipworthy.domain.grants import SigningKey
 from shipworthy.domain.model import ModelSettings
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.admission import Admission
 from shipworthy.engine.blueprint import Blueprint
+from shipworthy.engine.keyring import Keyring
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.metering import UNMETERED, Meter
 from shipworthy.engine.plan import Plan, Resume
@@ -56,10 +58,18 @@ class Driver(Protocol):
 
 class Runtime:
     """A store and a driver, and the runs that are driven in this process. `of`: a runtime on the same store, which
-    opens and closes for both, budgets too."""
+    opens and closes for both, budgets and keys too. `signing_keys`: those of approvals and checkpoints, in place of the
+    store's own."""
 
-    def __init__(self, store: Store, driver: Driver, of: Runtime | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        driver: Driver,
+        of: Runtime | None = None,
+        signing_keys: Sequence[SigningKey] = (),
+    ) -> None:
         self.store = store
+        self.keyring: Keyring = Keyring(store, signing_keys) if of is None else of.keyring
         self.driver = driver
         self.agents: dict[str, Plan] = {}
         self._active: dict[tuple[str, str], LiveRun] = {}
@@ -67,6 +77,7 @@ class Runtime:
         self.conversations = Conversations()
         self._banks: dict[int, Bank] = {} if of is None else of._banks
         self._opened = False
+        self._inner: Runtime | None = None
         self._leaving: set[int] = set()
         self._holders = 0
         self._doors: PerLoop[Admission] = PerLoop()
@@ -114,6 +125,16 @@ class Runtime:
                     await bank.close()
             finally:
                 await self.store.close()
+
+    @property
+    def inner(self) -> Runtime:
+        """Where nested runs are driven: in the process that drives the run they belong to."""
+        if self._inner is None:
+            from shipworthy.engine.driver import InProcess
+
+            here = isinstance(self.driver, InProcess)
+            self._inner = self if here else Runtime(self.store, InProcess(), of=self)
+        return self._inner
 
     def bank(self, budget: Budget) -> Bank:
         """A budget on this runtime's store."""

@@ -46,9 +46,9 @@ async def _verify(run: LiveRun, call: Call) -> Verdict:
     await run.commit()
     if wait := still_possible_for(run, call):
         await asyncio.sleep(wait / 1000)
-    raw = await run.arguments_of(call.call)
+    raw = await run.arguments_of(call.wanted)
     key = idempotency_key(run.scope, run.run_id, call.call.call_id, raw)
-    context = run.context(call.call, key, call.attempts)
+    context = run.context(call.wanted, key, call.attempts)
     if tool.threaded and tool.still_running(context):
         return Unknown()
     try:

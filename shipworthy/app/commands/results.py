@@ -38,7 +38,7 @@ def as_data(result: RunResult[Any]) -> dict[str, Any]:
         "cost_usd": result.cost_usd,
         "retry_after": result.retry_after,
         "finish_reason": result.finish_reason,
-        "seq": result.checkpoint.seq,
+        "seq": result.seq,
         "changed": result.changed,
     }
 

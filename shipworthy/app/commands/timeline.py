@@ -7,10 +7,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, assert_never
 
 from shipworthy.domain.events import (
+    AgentPaused,
+    AnswerDropped,
+    AnswerRejected,
     AnyEvent,
+    ApprovalDenied,
+    ApprovalGranted,
+    ApprovalRequested,
+    ArgumentsReplaced,
     BudgetReached,
     BudgetUnchecked,
     BudgetWarned,
+    HumanAnswered,
+    HumanAsked,
     ModelAbandoned,
     ModelAnswered,
     ModelFailed,
@@ -117,6 +126,44 @@ def _what(event: AnyEvent, names: dict[str, str]) -> str:
             return _of_budget(event)
         case ToolsJudged() | ToolAttempted() | ToolReturned() | ToolInDoubt() | ToolSettled():
             return _of_tool(event, names)
+        case ApprovalRequested() | ApprovalGranted() | ApprovalDenied() | ArgumentsReplaced():
+            return _of_approval(event, names)
+        case HumanAsked() | HumanAnswered() | AgentPaused() | AnswerRejected() | AnswerDropped():
+            return _of_people(event, names)
+        case _:
+            assert_never(event)
+
+
+def _of_approval(
+    event: ApprovalRequested | ApprovalGranted | ApprovalDenied | ArgumentsReplaced, names: dict[str, str]
+) -> str:
+    match event:
+        case ApprovalRequested():
+            return f"{names.get(event.call_id, event.call_id)}: asked by {event.rule}. {event.reason}"
+        case ApprovalGranted():
+            return f"{event.tool}: {event.approver} approves ({event.address})"
+        case ApprovalDenied():
+            return f"{event.approver} denies ({event.address}) {event.reason}"
+        case ArgumentsReplaced():
+            return f"{names.get(event.call_id, event.call_id)}: other arguments by {event.by}. {event.reason}"
+        case _:
+            assert_never(event)
+
+
+def _of_people(
+    event: HumanAsked | HumanAnswered | AgentPaused | AnswerRejected | AnswerDropped, names: dict[str, str]
+) -> str:
+    match event:
+        case HumanAsked():
+            return f"{names.get(event.call_id, event.call_id)}: {_part(event.data)}"
+        case HumanAnswered():
+            return f"{event.by or 'nobody in time'} ({event.address}): {_part(event.answer)}"
+        case AgentPaused():
+            return f"{names.get(event.call_id, event.call_id)}: waits for {', '.join(event.runs)}"
+        case AnswerRejected():
+            return f"{event.address} {event.reason}"
+        case AnswerDropped():
+            return f"{names.get(event.call_id, event.call_id)}: {event.reason}"
         case _:
             assert_never(event)
 

@@ -1,0 +1,94 @@
+"""Asking people from inside a tool: `ask_human` and `pause_here`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from shipworthy.app.configuration import LONGEST
+from shipworthy.app.schemas import Mismatch, Unsupported, codec_for
+from shipworthy.engine.pausing import current
+from shipworthy.errors import AnswerUnfit, ConfigurationError
+from shipworthy.rules.text import clean
+
+_NOTHING: Any = object()
+
+
+def ask_human(
+    question: str, *, schema: Any = None, timeout: float | None = None, default: Any = _NOTHING
+) -> Any:
+    """What a person answers. The run pauses until then, and holds nothing meanwhile; it goes on in any process.
+
+    The tool's body runs again from its start when the answer is there, and this gives it at once. So whatever comes
+    before it must be safe to repeat: reaching this line says that the call has done nothing yet.
+
+    `schema`: the type of the answer (any JSON value without it); an answer that does not fit is refused. `timeout`:
+    seconds after which `default` is the answer; without a default the model is told that nobody answered. Works in
+    async and in plain functions alike, and is not awaited. Raises NotInTool outside of a tool that an agent runs.
+    """
+    if not isinstance(question, str) or not question.strip():
+        raise ConfigurationError(f"question={question!r} asks nothing.", fix="Pass a text that is not blank.")
+    return pause_here({"question": clean(question)}, schema=schema, timeout=timeout, default=default)
+
+
+def pause_here(
+    data: Any, *, schema: Any = None, timeout: float | None = None, default: Any = _NOTHING
+) -> Any:
+    """What the run is resumed with: `agent.resume(..., answer=)`. *data* is JSON, shown to whoever answers.
+
+    Like `ask_human`, which asks in words: the body runs again from its start when the answer is there.
+    """
+    asking = current()
+    shape, decode = _shape(schema)
+    if timeout is not None and not (_is_number(timeout) and 0 < timeout <= LONGEST):
+        raise ConfigurationError(f"timeout={timeout!r} is not a time.", fix="Pass seconds, at most a year.")
+    if default is not _NOTHING and timeout is None:
+        raise ConfigurationError(
+            "default= was given without timeout=, so it would never be the answer.",
+            fix="Say timeout= in seconds.",
+        )
+    said = None if default is _NOTHING else _json("default", default)
+    if said is not None:
+        try:
+            decode(said)
+        except AnswerUnfit as problem:
+            raise ConfigurationError(
+                f"default={default!r} does not fit schema=: {problem.what}",
+                fix="Give a default of that type.",
+            ) from problem
+    return asking.ask(_json("data", data), shape, timeout, said, decode)
+
+
+def _shape(schema: Any) -> tuple[str | None, Callable[[str], Any]]:
+    """The JSON Schema of a type, and the way from JSON to it."""
+    if schema is None:
+        return None, msgspec.json.decode
+    try:
+        codec = codec_for(schema)
+    except Unsupported as error:
+        raise ConfigurationError(f"schema={schema!r}: {error.what}", fix=error.fix) from error
+
+    def decode(text: str) -> Any:
+        try:
+            return codec.decode(text)
+        except Mismatch as mismatch:
+            raise AnswerUnfit(str(mismatch)) from mismatch
+
+    return msgspec.json.encode(codec.schema, order="deterministic").decode(), decode
+
+
+def _json(name: str, value: Any) -> str:
+    try:
+        return clean(msgspec.json.encode(value, order="deterministic").decode())
+    except (msgspec.EncodeError, TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(
+            f"{name}= cannot be written as JSON: {error}.",
+            fix="Pass plain data: texts, numbers, lists, dicts.",
+        ) from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

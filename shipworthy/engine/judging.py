@@ -1,0 +1,189 @@
+"""Which calls of an answer may run. Nothing runs that was not judged; whatever goes wrong in judging is a no.
+
+Whoever wants to know what the guarantee is reads the order of the lines in `_rule`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from shipworthy.domain.events import ArgumentsReplaced, Judged, ToolInDoubt
+from shipworthy.domain.policy import Decision, Replace
+from shipworthy.engine import approving
+from shipworthy.engine.deliver import deliver_call
+from shipworthy.engine.governance import name_of
+from shipworthy.engine.live import LiveRun
+from shipworthy.engine.objecting import decided
+from shipworthy.engine.refusing import deny, missing, refuse
+from shipworthy.engine.reviewing import action_of
+from shipworthy.errors import InvalidArguments
+from shipworthy.ports.tools import Tool
+from shipworthy.rules.approvals import canonical, digest_of, same_call
+from shipworthy.rules.decide import Judge, budget_words
+from shipworthy.rules.policies.combine import strictest
+from shipworthy.rules.state import Call
+from shipworthy.rules.text import clean
+
+ROUNDS = 8
+"""How often a call is judged anew because its arguments were replaced, or a handler said something."""
+
+
+class Made(msgspec.Struct):
+    """A call's arguments: the text that is judged and executed, as plain data, and as the tool takes them."""
+
+    text: str
+    data: Mapping[str, Any]
+    parsed: Any
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self.text)
+
+
+async def judge(run: LiveRun, step: Judge) -> None:
+    """Record for each call that it may run, what the model is told instead, or who is asked. Live code decides, also
+    after a resume. An output tool's call ends the run."""
+    judged: list[Judged] = []
+    for call in step.calls:
+        name = call.call.name
+        if name in run.blueprint.output_tools:
+            if await deliver_call(run, call):
+                return
+        elif (tool := run.blueprint.tools.get(name)) is not None:
+            if (allowed := await _may_run(run, call, tool)) is not None:
+                judged.append(allowed)
+        elif call.effect is not None:
+            return missing(run, name)
+        else:
+            known = ", ".join(run.blueprint.tools) or "none"
+            refuse(run, call, f"There is no tool {name!r}. Available tools: {known}.")
+    if judged and not await run.meter.judged(run, judged) and (limit := run.state.limit) and limit.wrap_up:
+        for each in judged:
+            refuse(run, run.state.calls[each.call_id], f"Not run: {budget_words(limit)}")
+
+
+async def _may_run(run: LiveRun, call: Call, tool: Tool) -> Judged | None:
+    call_id = call.call.call_id
+    if tool.effect == "once" and call.open_attempt:
+        reason = "An earlier attempt has no recorded result, and the tool's effect is `once` now."
+        run.record(ToolInDoubt(call_id=call_id, reason=reason))
+        return None
+    if not run.governance.judges and not tool.asks and call.ask is None and call.question is None:
+        try:
+            run.arguments[call_id] = tool.parse(await run.arguments_of(call.wanted))
+        except InvalidArguments as problem:
+            refuse(run, call, f"Invalid arguments for {call.call.name}: {problem.what}")
+            return None
+        return Judged(call_id, tool.effect)
+    return await _rule(run, call, tool)
+
+
+async def _rule(run: LiveRun, call: Call, tool: Tool) -> Judged | None:
+    if approving.is_over(run, call):
+        return None
+    for _ in range(ROUNDS):
+        made = await _made(run, call, tool)
+        if made is None:
+            return None
+        decision = await _decide(run, call, tool, made)
+        if isinstance(decision, Replace):
+            continue
+        if decision.ruling == "deny":
+            deny(run, call, decision)
+            return None
+        used: tuple[str, ...] | None = ()
+        if decision.ruling == "ask":
+            used = await approving.standing(run, call, tool, decision, made.digest)
+            if used is None and await approving.ask(run, call, tool, decision, made.text, made.data):
+                continue
+        if used is None:
+            return None
+        if call.question is not None and not approving.is_answered(run, call):
+            run.record(msgspec.structs.replace(call.question))  # it goes on waiting
+            return None
+        run.arguments[call.call.call_id] = made.parsed
+        return Judged(call.call.call_id, tool.effect, decision.rule, run.governance.version, used)
+    deny(run, call, Decision.deny_(f"It was judged {ROUNDS} times, and each time anew.", rule="rounds"))
+    return None
+
+
+async def _made(run: LiveRun, call: Call, tool: Tool) -> Made | None:
+    """The arguments as they are to be judged; None where the model is told that they are none."""
+    if (edit := await approving.edit_of(run, call)) is not None:
+        by, event = edit
+        text = await run.arguments_of(event)
+        made = _parsed(text, tool)
+        if isinstance(made, Made):
+            run.record(ArgumentsReplaced(call_id=call.call.call_id, call=event, by=by))
+            return made
+        approving.reject(run, call, by)
+    made = _parsed(await run.arguments_of(call.wanted), tool)
+    if isinstance(made, Made):
+        return made
+    refuse(run, call, f"Invalid arguments for {call.call.name}: {made}")
+    return None
+
+
+def _parsed(raw: str, tool: Tool) -> Made | str:
+    """The arguments, or what is wrong with them. What is parsed is the text that is judged: a tool that reads the
+    model's own spelling could see other ones."""
+    found = canonical(raw)
+    try:
+        if found is None:
+            tool.parse(raw)
+            return "they are not a JSON object."
+        data, text = found
+        return Made(text, MappingProxyType(data), tool.parse(text))
+    except InvalidArguments as problem:
+        return problem.what
+
+
+async def _decide(run: LiveRun, call: Call, tool: Tool, made: Made) -> Decision | Replace:
+    """What everybody who may object says of the call, the strictest of it; a replacement that was recorded comes before
+    everything else."""
+    action = action_of(run, call, tool, made.data)
+    patience = run.governance.patience
+    said: list[Decision] = []
+    for hook in run.governance.hooks.before_tool:
+        answer = await decided(lambda h=hook: h(run.context(call.wanted), action), patience, hook.name)  # type: ignore[misc]
+        if isinstance(answer, Replace):
+            answer = _replaced(run, call, tool, made, answer, f"hook:{hook.name}")
+            if isinstance(answer, Replace):
+                return answer
+        if answer is not None:
+            said.append(answer)
+    for policy in run.governance.policies:
+        answer = await decided(lambda p=policy: p.decide(run.scope, action), patience, name_of(policy))  # type: ignore[misc]
+        said.append(_only_decision(answer, name_of(policy)))
+    if tool.asks:
+        answer = await decided(lambda: tool.approval(run.context(call.wanted), made.parsed), patience, "tool")
+        said.append(_only_decision(answer, "tool"))
+    return strictest(said)
+
+
+def _only_decision(answer: Decision | Replace | None, name: str) -> Decision:
+    """A policy that says nothing denies."""
+    if isinstance(answer, Decision):
+        return answer
+    return Decision.deny_(f"{name} gave no decision.", rule=f"{name}:error")
+
+
+def _replaced(
+    run: LiveRun, call: Call, tool: Tool, made: Made, answer: Replace, by: str
+) -> Decision | Replace | None:
+    """Record other arguments, which are judged anew; the same ones are no objection, and impossible ones a no."""
+    try:
+        other = _parsed(msgspec.json.encode(answer.arguments).decode(), tool)
+    except (msgspec.EncodeError, TypeError, ValueError, RecursionError) as error:
+        other = f"they cannot be written as JSON: {error}"
+    if isinstance(other, str):
+        return Decision.deny_(f"{by} gave arguments that do not fit: {other}", rule=f"{by}:error")
+    if other.text == made.text:
+        return None
+    event = run.pack(same_call(call.call, other.text))
+    run.record(ArgumentsReplaced(call_id=call.call.call_id, call=event, by=by, reason=clean(answer.reason)))
+    return answer

@@ -1,0 +1,41 @@
+"""Answering a call in place of its tool."""
+
+from __future__ import annotations
+
+from shipworthy.domain.events import RunParked, ToolReturned
+from shipworthy.domain.messages import RUNTIME, Text
+from shipworthy.domain.policy import Decision
+from shipworthy.engine.live import LiveRun
+from shipworthy.errors import MissingTool
+from shipworthy.rules.state import Call
+from shipworthy.rules.text import clean
+
+
+def deny(run: LiveRun, call: Call, decision: Decision) -> None:
+    """The call may not run; the model is told what the decision says it may be told."""
+    told = decision.reason if decision.tell is None else decision.tell
+    words = clean(f"Denied: {told}" if told else "Denied: this call is not allowed.")
+    run.record(
+        ToolReturned(
+            call_id=call.call.call_id,
+            content=(run.pack(Text(words, RUNTIME, "untrusted")),),
+            outcome="denied",
+            rule=clean(decision.rule),
+            policy=run.governance.version,
+            reason=clean(decision.reason),
+        )
+    )
+
+
+def refuse(run: LiveRun, call: Call, words: str) -> None:
+    """The call is none that could be made."""
+    said = run.pack(Text(words, RUNTIME, "untrusted"))
+    run.record(ToolReturned(call_id=call.call.call_id, content=(said,), outcome="rejected"))
+
+
+def missing(run: LiveRun, name: str) -> None:
+    """A tool is gone that was there when its call was accepted: park the run, and let the developer know."""
+    run.raises = MissingTool(
+        f"Run {run.run_id!r} has a call of the tool {name!r}, which the agent no longer has."
+    )
+    run.record(RunParked(reason="missing_tool", detail=name))

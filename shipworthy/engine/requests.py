@@ -1,0 +1,65 @@
+"""What people are asked for, read from the journals of paused runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from shipworthy.domain.approvals import ApprovalRequest
+from shipworthy.domain.journal import RunFilter
+from shipworthy.domain.messages import Message
+from shipworthy.domain.scope import Scope
+from shipworthy.engine.approving import request_of
+from shipworthy.engine.bodies import Bodies
+from shipworthy.engine.pending import pending_of
+from shipworthy.ports.store import Store
+from shipworthy.rules.approvals import root_of
+from shipworthy.rules.state import RunState, replay
+
+_PAGE = 200
+
+
+async def of_run(store: Store, scope: Scope, run_id: str) -> list[ApprovalRequest]:
+    """What a run waits for approval of. Raises RunNotFound, StoreError."""
+    return await of_state(store, replay(await store.read(scope, run_id)))
+
+
+async def of_state(store: Store, state: RunState) -> list[ApprovalRequest]:
+    """The same of a run that was read; what a nested run waits for, the outermost one tells."""
+    if state.started.parent is not None:
+        return []
+    waiting = [each for each in await pending_of(store, state) if each.kind == "approval"]
+    seen: dict[str, list[Message]] = {}
+    found: list[ApprovalRequest] = []
+    scope = Scope(state.started.tenant, state.started.user, state.started.session)
+    for each in waiting:
+        if each.run_id not in seen:
+            seen[each.run_id] = await _conversation(store, scope, each.run_id)
+        data: dict[str, Any] = msgspec.json.decode(each.arguments)
+        found.append(request_of(each, scope, root_of(state.started), data, seen[each.run_id]))
+    return found
+
+
+async def of_tenant(store: Store, scope: Scope) -> list[ApprovalRequest]:
+    """What all paused runs of a tenant wait for approval of, those that began first at first."""
+    found: list[ApprovalRequest] = []
+    before: int | None = None
+    known: set[str] = set()
+    while page := await store.list(scope, RunFilter(status="paused", limit=_PAGE, before=before)):
+        new = [run for run in page if run.run_id not in known]
+        if not new:
+            break
+        for run in new:
+            known.add(run.run_id)
+            found += await of_run(store, scope, run.run_id)
+        before = page[-1].started_at + 1  # of those that began in the same millisecond some may be missing
+        if len(page) < _PAGE:
+            break
+    return found[::-1]
+
+
+async def _conversation(store: Store, scope: Scope, run_id: str) -> list[Message]:
+    state = replay(await store.read(scope, run_id))
+    bodies = Bodies(lambda digest: store.body(scope, run_id, digest), used=True)
+    return [await bodies.message(message) for message in state.messages]
