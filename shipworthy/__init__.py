@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from shipworthy.app.permissions import StandardPermissions as StandardPermissions
     from shipworthy.app.permissions import all_of as all_of
     from shipworthy.app.permissions import policy as policy
-    from shipworthy.app.policies import PolicyDocument as PolicyDocument
-    from shipworthy.app.policies import Statement as Statement
+    from shipworthy.app.policy_documents import PolicyDocument as PolicyDocument
     from shipworthy.app.prices import FREE as FREE
     from shipworthy.app.prices import PriceTable as PriceTable
     from shipworthy.app.prices import price_usd as price_usd
@@ -57,14 +56,14 @@ if TYPE_CHECKING:
     from shipworthy.domain.model import ModelRequest as ModelRequest
     from shipworthy.domain.model import ModelSettings as ModelSettings
     from shipworthy.domain.model import TextDelta as TextDelta
+    from shipworthy.domain.pausing import Checkpoint as Checkpoint
+    from shipworthy.domain.pausing import PendingCall as PendingCall
     from shipworthy.domain.policy import Action as Action
     from shipworthy.domain.policy import Approve as Approve
     from shipworthy.domain.policy import Decision as Decision
     from shipworthy.domain.policy import Deny as Deny
     from shipworthy.domain.policy import Mode as Mode
     from shipworthy.domain.policy import Replace as Replace
-    from shipworthy.domain.results import Checkpoint as Checkpoint
-    from shipworthy.domain.results import PendingCall as PendingCall
     from shipworthy.domain.results import RunResult as RunResult
     from shipworthy.domain.results import is_paused as is_paused
     from shipworthy.domain.scope import Operator as Operator
@@ -79,6 +78,7 @@ if TYPE_CHECKING:
     from shipworthy.errors import ModelRetry as ModelRetry
     from shipworthy.errors import NotDone as NotDone
     from shipworthy.errors import ShipworthyError as ShipworthyError
+    from shipworthy.rules.policies.statements import Statement as Statement
     from shipworthy.testing.scripted import EchoModel as EchoModel
     from shipworthy.testing.scripted import ScriptedModel as ScriptedModel
     from shipworthy.testing.scripted import ScriptedTurn as ScriptedTurn
@@ -97,7 +97,7 @@ _HOMES = {
     "app.limits": ("BudgetConfig", "RateLimit"),
     "app.pausing": ("ask_human", "pause_here"),
     "app.permissions": ("PerUserPermissions", "StandardPermissions", "all_of", "policy"),
-    "app.policies": ("PolicyDocument", "Statement"),
+    "app.policy_documents": ("PolicyDocument",),
     "app.prices": ("FREE", "PriceTable", "price_usd"),
     "app.runtimes": ("DBOSRuntime", "InMemoryRuntime", "PostgresRuntime", "SqliteRuntime"),
     "app.stream": ("AgentStream",),
@@ -111,7 +111,8 @@ _HOMES = {
     "domain.messages": ("File", "Image", "Message", "Text", "Thinking", "ToolCall", "ToolResult"),
     "domain.model": ("ModelRequest", "ModelSettings", "TextDelta"),
     "domain.policy": ("Action", "Approve", "Decision", "Deny", "Mode", "Replace"),
-    "domain.results": ("Checkpoint", "PendingCall", "RunResult", "is_paused"),
+    "domain.pausing": ("Checkpoint", "PendingCall"),
+    "domain.results": ("RunResult", "is_paused"),
     "domain.scope": ("Operator", "Scope"),
     "domain.usage": ("Charge", "Price", "Usage"),
     "errors": (
@@ -123,6 +124,7 @@ _HOMES = {
         "NotDone",
         "ShipworthyError",
     ),
+    "rules.policies.statements": ("Statement",),
     "testing.scripted": ("EchoModel", "ScriptedModel", "ScriptedTurn", "mock"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

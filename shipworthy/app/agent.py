@@ -39,7 +39,8 @@ from shipworthy.domain.context import Deps
 from shipworthy.domain.effects import Effect, Settlement
 from shipworthy.domain.messages import Message
 from shipworthy.domain.model import ModelSettings
-from shipworthy.domain.results import Checkpoint, OutputT, RunResult
+from shipworthy.domain.pausing import Checkpoint
+from shipworthy.domain.results import OutputT, RunResult
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import UNNAMED, Blueprint, Instruction
 from shipworthy.engine.governance import UNGOVERNED, Governance

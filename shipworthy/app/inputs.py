@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shipworthy.domain.messages import USER, File, Image, Message, Text, ToolCall, ToolResult, UserPart
-from shipworthy.domain.results import Checkpoint, RunResult
+from shipworthy.domain.pausing import Checkpoint
+from shipworthy.domain.results import RunResult
 from shipworthy.domain.scope import ANONYMOUS, LONGEST_ID, Scope, is_too_long
 from shipworthy.errors import (
     CheckpointRefused,

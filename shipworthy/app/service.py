@@ -18,7 +18,8 @@ from shipworthy.domain.events import Event, RunStarted
 from shipworthy.domain.journal import RunSummary
 from shipworthy.domain.messages import Message
 from shipworthy.domain.model import ModelSettings
-from shipworthy.domain.results import Checkpoint, RunResult
+from shipworthy.domain.pausing import Checkpoint
+from shipworthy.domain.results import RunResult
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.engine.begin import Start, begin
 from shipworthy.engine.blueprint import UNNAMED, Blueprint

@@ -17,8 +17,8 @@ from shipworthy.domain.events import AnswerRejected, AnyEvent, ApprovalGranted, 
 from shipworthy.domain.grants import Grant
 from shipworthy.domain.journal import Batch, Claim
 from shipworthy.domain.messages import USER, Text
+from shipworthy.domain.pausing import Checkpoint, PendingCall
 from shipworthy.domain.policy import Approve, Deny
-from shipworthy.domain.results import Checkpoint, PendingCall
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.keyring import Keyring

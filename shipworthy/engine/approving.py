@@ -19,8 +19,8 @@ from shipworthy.domain.events import (
     ToolReturned,
 )
 from shipworthy.domain.messages import RUNTIME, Message, Text, ToolCall
+from shipworthy.domain.pausing import PendingCall
 from shipworthy.domain.policy import Approve, Decision, Deny
-from shipworthy.domain.results import PendingCall
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.objecting import answered, log

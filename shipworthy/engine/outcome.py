@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from shipworthy.domain.messages import Text
-from shipworthy.domain.results import Checkpoint, RunResult
+from shipworthy.domain.pausing import Checkpoint
+from shipworthy.domain.results import RunResult
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.pending import pending_of
 from shipworthy.rules.approvals import checkpoint

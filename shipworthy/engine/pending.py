@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from shipworthy.domain.effects import Effect
-from shipworthy.domain.results import PendingCall
+from shipworthy.domain.pausing import PendingCall
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.approving import pending_approval
 from shipworthy.engine.bodies import Bodies

@@ -10,8 +10,8 @@ import msgspec
 from shipworthy.domain.events import ApprovalDenied, ApprovalGranted
 from shipworthy.domain.grants import Grant
 from shipworthy.domain.messages import ToolCall
+from shipworthy.domain.pausing import PendingCall
 from shipworthy.domain.policy import Approve, Deny
-from shipworthy.domain.results import PendingCall
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.keyring import Keyring
 from shipworthy.rules import approvals as rules

@@ -19,8 +19,8 @@ import msgspec
 from shipworthy.domain.events import ApprovalDenied, ApprovalGranted, Parent, RunStarted
 from shipworthy.domain.grants import SigningKey
 from shipworthy.domain.messages import ToolCall
+from shipworthy.domain.pausing import Checkpoint
 from shipworthy.domain.policy import Approve, Covers, Deny, Remember
-from shipworthy.domain.results import Checkpoint
 from shipworthy.domain.scope import is_too_long
 from shipworthy.rules.text import clean
 
