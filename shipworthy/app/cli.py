@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from shipworthy.app.cli_budget import budget
+from shipworthy.app.cli_policy import policy
 
 _EXIT_CODES = """Exit codes: 0 done; 1 error, or the run failed; 2 wrong usage; 3 paused, a person is waited for; \
 4 stopped or cancelled; 130 interrupted. With --json, stdout has JSON and nothing else, errors included \
@@ -31,6 +32,7 @@ runs = typer.Typer(
 )
 app.add_typer(runs, name="runs")
 app.add_typer(budget, name="budget", epilog=_EXIT_CODES)
+app.add_typer(policy, name="policy", epilog=_EXIT_CODES)
 
 Target = Annotated[
     str,

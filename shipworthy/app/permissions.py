@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from shipworthy.app.configuration import flag_of, sequence_of
+from shipworthy.app.threads import in_thread
 from shipworthy.domain.policy import Action, Decision, Mode
 from shipworthy.domain.scope import Scope
 from shipworthy.errors import ConfigurationError
@@ -256,7 +256,7 @@ async def _asked(given: Policy, scope: Scope, action: Action) -> Decision:
     if given.immediate:
         answer: Any = given.decide(scope, action)
     else:
-        answer = await asyncio.to_thread(given.decide, scope, action)
+        answer = await in_thread(None, given.decide, scope, action)
     decision: Decision = await answer if inspect.isawaitable(answer) else answer
     return decision
 

@@ -1,4 +1,4 @@
-"""Policy documents as people write them: the same from code, TOML and JSON, and refused by name where they are wrong."""
+"""Policy documents as people write them: one from code, TOML and JSON, and refused by name where they are wrong."""
 
 from __future__ import annotations
 
