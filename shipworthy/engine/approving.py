@@ -30,8 +30,8 @@ from shipworthy.errors import StoreError
 from shipworthy.ports.tools import Tool
 from shipworthy.rules import approvals as rules
 from shipworthy.rules.approvals import address_of, agrees, digest_of, holds, root_of, tool_key
+from shipworthy.rules.calls import Call
 from shipworthy.rules.policies.check import sound
-from shipworthy.rules.state import Call
 from shipworthy.rules.text import described
 
 _NOBODY = "It needs the approval of a person, and there is nobody to ask."

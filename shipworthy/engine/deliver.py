@@ -8,8 +8,8 @@ from shipworthy.domain.events import OutputRejected, RunEnded
 from shipworthy.domain.messages import Text
 from shipworthy.engine.live import LiveRun
 from shipworthy.errors import InvalidOutput, ModelRetry
+from shipworthy.rules.calls import Call
 from shipworthy.rules.decide import budget_words, why_stopped
-from shipworthy.rules.state import Call
 from shipworthy.rules.text import clean
 
 _EMPTY = "Your answer was empty. Answer the user, or call a tool."

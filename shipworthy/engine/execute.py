@@ -26,9 +26,9 @@ from shipworthy.engine.refusing import missing, refuse
 from shipworthy.engine.reviewing import reviewed
 from shipworthy.errors import InvalidArguments, ModelRetry, NotDone, UnserialisableResult
 from shipworthy.ports.tools import Tool
+from shipworthy.rules.calls import Call
 from shipworthy.rules.codec import encode_parts
 from shipworthy.rules.decide import Execute
-from shipworthy.rules.state import Call
 from shipworthy.rules.text import clean, described, shown
 
 

@@ -23,9 +23,9 @@ from shipworthy.engine.reviewing import action_of
 from shipworthy.errors import InvalidArguments
 from shipworthy.ports.tools import Tool
 from shipworthy.rules.approvals import canonical, digest_of, same_call
+from shipworthy.rules.calls import Call
 from shipworthy.rules.decide import Judge, budget_words
 from shipworthy.rules.policies.combine import strictest
-from shipworthy.rules.state import Call
 from shipworthy.rules.text import clean
 
 ROUNDS = 8

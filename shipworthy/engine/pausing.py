@@ -18,7 +18,7 @@ from shipworthy.domain.events import AnswerDropped, HumanAnswered, HumanAsked
 from shipworthy.domain.messages import DEVELOPER, Text
 from shipworthy.engine.live import LiveRun
 from shipworthy.errors import AnswerUnfit, NotInTool
-from shipworthy.rules.state import Call
+from shipworthy.rules.calls import Call
 
 
 class Suspended(BaseException):

@@ -14,7 +14,8 @@ from shipworthy.engine.bodies import Bodies
 from shipworthy.errors import RunNotFound
 from shipworthy.ports.store import Store
 from shipworthy.rules.approvals import address_of
-from shipworthy.rules.state import Call, RunState, replay, take_answer
+from shipworthy.rules.calls import Call
+from shipworthy.rules.state import RunState, replay, take_answer
 
 
 async def pending_of(store: Store, state: RunState) -> tuple[PendingCall, ...]:

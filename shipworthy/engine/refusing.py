@@ -7,7 +7,7 @@ from shipworthy.domain.messages import RUNTIME, Text
 from shipworthy.domain.policy import Decision
 from shipworthy.engine.live import LiveRun
 from shipworthy.errors import MissingTool
-from shipworthy.rules.state import Call
+from shipworthy.rules.calls import Call
 from shipworthy.rules.text import clean
 
 

@@ -16,7 +16,7 @@ from shipworthy.engine.live import LiveRun
 from shipworthy.engine.objecting import decided
 from shipworthy.ports.tools import Tool
 from shipworthy.rules.approvals import canonical
-from shipworthy.rules.state import Call
+from shipworthy.rules.calls import Call
 from shipworthy.rules.text import clean
 
 

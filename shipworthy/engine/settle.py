@@ -12,8 +12,8 @@ from shipworthy.domain.messages import RUNTIME, USER, Text
 from shipworthy.engine.execute import settled_content
 from shipworthy.engine.live import LiveRun, idempotency_key
 from shipworthy.errors import InvalidArguments, SettlementRefused, UnserialisableResult
+from shipworthy.rules.calls import Call
 from shipworthy.rules.decide import Settle
-from shipworthy.rules.state import Call
 
 STARTS = 3
 """Starts of a `once` body after which it is not started again by itself, though nothing happened."""

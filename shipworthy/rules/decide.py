@@ -7,7 +7,8 @@ import msgspec
 from shipworthy.domain.events import BudgetReached, EndStatus, ParkReason
 from shipworthy.domain.ledger import NANO
 from shipworthy.domain.model import Purpose
-from shipworthy.rules.state import Call, RunState
+from shipworthy.rules.calls import Call
+from shipworthy.rules.state import RunState
 
 
 class AskModel(msgspec.Struct, frozen=True, gc=False):

@@ -6,12 +6,11 @@ but the event, and is total: forgetting an event is a type error.
 
 from __future__ import annotations
 
-from typing import Literal, assert_never
+from typing import assert_never
 
 import msgspec
 from msgspec.structs import replace
 
-from shipworthy.domain.effects import Effect
 from shipworthy.domain.events import (
     AgentPaused,
     AnswerDropped,
@@ -48,52 +47,7 @@ from shipworthy.domain.messages import RUNTIME, ContentPart, Message, Text, Tool
 from shipworthy.domain.model import FinishReason
 from shipworthy.domain.usage import Charge, TotalUsage, Usage
 from shipworthy.errors import JournalDamaged
-
-CallStatus = Literal["unjudged", "ready", "asked", "attempted", "waiting", "in_doubt", "returned"]
-Answer = ApprovalGranted | ApprovalDenied | HumanAnswered
-
-NOT_RUN = "Not run: the run ended before this call's turn came."
-UNKNOWN = "Outcome unknown: the run ended while this call was under way."
-UNANSWERED = "Not finished: the run ended while this call waited for an answer."
-_WORDS = {"unjudged": NOT_RUN, "ready": NOT_RUN, "asked": NOT_RUN, "waiting": UNANSWERED}
-
-
-class Call(msgspec.Struct, gc=False):
-    """One call of the present answer.
-
-    `not_before`: milliseconds on the lease clock until which an earlier attempt may still be under way, so that "it did
-    not happen" is not believed sooner. `open_attempt`: an attempt was made whose outcome is not known. `edited`: the
-    call as it is to be made, where that is not what the model asked for, and `edited_by` whom. `ask`, `grants` and
-    `denied`: what people were asked and said; `question`, `answers`: the same for its body; `children`, `down`: nested
-    runs that it waits for, and answers for calls of theirs.
-    """
-
-    call: ToolCall
-    status: CallStatus = "unjudged"
-    effect: Effect | None = None
-    attempts: int = 0
-    start_by: int = 0
-    timeout: float | None = None
-    not_before: int = 0
-    open_attempt: bool = False
-    doubt: str = ""
-    charged: bool = False
-    result: ToolResult | None = None
-    edited: ToolCall | None = None
-    edited_by: str = ""
-    ask: ApprovalRequested | None = None
-    grants: tuple[ApprovalGranted, ...] = ()
-    denied: ApprovalDenied | None = None
-    question: HumanAsked | None = None
-    answers: tuple[HumanAnswered, ...] = ()
-    children: tuple[str, ...] = ()
-    wake_at: int | None = None
-    down: tuple[Answer, ...] = ()
-
-    @property
-    def wanted(self) -> ToolCall:
-        """The call as it is to be made."""
-        return self.call if self.edited is None else self.edited
+from shipworthy.rules.calls import UNKNOWN, WORDS_AT_THE_END, Answer, Call, answer, ask_anew, drop_edits
 
 
 class RunState(msgspec.Struct, kw_only=True):
@@ -241,7 +195,7 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
             call = _call(run, event.call_id)
             call.edited, call.edited_by = event.call, event.by
         case ApprovalRequested():
-            _asked(_call(run, event.call_id), event)
+            ask_anew(_call(run, event.call_id), event)
         case ApprovalGranted() | ApprovalDenied() | HumanAnswered():
             take_answer(run, event)
         case HumanAsked():
@@ -258,8 +212,7 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
         case AnswerRejected():
             run.refusals += 1
             if event.reason == "arguments":  # those that an approver gave do not fit the tool
-                call = _call(run, event.address.removeprefix(run.prefix))
-                call.grants = tuple([grant for grant in call.grants if grant.call is None])
+                drop_edits(_call(run, event.address.removeprefix(run.prefix)))
         case BudgetWarned() | BudgetUnchecked():
             pass
         case RunParked():
@@ -328,13 +281,6 @@ def _spend(total: TotalUsage, usage: Usage) -> None:
             setattr(total, field, (getattr(total, field) or 0) + more)
 
 
-def _asked(call: Call, event: ApprovalRequested) -> None:
-    """What was said to another question than this one does not count for it."""
-    now = (event.rule, event.digest)
-    call.grants = tuple([grant for grant in call.grants if (grant.rule, grant.digest) == now])
-    call.status, call.effect, call.ask = "asked", event.effect, event
-
-
 def take_answer(run: RunState, event: Answer) -> None:
     """Keep it with the call that it is for, or with the one that made the run of that call."""
     if not isinstance(event, HumanAnswered):
@@ -344,15 +290,9 @@ def take_answer(run: RunState, event: Answer) -> None:
     if rest:
         call.down = (*call.down, event)
         return
-    match event:
-        case ApprovalGranted():
-            call.grants = (*call.grants, event)
-            if event.remember == "run":
-                run.remembered = (*run.remembered, event)
-        case ApprovalDenied():
-            call.denied = event
-        case HumanAnswered():
-            call.answers = (*call.answers[: event.ordinal], event)
+    answer(call, event)
+    if isinstance(event, ApprovalGranted) and event.remember == "run":
+        run.remembered = (*run.remembered, event)
 
 
 def _count_result(run: RunState, event: ToolReturned) -> None:
@@ -436,7 +376,7 @@ def _ended(run: RunState, event: RunEnded) -> None:
     if run.calls:
         for call in run.calls.values():
             if call.result is None:
-                words = _WORDS.get(call.status, UNKNOWN)
+                words = WORDS_AT_THE_END.get(call.status, UNKNOWN)
                 if call.call.call_id == event.output_call:
                     words = "Accepted as the final output."
                 call.result = ToolResult(
