@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -43,13 +44,16 @@ from shipworthy.rules.state import status_of
 
 _RECOVERY = Operator("recovery of orphaned runs")
 _AT_ONCE = 16
+_DUE_AT_ONCE = 1_000
+_OTHERS = 100_000
+"""Runs of other agents, or nested ones, that are remembered not to be looked at again."""
 _FIRST_POLL, _SLOWEST_POLL = 0.02, 0.5
 
 
 class Service:
     """What an agent is after its first use: a blueprint on a runtime."""
 
-    __slots__ = ("_deps", "_deps_type", "blueprint", "plan", "runtime")
+    __slots__ = ("_deps", "_deps_type", "_others", "blueprint", "plan", "runtime")
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class Service:
     ) -> None:
         self.runtime = runtime
         self.blueprint = blueprint
+        self._others: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._deps = deps
         self._deps_type = deps_type
         self.plan = Plan(blueprint, self._make_deps)
@@ -238,6 +243,9 @@ class Service:
             try:
                 first = (await self.runtime.store.read(scope, run_id))[0]
                 if not is_mine(self.blueprint, first) or is_nested(first):
+                    self._others[scope.tenant, run_id] = None
+                    if len(self._others) > _OTHERS:
+                        self._others.popitem(last=False)
                     return None
                 result = await self.resume(Scope(scope.tenant), run_id, {}, None)
                 if result.status == "paused":
@@ -274,12 +282,20 @@ class Service:
             if tasks:
                 await asyncio.wait(tasks.values())
 
+    async def _due(self) -> list[RunSummary]:
+        """Paused runs that wait no longer, without those that were found to be another agent's."""
+        now, found, seen = time.time_ns() // 1_000_000, list[RunSummary](), 0
+        while len(found) < _DUE_AT_ONCE:
+            page = await self.runtime.store.due(_RECOVERY, now, seen)
+            seen += len(page)
+            found += [run for run in page if (run.scope.tenant, run.run_id) not in self._others]
+            if not page:
+                break
+        return found
+
     async def _orphans(self) -> list[RunSummary]:
         await self.runtime.open()
-        orphans = [
-            *await self.runtime.store.orphans(_RECOVERY),
-            *await self.runtime.store.due(_RECOVERY, time.time_ns() // 1_000_000),
-        ]
+        orphans = [*await self.runtime.store.orphans(_RECOVERY), *await self._due()]
         return [o for o in orphans if self.runtime.active(o.scope, o.run_id) is None]
 
 

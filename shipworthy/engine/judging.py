@@ -17,7 +17,7 @@ from shipworthy.engine import approving
 from shipworthy.engine.deliver import deliver_call
 from shipworthy.engine.governance import name_of
 from shipworthy.engine.live import LiveRun
-from shipworthy.engine.objecting import decided
+from shipworthy.engine.objecting import decided, decided_at_once
 from shipworthy.engine.refusing import deny, missing, refuse
 from shipworthy.engine.reviewing import action_of
 from shipworthy.errors import InvalidArguments
@@ -157,6 +157,9 @@ async def _decide(run: LiveRun, call: Call, tool: Tool, made: Made) -> Decision 
         if answer is not None:
             said.append(answer)
     for policy in run.governance.policies:
+        if policy.immediate:
+            said.append(decided_at_once(policy, run.scope, action, name_of(policy)))
+            continue
         answer = await decided(lambda p=policy: p.decide(run.scope, action), patience, name_of(policy))  # type: ignore[misc]
         said.append(_only_decision(answer, name_of(policy)))
     if tool.asks:

@@ -10,7 +10,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from shipworthy.domain.policy import Decision, Replace
+from shipworthy.domain.policy import Action, Decision, Replace
+from shipworthy.domain.scope import Scope
+from shipworthy.ports.policy import Policy
 from shipworthy.rules.policies.check import sound
 from shipworthy.rules.text import described
 
@@ -27,6 +29,18 @@ async def decided(ask: Callable[[], Any], patience: float, name: str) -> Decisio
         return _no(name, f"it raised {described(error)}")
     if answer is None or type(answer) is Replace:
         return answer
+    if (wrong := sound(answer)) is not None:
+        return _no(name, wrong)
+    made: Decision = answer
+    return made if made.rule else replace(made, rule=name)
+
+
+def decided_at_once(policy: Policy, scope: Scope, action: Action, name: str) -> Decision:
+    """The same of a policy that computes and does nothing else, without the cost of waiting for it."""
+    try:
+        answer: Any = policy.decide(scope, action)
+    except Exception as error:
+        return _no(name, f"it raised {described(error)}")
     if (wrong := sound(answer)) is not None:
         return _no(name, wrong)
     made: Decision = answer

@@ -82,9 +82,9 @@ class Directory(Protocol):
         its engine knows which of them it drives."""
         ...
 
-    async def due(self, operator: Operator, now: int) -> Sequence[RunSummary]:
+    async def due(self, operator: Operator, now: int, skip: int = 0) -> Sequence[RunSummary]:
         """Some of the paused runs of every tenant whose last batch had a `wake_at` of at most *now*, the longest due
-        first. None: that was all."""
+        first, without the first *skip*. None: that was all."""
         ...
 
     async def everything(self, operator: Operator, after: int = 0) -> Sequence[tuple[int, RunSummary]]:

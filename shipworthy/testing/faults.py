@@ -142,8 +142,8 @@ class PointedStore(Store):
     async def orphans(self, operator: Operator) -> Sequence[RunSummary]:
         return await self._store.orphans(operator)
 
-    async def due(self, operator: Operator, now: int) -> Sequence[RunSummary]:
-        return await self._store.due(operator, now)
+    async def due(self, operator: Operator, now: int, skip: int = 0) -> Sequence[RunSummary]:
+        return await self._store.due(operator, now, skip)
 
     async def everything(self, operator: Operator, after: int = 0) -> Sequence[tuple[int, RunSummary]]:
         return await self._store.everything(operator, after)

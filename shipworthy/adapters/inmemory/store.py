@@ -153,10 +153,10 @@ class InMemoryStore:
         with self._lock:
             return [_summary(run) for run in self._runs.values() if run.status == "running"]
 
-    async def due(self, operator: Operator, now: int) -> Sequence[RunSummary]:
+    async def due(self, operator: Operator, now: int, skip: int = 0) -> Sequence[RunSummary]:
         demand(operator)
         with self._lock:
-            keys = sorted([(at, key) for key, at in self._due.items() if at <= now])[:PAGE]
+            keys = sorted([(at, key) for key, at in self._due.items() if at <= now])[skip : skip + PAGE]
             return [_summary(self._by_key[key]) for _, key in keys]
 
     async def everything(self, operator: Operator, after: int = 0) -> Sequence[tuple[int, RunSummary]]:

@@ -25,7 +25,7 @@ SUMMARY = (
 )
 _FIND = f"{SUMMARY} WHERE tenant = ? AND run_id = ?"
 _EVERYTHING = f"{SUMMARY} WHERE key > ? ORDER BY key LIMIT ?"
-_DUE = f"{SUMMARY} WHERE status = 'paused' AND wake_at <= ? ORDER BY wake_at, key LIMIT ?"
+_DUE = f"{SUMMARY} WHERE status = 'paused' AND wake_at <= ? ORDER BY wake_at, key LIMIT ? OFFSET ?"
 _GRANTS = """SELECT data FROM grants
 WHERE tenant = ? AND "user" = ? AND NOT revoked AND expires_at > {now} ORDER BY nth"""
 _EVERYONES = (
@@ -79,10 +79,10 @@ class Reads:
         found = await self._asked(operator, lambda ask: ask(_EVERYTHING, (after, PAGE)))
         return [(row[-1], summary(row)) for row in found]
 
-    async def due(self, operator: Operator, now: int) -> Sequence[RunSummary]:
+    async def due(self, operator: Operator, now: int, skip: int = 0) -> Sequence[RunSummary]:
         """Some of the paused runs of every tenant that are due, the longest due first."""
         demand(operator)
-        return [summary(row) for row in await self._asked(operator, lambda ask: ask(_DUE, (now, PAGE)))]
+        return [summary(row) for row in await self._asked(operator, lambda ask: ask(_DUE, (now, PAGE, skip)))]
 
     async def grants(self, scope: Scope) -> Sequence[Grant]:
         """What is remembered for the scope's user."""

@@ -49,6 +49,8 @@ async def a_paused_run_is_due_from_its_time_on(workers: Workers) -> None:
     assert await _due(store, 100) == ["s"]
     assert await _due(store, 299) == ["s", "a"]
     assert await _due(store, 10**12) == ["s", "a", "b"]
+    assert [run.run_id for run in await store.due(OPERATOR, 10**12, 1)] == ["a", "b"]
+    assert not await store.due(OPERATOR, 10**12, 3)
 
 
 async def the_last_batch_says_when_a_run_is_due(workers: Workers) -> None:
