@@ -8,6 +8,7 @@ Later releases fold what earlier ones wrote; a file here is never written again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from typing import Any
@@ -16,21 +17,28 @@ import msgspec
 
 from shipworthy import (
     Agent,
+    Approve,
     BudgetConfig,
+    Decision,
+    Deny,
     DidNotHappen,
     Happened,
     Image,
+    Inbox,
     InMemoryLedger,
     PriceTable,
+    Replace,
     ScriptedTurn,
     StandardBudget,
+    StandardPermissions,
     Thinking,
     ToolCall,
     Usage,
+    ask_human,
     price_usd,
     tool,
 )
-from shipworthy.errors import LedgerUnavailable, RateLimited
+from shipworthy.errors import AnswerRefused, LedgerUnavailable, RateLimited
 from shipworthy.rules.codec import encode_event
 from tests.engine.world import ALICE, agent
 
@@ -128,8 +136,94 @@ async def cut_off(tools: dict[str, Any]) -> Any:
     return a, await a.run("Look", run_id="cut-off", **ALICE)
 
 
+async def controlled(tools: dict[str, Any]) -> Any:
+    """A hook that replaces, a policy that denies, a yes to other arguments that is remembered, a no, a refused answer;
+    then a body that asks, is answered, asks something else, and is answered by nobody in time."""
+    questions = iter(
+        [
+            ("Which colour?", {}),
+            ("Which number?", {}),
+            ("Which number?", {}),
+            ("Sure?", LATE),
+            ("Sure?", LATE),
+        ]
+    )
+
+    @tool(effect="once", name="pay")
+    async def pay(amount: int) -> str:
+        return f"paid {amount}"
+
+    @tool(effect="idempotent")
+    async def wipe() -> str:
+        raise AssertionError("It is denied by name.")
+
+    @tool(effect="read")
+    async def quiz() -> str:
+        question, options = next(questions)
+        return f"{ask_human(question, **options)}"
+
+    a = agent(
+        [
+            ToolCall("pay", {"amount": 60}),
+            ToolCall("look", {"at": "a"}),
+            ToolCall("wipe"),
+            ToolCall("pay", {"amount": 7}),
+        ],
+        ToolCall("pay", {"amount": 40}),
+        ToolCall("quiz"),
+        ToolCall("quiz"),
+        "Done.",
+        tools=[look, pay, wipe, quiz],
+        permissions=StandardPermissions(denied_tools=["wipe"]),
+        approval_handler=Inbox(),
+    )
+
+    @a.before_tool
+    async def never_sixty(ctx: Any, action: Any) -> Replace | None:
+        return Replace({"amount": 50}, "sixty is too much") if action.arguments.get("amount") == 60 else None
+
+    paused = await a.run("Pay", run_id="controlled", **ALICE)
+    with contextlib.suppress(AnswerRefused):
+        await a.resume(paused.checkpoint, answer=True)
+    sixty, seven = [call.address for call in paused.pending]
+    said = {
+        sixty: Approve(by="maria", arguments={"amount": 40}, remember="run"),
+        seven: Deny(by="maria", reason="not seven"),
+    }
+    paused = await a.resume(paused.checkpoint, answer=said)
+    paused = await a.resume(paused.checkpoint, answer="blue")
+    paused = await a.resume(paused.checkpoint, answer=7)
+    await asyncio.sleep(0.1)
+    return a, await a.resume(paused.checkpoint)
+
+
+LATE = {"schema": bool, "timeout": 0.05, "default": False}
+
+
+async def denied_by_a_hook(tools: dict[str, Any]) -> Any:
+    a = agent(ToolCall("look", {"at": "a"}), tools=[look])
+
+    @a.after_model
+    async def nothing_at_all(ctx: Any, answer: Any) -> Decision:
+        return Decision.deny_("not today", rule="never")
+
+    return a, await a.run("Look", run_id="denied-by-a-hook", **ALICE)
+
+
+LIVES = (
+    whole_life,
+    rejected_output,
+    used_up,
+    timed_out,
+    out_of_budget,
+    cut_off,
+    controlled,
+    denied_by_a_hook,
+)
+
+
 async def main() -> None:
-    for life in (whole_life, rejected_output, used_up, timed_out, out_of_budget, cut_off):
+    for life in LIVES:
         a, result = await life({})
         events = await a.runtime.store.read(result.scope, result.run_id)
         record = {

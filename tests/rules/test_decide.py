@@ -8,10 +8,19 @@ import pytest
 from msgspec.structs import replace
 
 from shipworthy.domain.events import (
+    AgentPaused,
+    AnswerDropped,
+    AnswerRejected,
     AnyEvent,
+    ApprovalDenied,
+    ApprovalGranted,
+    ApprovalRequested,
+    ArgumentsReplaced,
     BudgetReached,
     BudgetUnchecked,
     BudgetWarned,
+    HumanAnswered,
+    HumanAsked,
     Judged,
     ModelAbandoned,
     ModelAnswered,
@@ -69,6 +78,30 @@ JUDGED = ToolsJudged(calls=(Judged("a", "once"), Judged("b", "read"), Judged("c"
 READ = (ToolAttempted(call_id="b"), ToolReturned(call_id="b", content=()))
 DOUBT = (ToolAttempted(call_id="a"), ToolInDoubt(call_id="a", reason="?"))
 RESUMED = RunResumed(fence=2, previous="dead")
+OF_B = ToolsJudged(calls=(Judged("b", "read"),))
+OF_BC = ToolsJudged(calls=(Judged("b", "read"), Judged("c", "once")))
+C_DONE = (ToolAttempted(call_id="c"), ToolReturned(call_id="c", content=()))
+MAY_A = ApprovalRequested(
+    call_id="a", tool="a", effect="once", digest="d", rule="r", policy="1", expires_at=7_000
+)
+MAY_C = replace(MAY_A, call_id="c", tool="c", expires_at=5_000)
+YES = ApprovalGranted(
+    id="1", address="a", approver="maria", tool="a", digest="d", rule="r", expires_at=9_000, token="t"
+)
+NO = ApprovalDenied(id="2", address="a", approver="maria", token="t")
+QUESTION = HumanAsked(call_id="b", ordinal=0, digest="q", data=Text("{}"), expires_at=6_000)
+ANSWER = HumanAnswered(address="b", ordinal=0, digest="q", answer=Text("1"), by="person")
+NESTED = AgentPaused(call_id="b", runs=("r.b",), wake_at=4_000)
+WAITS = (CALLS, MAY_A, OF_BC, *READ)
+"""`a` waits for a yes, `b` is done, and `c` may run."""
+HANDED = ModelAnswered(ordinal=0, parts=(ToolCall("b", "{}", "b"),))
+
+DONE_A = (ToolAttempted(call_id="a"), ToolReturned(call_id="a", content=()))
+
+
+def of_a() -> list[AnyEvent]:
+    return [ToolsJudged(calls=(Judged("a", "once"),))]
+
 
 TABLE: list[tuple[str, list[AnyEvent], object]] = [
     ("a new run asks the model", [], AskModel()),
@@ -82,9 +115,98 @@ TABLE: list[tuple[str, list[AnyEvent], object]] = [
     ("a parked run waits", [CALLS, JUDGED, *READ, *DOUBT, RunParked()], Finished()),
     ("resuming asks again", [CALLS, JUDGED, *READ, *DOUBT, RunParked(), RESUMED], (Settle, ["a"])),
     (
-        "what did not happen is done",
+        "what did not happen is judged again, by those who may object now",
         [CALLS, JUDGED, *READ, *DOUBT, ToolSettled(call_id="a", happened=False, by="person")],
-        (Execute, ["a"]),
+        (Judge, ["a"]),
+    ),
+    ("reads run while people are asked", [CALLS, MAY_A, OF_BC], (Execute, ["b"])),
+    (
+        "a once call does not overtake one that people are asked about",
+        [*WAITS],
+        Park("approval", "a", 7_000),
+    ),
+    ("one that comes before it runs", [CALLS, MAY_C, OF_B, *READ, *of_a()], (Execute, ["a"])),
+    (
+        "the first of several times ends the waiting",
+        [CALLS, MAY_A, MAY_C, OF_B, *READ],
+        Park("approval", "a, c", 5_000),
+    ),
+    (
+        "nobody has to answer by a time that was not set",
+        [CALLS, replace(MAY_A, expires_at=None), OF_BC, *READ],
+        Park("approval", "a"),
+    ),
+    ("a run that is parked takes answers and waits on", [*WAITS, RunParked(), YES], Finished()),
+    ("a yes is judged by the next sitting", [*WAITS, RunParked(), YES, RESUMED], (Judge, ["a", "c"])),
+    ("and so is a no", [*WAITS, RunParked(), NO, RESUMED], (Judge, ["a", "c"])),
+    ("a yes alone starts nothing", [*WAITS, YES], Park("approval", "a", 7_000)),
+    ("an asked call that was judged again runs", [*WAITS, YES, *of_a()], (Execute, ["a"])),
+    (
+        "a read whose body asks holds nobody up",
+        [CALLS, JUDGED, *DONE_A, READ[0], QUESTION],
+        (Execute, ["c"]),
+    ),
+    (
+        "a once call whose body asks does",
+        [CALLS, JUDGED, *READ, ToolAttempted(call_id="a"), replace(QUESTION, call_id="a")],
+        Park("answer", "a", 6_000),
+    ),
+    (
+        "when nothing else is to be done, the answer is waited for",
+        [CALLS, OF_BC, *of_a(), *C_DONE, *DONE_A, READ[0], QUESTION],
+        Park("answer", "b", 6_000),
+    ),
+    (
+        "a body that was answered is judged again, as every call that is to begin",
+        [CALLS, OF_B, READ[0], QUESTION, *DONE_A, *C_DONE, RunParked(), ANSWER, RESUMED],
+        (Judge, ["b"]),
+    ),
+    (
+        "nested runs that wait are waited for",
+        [CALLS, OF_BC, *of_a(), *C_DONE, *DONE_A, READ[0], NESTED],
+        Park("agent", "b", 4_000),
+    ),
+    (
+        "approval is what is said of a run that waits for several things",
+        [CALLS, MAY_A, OF_BC, READ[0], QUESTION],
+        Park("approval", "a, b", 6_000),
+    ),
+    ("a stop does not wait for people", [*WAITS, StopRequested(cause="timeout")], End("stopped", "timeout")),
+    (
+        "a hook that objects stops the run, and says why",
+        [TEXT, StopRequested(cause="denied", detail="never: not today")],
+        End("stopped", "denied", "never: not today"),
+    ),
+    (
+        "what was handed over is delivered",
+        [HANDED, OF_B, READ[0], ToolReturned(call_id="b", content=(), handed_over=True)],
+        Deliver(),
+    ),
+    (
+        "and asked for again if it is no valid output",
+        [
+            HANDED,
+            OF_B,
+            READ[0],
+            ToolReturned(call_id="b", content=(), handed_over=True),
+            OutputRejected(problem="p"),
+        ],
+        AskModel(),
+    ),
+    (
+        "a hand-over that gave nothing is none",
+        [HANDED, OF_B, READ[0], ToolReturned(call_id="b", content=(), outcome="error", handed_over=True)],
+        AskModel(),
+    ),
+    (
+        "other arguments, an answer that was refused and one that was dropped decide nothing",
+        [
+            *WAITS,
+            ArgumentsReplaced(call_id="a", call=ToolCall("a", '{"x":1}', "a"), by="hook:h"),
+            AnswerRejected(reason="no"),
+            AnswerDropped(call_id="a", ordinal=0, reason="another question"),
+        ],
+        Park("approval", "a", 7_000),
     ),
     (
         "what happened is not",
@@ -188,6 +310,46 @@ def test_an_expired_owner_may_still_act_until_start_by_and_timeout_and_skew() ->
         numbered(start(), CALLS, JUDGED, *READ, attempted, RunResumed(fence=2, previous="dead", skew=500))
     )
     assert dead.calls["a"].not_before == 0
+
+
+def test_a_yes_counts_for_the_question_that_it_answers() -> None:
+    """The fold keeps it while rule and arguments are the same, and forgets it when people are asked something else."""
+    asked = numbered(start(), *WAITS, YES)
+    assert replay(asked).calls["a"].grants != ()
+    again = numbered(start(), *WAITS, YES, MAY_A)
+    assert replay(again).calls["a"].grants != ()
+    for other in (replace(MAY_A, rule="other"), replace(MAY_A, digest="other")):
+        assert replay(numbered(start(), *WAITS, YES, other)).calls["a"].grants == ()
+
+
+def test_an_answer_that_is_dropped_takes_those_after_it_along() -> None:
+    second = replace(ANSWER, ordinal=1)
+    dropped = AnswerDropped(call_id="b", ordinal=0, reason="another question")
+    asked = (CALLS, OF_B, READ[0], QUESTION, ANSWER, second)
+    assert len(replay(numbered(start(), *asked)).calls["b"].answers) == 2
+    assert replay(numbered(start(), *asked, dropped)).calls["b"].answers == ()
+
+
+def test_an_answer_for_a_nested_run_waits_with_the_call_that_made_it() -> None:
+    deep = replace(YES, address="b/x/y")
+    run = replay(numbered(start(), CALLS, OF_B, READ[0], NESTED, RunParked(), deep))
+    assert run.calls["b"].down == (replace(deep, seq=run.seq),)
+    assert run.calls["a"].grants == ()
+
+
+def test_arguments_that_an_approver_gave_and_that_do_not_fit_are_forgotten() -> None:
+    edited = replace(YES, call=ToolCall("a", '{"x":2}', "a"))
+    refused = AnswerRejected(reason="arguments", address="a", by="approver:maria")
+    run = replay(numbered(start(), *WAITS, YES, edited, refused))
+    assert [grant.call for grant in run.calls["a"].grants] == [None]
+
+
+def test_a_pause_is_known_by_the_event_that_made_it_and_forgets_the_refusals_before_it() -> None:
+    refused = AnswerRejected(reason="forged")
+    first = replay(numbered(start(), *WAITS, RunParked(wake_at=7_000), refused, refused))
+    assert (first.parked_at, first.refusals, first.wake_at) == (first.seq - 2, 2, 7_000)
+    second = replay(numbered(start(), *WAITS, RunParked(), refused, RESUMED, MAY_A, RunParked()))
+    assert (second.parked_at, second.refusals, second.wake_at) == (second.seq, 0, None)
 
 
 def test_the_end_closes_every_call() -> None:
