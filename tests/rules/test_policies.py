@@ -136,39 +136,59 @@ def test_what_the_makers_make_is_sound(decision: Decision) -> None:
     assert sound(decision) is None
 
 
+ODD: list[Any] = [
+    None,
+    True,
+    "allow",
+    {"ruling": "allow"},
+    Decision,
+    Looser("allow"),
+    Decision("Allow"),  # type: ignore[arg-type]
+    Decision(""),  # type: ignore[arg-type]
+    Decision(None),  # type: ignore[arg-type]
+    Decision(["allow"]),  # type: ignore[arg-type]
+    Decision(Word("allow")),  # type: ignore[arg-type]
+    Decision("allow", None),  # type: ignore[arg-type]
+    Decision("allow", "", 7),  # type: ignore[arg-type]
+    Decision("deny", tell=b"no"),  # type: ignore[arg-type]
+    Decision("deny", "\ud800"),
+    Decision("ask", approvers=0),
+    Decision("ask", approvers=True),
+    Decision("ask", approvers=1.0),  # type: ignore[arg-type]
+    Decision("ask", approvers=MOST_APPROVERS + 1),
+    Decision("ask", approvers="2"),  # type: ignore[arg-type]
+    Decision("ask", among=[]),  # type: ignore[arg-type]
+    Decision("ask", among="ada"),  # type: ignore[arg-type]
+    Decision("ask", among=("ada", "")),
+    Decision("ask", among=("ada", 7)),  # type: ignore[arg-type]
+    Decision("ask", approvers=2, among=("ada",)),
+    Decision("ask", approvers=2, among=("ada", "ada")),
+]
+
+
+def takes_nothing_odd(sound: Callable[[Any], str | None]) -> None:
+    for odd in ODD:
+        assert isinstance(sound(odd), str), odd
+
+
+def test_what_is_not_exactly_a_decision_is_told() -> None:
+    takes_nothing_odd(sound)
+
+
 @pytest.mark.parametrize(
-    "odd",
+    "mutant",
     [
-        None,
-        True,
-        "allow",
-        {"ruling": "allow"},
-        Decision,
-        Looser("allow"),
-        Decision("Allow"),  # type: ignore[arg-type]
-        Decision(""),  # type: ignore[arg-type]
-        Decision(None),  # type: ignore[arg-type]
-        Decision(["allow"]),  # type: ignore[arg-type]
-        Decision(Word("allow")),  # type: ignore[arg-type]
-        Decision("allow", None),  # type: ignore[arg-type]
-        Decision("allow", "", 7),  # type: ignore[arg-type]
-        Decision("deny", tell=b"no"),  # type: ignore[arg-type]
-        Decision("deny", "\ud800"),
-        Decision("ask", approvers=0),
-        Decision("ask", approvers=True),
-        Decision("ask", approvers=1.0),  # type: ignore[arg-type]
-        Decision("ask", approvers=MOST_APPROVERS + 1),
-        Decision("ask", approvers="2"),  # type: ignore[arg-type]
-        Decision("ask", among=[]),  # type: ignore[arg-type]
-        Decision("ask", among="ada"),  # type: ignore[arg-type]
-        Decision("ask", among=("ada", "")),
-        Decision("ask", among=("ada", 7)),  # type: ignore[arg-type]
-        Decision("ask", approvers=2, among=("ada",)),
-        Decision("ask", approvers=2, among=("ada", "ada")),
+        lambda value: None if isinstance(value, Decision) and type(value) is not Decision else sound(value),
+        lambda value: None if value is True or value == "allow" else sound(value),
+        lambda value: sound(value) if value is not None else None,
+        lambda value: None if type(value) is Decision and value.ruling == "ask" else sound(value),
+        lambda value: None if type(value) is Decision and value.ruling != "ask" else sound(value),
     ],
+    ids=["subclasses", "truthy", "nothing", "approvers", "rulings"],
 )
-def test_what_is_not_exactly_a_decision_is_told(odd: Any) -> None:
-    assert isinstance(sound(odd), str)
+def test_a_check_that_takes_something_odd_is_caught(mutant: Callable[[Any], str | None]) -> None:
+    with pytest.raises(AssertionError):
+        takes_nothing_odd(mutant)
 
 
 # --- names with * -----------------------------------------------------------------------------

@@ -186,14 +186,16 @@ def principals_of(given: Any, place: Place) -> Principals:
     if not them:
         return Principals([])
     named = [_principal(each, place) for each in them]
-    tests = [_who(each) for each in named]
-
-    def check(scope: Scope, action: Action) -> Truth:
-        return any_true([test(scope, action) for test in tests])
-
+    check = _any([_who(each) for each in named])
     return Principals(
         [Test(f"it is by one of {named}", check)], _in_full(named, "user"), _in_full(named, "tenant")
     )
+
+
+def _any(tests: Sequence[Callable[[Scope, Action], Truth]]) -> Callable[[Scope, Action], Truth]:
+    if len(tests) == 1:
+        return tests[0]
+    return lambda scope, action: any_true([test(scope, action) for test in tests])
 
 
 def _principal(given: Any, place: Place) -> dict[str, list[str]]:
@@ -212,16 +214,18 @@ def _principal(given: Any, place: Place) -> dict[str, list[str]]:
 
 
 def _who(named: Mapping[str, Sequence[str]]) -> Callable[[Scope, Action], Truth]:
-    looks = [(_WHO[key], any_of(patterns)) for key, patterns in named.items()]
+    tests = [_named(_WHO[key], any_of(patterns)) for key, patterns in named.items()]
+    if len(tests) == 1:
+        return tests[0]
+    return lambda scope, action: all_true([test(scope, action) for test in tests])
 
-    def one(look: Look, fits: Callable[[str], bool], scope: Scope, action: Action) -> Truth:
+
+def _named(look: Look, fits: Callable[[str], bool]) -> Callable[[Scope, Action], Truth]:
+    def check(scope: Scope, action: Action) -> Truth:
         name = look(scope, action)
         return None if name is MISSING else fits(name)
 
-    if len(looks) == 1:
-        [(look, fits)] = looks
-        return lambda scope, action: one(look, fits, scope, action)
-    return lambda scope, action: all_true([one(look, fits, scope, action) for look, fits in looks])
+    return check
 
 
 def _in_full(named: Sequence[Mapping[str, Sequence[str]]], key: str) -> frozenset[str] | None:

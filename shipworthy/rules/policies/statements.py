@@ -18,9 +18,16 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     `actions`: "tool:refund", "agent:*", "memory:write", "*"; at least one. `resources`: what the call is about,
     "tool/refund", "label/payment", "source/mcp:*"; one of them has to fit, and all do where there are none.
     `principals`: a mapping of tenant, user, session, agent or path to a name, or a list of names, that all have to fit;
-    or a list of such mappings, one of which has to. `conditions`: a value to equal, or operators with their values, for
-    each key; all have to hold. `id`: for people and approvals, by default a digest of the statement. `reason` and
-    `tell` are those of its Decision; `approvers` and `among` too, for an ask.
+    or a list of such mappings, one of which has to. `id`: for people and approvals, by default a digest of the
+    statement. `reason` and `tell` are those of its Decision; `approvers` and `among` too, for an ask.
+
+    `conditions`: for each key a value to equal, or operators with their values; all have to hold. The keys:
+    `arguments.<name>` (`arguments.to.country` within), `tenant`, `user`, `session`, `agent` (who asks), `path` (the
+    agents from the outermost one on, joined with "/"), `source`, `effect`, `labels`, `returned.<tool>` (results that
+    the run has had from it; calls of one answer of the model are judged before any of them has one), and `time` with
+    `zone`, `hours` ("22:00-06:00"), `weekdays` (["mon"]), `after` and `before`. The operators: ==, !=, in, not_in;
+    matches, not_matches (with `*`); <, <=, >, >= of numbers; exists; has_any, has_all, has_none, every_in and
+    every_matches of lists. Texts may have ${user}, ${tenant}, ${session} and ${agent} in them.
     """
 
     effect: Ruling

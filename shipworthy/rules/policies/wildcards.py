@@ -45,4 +45,7 @@ def any_of(patterns: Iterable[str]) -> Callable[[str], bool]:
     split = [each.split("*") for each in given if "*" in each]
     if not split:
         return names.__contains__
+    if len(given) == 1:
+        [parts] = split
+        return lambda text: is_made_of(parts, text)
     return lambda text: text in names or any([is_made_of(parts, text) for parts in split])
