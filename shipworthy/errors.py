@@ -9,7 +9,7 @@ ShipworthyError
 ├── InputError              one call's arguments: nothing was started
 │   ├── EmptyPrompt, IdentityMissing, InvalidPrompt, InvalidHistory, InvalidOption, InvalidDeps
 │   ├── RunConflict, RunNotFound, RunBusy, NotFinished, SettlementRefused
-│   └── AnswerRefused, CheckpointRefused
+│   └── AnswerRefused, CheckpointRefused, SessionPaused
 ├── RunError                a run that could not give its output (`RunResult.raise_for_status`)
 │   └── RunFailed, RunStopped, BudgetExceeded (a RunStopped), RunPaused
 ├── StoreError              the journal: what was acknowledged is safe
@@ -217,6 +217,12 @@ class CheckpointRefused(InputError):
         super().__init__(what)
 
 
+class SessionPaused(InputError):
+    """The session has a run that waits for somebody, and the agent takes no other message until then."""
+
+    fix = "Answer or cancel that run first; without Tuning(wait_for_paused=True) a paused run holds nobody up."
+
+
 # ------------------------------------------------------------------------------------------- run outcomes
 
 
@@ -248,7 +254,10 @@ class BudgetExceeded(RunStopped):
 class RunPaused(RunError):
     """The run waits for somebody."""
 
-    fix = "Resume it: await agent.resume(run_id, tenant_id=..., settle={call_id: Happened(result) | DidNotHappen()})."
+    fix = (
+        "Look at result.pending, and resume it: await agent.resume(result.checkpoint, answer=...) for approvals and "
+        "questions, settle={address: Happened(result) | DidNotHappen()} for calls in doubt."
+    )
 
 
 class MissingTool(ShipworthyError):

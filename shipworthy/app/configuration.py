@@ -23,7 +23,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     shown. `output_retries`: how often an invalid output is asked for again. `model_retries`: how often in a row a
     failed attempt on the wire is made again, where that can help. `recover_every`: seconds between two looks for
     orphaned runs while the agent is entered (`async with agent`). `policy_timeout`: seconds that a policy or a hook
-    may take, and `approval_timeout` that an approval handler may; one that takes longer has denied.
+    may take, and `approval_timeout` that an approval handler may; one that takes longer has denied. `wait_for_paused`:
+    refuse a new message of a session while a run of it is paused; otherwise a paused run holds nobody up.
     """
 
     tool_timeout: float = 60.0
@@ -33,6 +34,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     recover_every: float = 10.0
     policy_timeout: float = 5.0
     approval_timeout: float = 300.0
+    wait_for_paused: bool = False
 
 
 MOST_TOKENS = 10**9
@@ -108,6 +110,7 @@ def limits_of(max_turns: int, timeout: float | None, tuning: Tuning) -> Limits:
         return _LIMITS
     if not isinstance(tuning, Tuning):
         raise ConfigurationError(f"tuning is a {type(tuning).__name__}.", fix="Pass Tuning(...).")
+    flag_of("wait_for_paused", tuning.wait_for_paused)
     for name in ("recover_every", "policy_timeout", "approval_timeout"):
         seconds(name, getattr(tuning, name))
     return Limits(
@@ -117,6 +120,7 @@ def limits_of(max_turns: int, timeout: float | None, tuning: Tuning) -> Limits:
         timeout=None if timeout is None else seconds("timeout", timeout),
         tool_timeout=seconds("tool_timeout", tuning.tool_timeout),
         max_result=_count("max_result", tuning.max_result, 1),
+        wait_for_paused=tuning.wait_for_paused,
     )
 
 

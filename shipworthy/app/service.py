@@ -16,7 +16,7 @@ from shipworthy.app.configuration import seconds, settings_of
 from shipworthy.app.inputs import Prompt, history_of, new_run_id, prompt_of
 from shipworthy.domain.effects import Settlement
 from shipworthy.domain.events import Event, RunStarted
-from shipworthy.domain.journal import RunSummary
+from shipworthy.domain.journal import RunFilter, RunSummary
 from shipworthy.domain.messages import Message
 from shipworthy.domain.model import ModelSettings
 from shipworthy.domain.pausing import Checkpoint
@@ -39,6 +39,7 @@ from shipworthy.errors import (
     RunBusy,
     RunConflict,
     RunNotFound,
+    SessionPaused,
 )
 from shipworthy.rules.state import status_of
 
@@ -121,9 +122,17 @@ class Service:
         return deps
 
     async def begin(self, start: Start) -> LiveRun | None:
-        """A new run, to be driven; None if the tenant has a run of this id."""
+        """A new run, to be driven; None if the tenant has a run of this id. Raises SessionPaused."""
         await self.runtime.admit()
+        if start.limits.wait_for_paused and start.scope.session is not None:
+            await self._refuse_beside_paused(start)
         return await begin(self.runtime, self.blueprint, start)
+
+    async def _refuse_beside_paused(self, start: Start) -> None:
+        which = RunFilter(status="paused", limit=2)
+        for run in await self.runtime.store.list(start.scope, which):
+            if run.run_id != start.run_id:
+                raise SessionPaused(f"Run {run.run_id!r} of this session is paused.")
 
     async def known(self, start: Start) -> str:
         """The id of a run that was begun before with the same input. Raises RunConflict for another input."""

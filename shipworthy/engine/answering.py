@@ -6,6 +6,8 @@ done about it, it counts once, and it makes no difference which process goes on 
 
 from __future__ import annotations
 
+import asyncio
+import random
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +35,7 @@ from shipworthy.rules.text import clean
 
 MOST_REFUSALS = 100
 """Refused answers that one pause records; those after it are refused all the same."""
-_TRIES = 20
+_TRIES = 30
 GRACE = 30_000
 """Milliseconds for which a run that was answered is left to whoever answered it."""
 _LONGEST = 1_000_000
@@ -58,7 +60,9 @@ class Answering:
     async def take(self, answer: Any, wake_in: int = 0) -> None:
         """Record the answer. When nothing else is waited for, the run is due in *wake_in* milliseconds. Raises
         RunNotFound, RunBusy, AnswerRefused, CheckpointRefused, StoreError: then nothing else happened."""
-        for _ in range(_TRIES):
+        for turn in range(_TRIES):
+            if turn:
+                await asyncio.sleep(random.uniform(0, min(0.002 * 2**turn, 0.1)))
             state = replay(await self._store.read(self._scope, self._run_id))
             taken: _Taken | AnswerRefused | CheckpointRefused
             try:
@@ -147,13 +151,13 @@ class Answering:
         """Append to the paused run, if nobody else did meanwhile."""
         if not isinstance(taken, _Taken) and state.refusals >= MOST_REFUSALS:
             return True
-        if not self._runtime.expect(self._scope, self._run_id):
-            self._runtime.expected(self._scope, self._run_id)
-            raise RunBusy(f"Run {self._run_id!r} is being driven by this process.")
+        free = self._runtime.expect(self._scope, self._run_id)
         try:
+            if not free:
+                return False
             claim = await self._store.claim(self._scope, self._run_id)
             return await self._append(claim, state, taken, wake_in)
-        except Fenced:
+        except (Fenced, RunBusy):
             return False
         finally:
             self._runtime.expected(self._scope, self._run_id)

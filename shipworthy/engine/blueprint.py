@@ -27,6 +27,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     """Bounds of a run. Times in seconds, sizes in characters.
 
     `tool_timeout` bounds tools that set none. `max_result`: how much of a result the model is shown.
+    `wait_for_paused`: whether a session takes no message while a run of it is paused.
     """
 
     max_turns: int = 50
@@ -35,6 +36,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     timeout: float | None = None
     tool_timeout: float = 60.0
     max_result: int = 50_000
+    wait_for_paused: bool = False
 
 
 class Blueprint(msgspec.Struct, kw_only=True):

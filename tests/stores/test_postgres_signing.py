@@ -201,7 +201,7 @@ def test_what_is_parked_costs_nothing_where_nothing_is_due(postgres: Postgres) -
         with connect(store._server) as c, operations.of(c, "operator", "on"):
             query = queries._DUE.replace("?", "%s")
             explain = f"EXPLAIN (ANALYZE, TIMING off, FORMAT JSON) {query}".encode()
-            [(plan,)] = c.execute(explain, (1005, 500)).fetchall()
+            [(plan,)] = c.execute(explain, (1005, 500, 0)).fetchall()
         assert [run.run_id for run in await store.due(OPERATOR, 1005)] == ["2", "4"]
         said = json.dumps(plan)
         assert "runs_due" in said

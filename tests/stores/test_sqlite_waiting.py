@@ -30,7 +30,7 @@ def test_what_is_parked_costs_nothing_where_nothing_is_due(tmp_path: Path) -> No
     assert asyncio.run(due(1005)) == []
     connection = apsw.Connection(str(tmp_path / "runs.db"))
     connection.execute(PARKED)
-    plan = connection.execute(f"EXPLAIN QUERY PLAN {queries._DUE}", (1005, 500)).fetchall()
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {queries._DUE}", (1005, 500, 0)).fetchall()
     assert [step[-1] for step in plan] == ["SEARCH runs USING INDEX runs_due (wake_at<?)"]
     connection.close()
     assert asyncio.run(due(1005)) == ["2", "4"]
