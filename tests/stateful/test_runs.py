@@ -1,7 +1,9 @@
 """Hypothesis drives runs over a store that crashes, against a plain model of what may have happened.
 
-Runs are begun, killed at any commit, resumed, killed again and settled by somebody who looks at the world. Whatever the
-order: no effect happens twice, no event is lost, and every conversation is valid.
+Runs are begun, killed at any commit, resumed, killed again, settled by somebody who looks at the world, and answered by
+people who approve, approve of something else, deny, or bring what is not theirs. Whatever the order: no effect happens
+twice, none without the yes that it needs or with other arguments, no answer and no event is lost, and every
+conversation is valid.
 """
 
 from __future__ import annotations
@@ -25,18 +27,25 @@ from hypothesis.stateful import (
 
 from shipworthy import (
     Agent,
+    AnswerRefused,
+    Approve,
+    Deny,
     DidNotHappen,
     Happened,
+    Inbox,
     NotDone,
     RunContext,
     Scope,
     ScriptedModel,
     SqliteRuntime,
     ToolCall,
+    ask_human,
     tool,
 )
 from shipworthy.adapters.inmemory.store import InMemoryStore
-from shipworthy.domain.events import AnyEvent, RunEnded
+from shipworthy.app.approvals import NO_OBJECTION, ToolApproval
+from shipworthy.domain.events import AnyEvent, ApprovalDenied, ApprovalGranted, RunEnded
+from shipworthy.engine import approving
 from shipworthy.engine.driver import InProcess
 from shipworthy.engine.runtime import Runtime
 from shipworthy.rules import state as rules
@@ -45,7 +54,11 @@ from tests.engine.world import valid
 
 pytestmark = pytest.mark.stateful
 
-NAMES = ("look", "put", "pay", "fail", "decline", "nowhere")
+NAMES = ("look", "put", "pay", "fail", "decline", "nowhere", "wire", "quiz")
+ASKED_FOR = 50
+"""What the model wires, unless an approver says another amount."""
+RULINGS = st.sampled_from([None, ASKED_FOR, 7])
+"""No, yes, or yes to another amount."""
 CALLS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=4)
 TURNS = st.lists(CALLS, max_size=3)
 CRASH = st.one_of(st.none(), st.tuples(st.integers(0, 8), st.booleans()))
@@ -88,6 +101,8 @@ class World:
     def __init__(self) -> None:
         self.once: Counter[tuple[str, str]] = Counter()
         self.keys: dict[tuple[str, str], set[str]] = {}
+        self.wired: dict[tuple[str, str], int] = {}
+        self.answered: dict[tuple[str, str], int] = {}
 
     def tools(self) -> list[Any]:
         @tool(effect="read")
@@ -113,7 +128,20 @@ class World:
         async def decline() -> str:
             raise NotDone("declined")
 
-        return [look, put, pay, fail, decline]
+        @tool(effect="once", requires_approval=True)
+        async def wire(ctx: RunContext[None], amount: int) -> str:
+            self.once[ctx.run_id, ctx.call_id] += 1
+            self.wired[ctx.run_id, ctx.call_id] = amount
+            return "wired"
+
+        @tool(effect="once")
+        def quiz(ctx: RunContext[None]) -> str:
+            answer = ask_human("How many?", schema=int)
+            self.once[ctx.run_id, ctx.call_id] += 1
+            self.answered[ctx.run_id, ctx.call_id] = answer
+            return f"{answer}"
+
+        return [look, put, pay, fail, decline, wire, quiz]
 
 
 class Runs(RuleBasedStateMachine):
@@ -130,6 +158,7 @@ class Runs(RuleBasedStateMachine):
         self.sessions: dict[str, str | None] = {}
         self.seen: dict[str, list[AnyEvent]] = {}
         self.ends: dict[str, list[str]] = {"s1": [], "s2": []}
+        self.said: dict[tuple[str, str], set[Any]] = {}
         self.open()
 
     def open(self) -> None:
@@ -137,10 +166,17 @@ class Runs(RuleBasedStateMachine):
 
     def sitting(self, run_id: str, crash: tuple[int, bool] | None, **how: Any) -> Any:
         """One process's life: begin or resume a run, and perhaps die."""
-        turns: list[Any] = [[ToolCall(name) for name in names] for names in self.scripts[run_id]]
+        made = {"wire": {"amount": ASKED_FOR}}
+        turns: list[Any] = [
+            [ToolCall(name, made.get(name, {})) for name in names] for names in self.scripts[run_id]
+        ]
         runtime = Runtime(Crashing(self.store, crash), InProcess())
         agent: Agent[Any, Any] = Agent(
-            model=ScriptedModel([*turns, "Done."]), tools=self.world.tools(), runtime=runtime, tenant_id="t"
+            model=ScriptedModel([*turns, "Done."]),
+            tools=self.world.tools(),
+            runtime=runtime,
+            tenant_id="t",
+            approval_handler=Inbox(),
         )
 
         async def live() -> Any:
@@ -149,12 +185,14 @@ class Runs(RuleBasedStateMachine):
                 return await agent.run("Go", run_id=run_id, **who)
             return await agent.resume(run_id, **how)
 
+        result = None
         try:
             result = self.loop.run(live())
         except Crash:
-            result = None
-        self.after_life()
-        self.note(run_id)
+            pass
+        finally:
+            self.after_life()
+            self.note(run_id)
         return result
 
     def after_life(self) -> None:
@@ -185,6 +223,17 @@ class Runs(RuleBasedStateMachine):
             i for i, c in state.calls.items() if c.status in ("in_doubt", "attempted") and c.effect == "once"
         ]
 
+    def waiting(self, run_id: str) -> dict[str, str]:
+        """The calls of a paused run that wait for people, and whether they are asked for a yes or for an answer."""
+        state = rules.replay(self.seen[run_id])
+        found = {}
+        for call_id, call in state.calls.items() if state.parked else ():
+            if call.status == "asked" and call.denied is None and not call.grants:
+                found[call_id] = "approval"
+            elif call.status == "waiting" and not call.answers:
+                found[call_id] = "answer"
+        return found
+
     @rule(turns=TURNS, session=SESSIONS, crash=CRASH)
     def begin(self, turns: list[list[str]], session: str | None, crash: tuple[int, bool] | None) -> None:
         run_id = f"run-{len(self.scripts)}"
@@ -210,6 +259,55 @@ class Runs(RuleBasedStateMachine):
             for call_id in self.doubts(run_id)
         }
         self.sitting(run_id, crash, settle=verdicts)
+
+    @precondition(lambda self: any(self.waiting(r) for r, e in self.seen.items() if e))
+    @rule(data=st.data(), ruling=RULINGS, number=st.integers(0, 9), crash=CRASH)
+    def answer(self, data: Any, ruling: int | None, number: int, crash: tuple[int, bool] | None) -> None:
+        """Somebody answers one of the calls that wait, or all of them."""
+        run_id = data.draw(st.sampled_from([r for r, e in self.seen.items() if e and self.waiting(r)]))
+        waiting = self.waiting(run_id)
+        some = data.draw(st.sets(st.sampled_from(sorted(waiting)), min_size=1))
+        self.say(run_id, {call_id: waiting[call_id] for call_id in some}, ruling, number, crash)
+
+    def say(
+        self, run_id: str, waiting: dict[str, str], ruling: int | None, number: int, crash: Any = None
+    ) -> None:
+        answers: Any = {}
+        for call_id, kind in waiting.items():
+            if kind == "answer":
+                answers[call_id] = said = number
+            elif ruling is None:
+                answers[call_id], said = Deny(by="maria"), -1
+            else:
+                edited = None if ruling == ASKED_FOR else {"amount": ruling}
+                answers[call_id], said = Approve(by="maria", arguments=edited), ruling
+            self.said.setdefault((run_id, call_id), set()).add(said)
+        if list(self.waiting(run_id).values()) == ["answer"]:
+            answers = next(iter(answers.values()))  # the only question's answer is given as it is
+        self.sitting(run_id, crash, answer=answers)
+
+    @precondition(lambda self: any(self.waiting(r) for r, e in self.seen.items() if e) and self.tokens())
+    @rule(data=st.data())
+    def bring_what_was_used(self, data: Any) -> None:
+        """A token that was signed for a call is good for no other one, and for none again."""
+        run_id = data.draw(st.sampled_from([r for r, e in self.seen.items() if e and self.waiting(r)]))
+        token = data.draw(st.sampled_from(self.tokens()))
+        with pytest.raises(AnswerRefused):
+            self.sitting(run_id, None, answer=token)
+        assert self.waiting(run_id)
+
+    def tokens(self) -> list[str]:
+        return [
+            e.token
+            for es in self.seen.values()
+            for e in es
+            if isinstance(e, ApprovalGranted | ApprovalDenied)
+        ]
+
+    @invariant()
+    def nothing_happens_without_the_yes_or_the_answer_that_it_needs(self) -> None:
+        for call, what in (self.world.wired | self.world.answered).items():
+            assert what in self.said.get(call, set())
 
     @invariant()
     def no_effect_happens_twice(self) -> None:
@@ -248,10 +346,22 @@ class Runs(RuleBasedStateMachine):
                 self.sitting(run_id, None, begin=True)
             elif self.doubts(run_id):
                 self.settle_all(run_id)
+            elif waiting := self.waiting(run_id):
+                self.say(run_id, waiting, ASKED_FOR, 1)
             elif not isinstance(self.seen[run_id][-1], RunEnded):
                 self.sitting(run_id, None)
         assert isinstance(self.seen[run_id][-1], RunEnded)
         self.no_effect_happens_twice()
+        self.nothing_happens_without_the_yes_or_the_answer_that_it_needs()
+        self.what_was_said_became_true(run_id)
+
+    def what_was_said_became_true(self, run_id: str) -> None:
+        """A yes that was durable was not lost, and a no held."""
+        for event in self.seen[run_id]:
+            if isinstance(event, ApprovalGranted):
+                assert (run_id, event.address) in self.world.wired
+            if isinstance(event, ApprovalDenied):
+                assert (run_id, event.address) not in self.world.wired
 
     def settle_all(self, run_id: str) -> None:
         happened = {i: bool(self.world.once[run_id, i]) for i in self.doubts(run_id)}
@@ -305,6 +415,38 @@ class ForgetsDoubt(Runs):
             rules._resumed = kept
 
 
+class AsksNobody(Runs):
+    """A mutant: what a tool says about approval is not asked."""
+
+    phases: ClassVar[list[Phase]] = [Phase.generate]
+
+    def sitting(self, run_id: str, crash: tuple[int, bool] | None, **how: Any) -> Any:
+        async def nobody(tool: ToolApproval, arguments: Any) -> Any:
+            return NO_OBJECTION
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ToolApproval, "decide", nobody)
+            return super().sitting(run_id, crash, **how)
+
+
+class ChecksNoDigest(Runs):
+    """A mutant: a yes to other arguments counts for those that the model gave."""
+
+    phases: ClassVar[list[Phase]] = [Phase.generate]
+
+    def sitting(self, run_id: str, crash: tuple[int, bool] | None, **how: Any) -> Any:
+        async def any_yes(run: Any, call: Any, *given: Any) -> Any:
+            return tuple([grant.id for grant in call.grants]) or None
+
+        async def no_edit(run: Any, call: Any) -> None:
+            return None
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(approving, "standing", any_yes)
+            patch.setattr(approving, "edit_of", no_edit)
+            return super().sitting(run_id, crash, **how)
+
+
 def drive(machine: type[Runs]) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
@@ -324,6 +466,7 @@ def test_whatever_the_order_no_effect_happens_twice_and_nothing_is_lost(machine:
     drive(machine)
 
 
-def test_the_machine_catches_a_runtime_that_forgets_its_doubts() -> None:
+@pytest.mark.parametrize("mutant", [ForgetsDoubt, AsksNobody, ChecksNoDigest])
+def test_the_machine_catches_a_runtime_that_forgets_its_doubts_or_its_people(mutant: type[Runs]) -> None:
     with pytest.raises(BaseException):  # noqa: B017, PT011 - Hypothesis may raise a group
-        drive(ForgetsDoubt)
+        drive(mutant)
