@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType, UnionType
+from types import MappingProxyType, TracebackType, UnionType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from shipworthy.app.approvals import Requires
@@ -155,6 +155,11 @@ class Agent(Generic[Deps, OutputT]):
     def budget(self) -> Budget | None:
         """What the agent's runs may spend; None where nothing is limited or priced."""
         return self._budget
+
+    @property
+    def tools(self) -> Mapping[str, Tool]:
+        """The agent's tools, by their names."""
+        return MappingProxyType(self._tools)
 
     # building
 
@@ -388,6 +393,15 @@ class Agent(Generic[Deps, OutputT]):
         service = self._in_use()
         service.carry(deps)
         return await service.resume(scope, run_id, settle or {}, deps, checkpoint=checkpoint, answer=answer)
+
+    async def cancel(
+        self, run: str | RunResult[Any], *, tenant_id: str | None = None
+    ) -> RunResult[OutputT]:
+        """End a paused run as cancelled, with the nested runs it waits for; one that has ended gives its result. Where a
+        call is in doubt the run stays paused, starts nothing any more, and ends when that is settled. A run that is under
+        way is cancelled by cancelling its task. Raises RunNotFound, RunBusy."""
+        scope, run_id, _ = scope_of_run(run, tenant_id, self._tenant_id)
+        return await self._in_use().cancel(scope, run_id)
 
     async def recover(self) -> list[RunResult[OutputT]]:
         """Resume this agent's runs, of every tenant, that nobody drives any more. What cannot be resumed is logged."""

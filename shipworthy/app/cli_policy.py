@@ -53,6 +53,10 @@ def explain(
         list[str] | None,
         typer.Option("--returned", metavar="TOOL=COUNT", help="Results that the run has had from a tool."),
     ] = None,
+    allowed: Annotated[
+        list[str] | None,
+        typer.Option("--allowed", metavar="TOOL=COUNT", help="Calls of a tool that were allowed before."),
+    ] = None,
     at: Annotated[
         str | None, typer.Option("--at", help="When: an ISO date, or 12h for so long ago; now by default.")
     ] = None,
@@ -77,6 +81,7 @@ def explain(
         labels=label or (),
         source=source,
         returned=returned or (),
+        allowed=allowed or (),
         at=at,
         agent=agent,
     )

@@ -45,6 +45,7 @@ from shipworthy.rules.state import status_of
 
 _RECOVERY = Operator("recovery of orphaned runs")
 _AT_ONCE = 16
+_TRIES = 10
 _DUE_AT_ONCE = 1_000
 _OTHERS = 100_000
 """Runs of other agents, or nested ones, that are remembered not to be looked at again."""
@@ -221,18 +222,28 @@ class Service:
         from shipworthy.engine.answering import GRACE, Answering
 
         answering = Answering(self.runtime, scope, run_id, checkpoint)
-        at = None if checkpoint is None else checkpoint["seq"]
         try:
-            if answer is not None:
-                await answering.take(answer, wake_in=GRACE)
-            else:
-                await answering.use()
-            asked = self.plan.resume(scope, run_id, settlements, deps, at)
-            return await result_of(await self.runtime.resume(asked))
+            pause = await (answering.use() if answer is None else answering.take(answer, wake_in=GRACE))
         except RunNotFound:
             if checkpoint is None:
                 raise
             raise CheckpointRefused from None
+        at = None if checkpoint is None else pause
+        asked = self.plan.resume(scope, run_id, settlements, deps, at)
+        for _ in range(_TRIES):
+            try:
+                return await result_of(await self.runtime.resume(asked))
+            except Fenced:  # by somebody who brought another answer, or by somebody who goes on with the run
+                if (await self.load(scope, run_id)).state.parked_at != pause:
+                    raise
+        raise RunBusy(f"Run {run_id!r} is being answered or resumed by others all the time.")
+
+    async def cancel(self, scope: Scope, run_id: str) -> RunResult[Any]:
+        """End a paused run as cancelled; one that has ended gives its result."""
+        from shipworthy.engine.cancelling import cancel
+
+        await self.runtime.open()
+        return await result_of(await cancel(self.runtime, self.plan, scope, run_id))
 
     async def recover(self) -> list[RunResult[Any]]:
         """Resume this agent's orphaned runs, and the paused ones that wait no longer, some at once. What cannot be

@@ -64,7 +64,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     `kind`: "tool", "agent" (a nested agent or a hand-off) or "memory". `name`: the tool's. `path`: the names of the
     agents from the outermost one to the one that asks. `labels`: what the tool is labelled with. `source`: "code" for
     tools written in code, otherwise where the tool comes from. `returned`: how often each tool has given a result in
-    this run. `at`: milliseconds since the Unix epoch.
+    this run; `allowed`: how often a call of it was allowed before this one, calls of the same answer included. `at`:
+    milliseconds since the Unix epoch.
     """
 
     kind: ActionKind
@@ -77,6 +78,7 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     labels: frozenset[str] = frozenset()
     source: str = "code"
     returned: Mapping[str, int] = {}
+    allowed: Mapping[str, int] = {}
     at: int = 0
 
 

@@ -26,7 +26,7 @@ from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.keyring import Keyring
 from shipworthy.engine.pending import pending_of
 from shipworthy.engine.runtime import Runtime
-from shipworthy.engine.signing import NOT_TAKEN, Refusal, event_of, grant_of, token_of, verified
+from shipworthy.engine.signing import NOT_TAKEN, TOO_LATE, Refusal, event_of, grant_of, token_of, verified
 from shipworthy.errors import AnswerRefused, CheckpointRefused, Fenced, RunBusy
 from shipworthy.rules import approvals as rules
 from shipworthy.rules.schemas import misfit_data
@@ -57,9 +57,10 @@ class Answering:
         self._runtime, self._store, self._keyring = runtime, runtime.store, runtime.keyring
         self._scope, self._run_id, self._checkpoint = scope, run_id, checkpoint
 
-    async def take(self, answer: Any, wake_in: int = 0) -> None:
-        """Record the answer. When nothing else is waited for, the run is due in *wake_in* milliseconds. Raises
-        RunNotFound, RunBusy, AnswerRefused, CheckpointRefused, StoreError: then nothing else happened."""
+    async def take(self, answer: Any, wake_in: int = 0) -> int:
+        """Record the answer. When nothing else is waited for, the run is due in *wake_in* milliseconds. Gives the event
+        with which the run paused. Raises RunNotFound, RunBusy, AnswerRefused, CheckpointRefused, StoreError: then
+        nothing else happened."""
         for turn in range(_TRIES):
             if turn:
                 await asyncio.sleep(random.uniform(0, min(0.002 * 2**turn, 0.1)))
@@ -76,7 +77,7 @@ class Answering:
             if await self._record(state, taken, wake_in):
                 if not isinstance(taken, _Taken):
                     raise taken
-                return
+                return state.parked_at
         raise RunBusy(f"Run {self._run_id!r} is being answered or resumed by others all the time.")
 
     async def _check(self, state: RunState) -> None:
@@ -92,8 +93,9 @@ class Answering:
         if not state.parked or mine != (state.started.tenant, state.started.run_id, state.parked_at):
             raise CheckpointRefused
 
-    async def use(self) -> None:
-        """See that the checkpoint is one of this pause. Raises RunNotFound, CheckpointRefused, which is recorded."""
+    async def use(self) -> int:
+        """See that the checkpoint is one of this pause, and give its event. Raises RunNotFound, CheckpointRefused,
+        which is recorded."""
         state = replay(await self._store.read(self._scope, self._run_id))
         try:
             await self._check(state)
@@ -101,6 +103,7 @@ class Answering:
             if state.parked:
                 await self._record(state, no, 0)
             raise
+        return state.parked_at
 
     def _raise(self, state: RunState, taken: _Taken | AnswerRefused | CheckpointRefused) -> None:
         if isinstance(taken, CheckpointRefused):
@@ -135,8 +138,9 @@ class Answering:
                 raise Refusal(NOT_TAKEN)
             return {said.address: answer}
         only = next(iter(waiting.values()))
-        if len(waiting) == 1 and (only.kind == "answer" or not isinstance(answer, Mapping)):
-            return {only.address: answer}
+        if len(waiting) == 1 and not (isinstance(answer, Mapping) and set(answer) == {only.address}):
+            if only.kind == "answer" or not isinstance(answer, Mapping):
+                return {only.address: answer}
         if not isinstance(answer, Mapping) or not answer:
             raise Refusal(
                 f"{len(waiting)} calls wait, so it has to be a mapping of their addresses to the answers"
@@ -210,6 +214,8 @@ class _Taken:
         self.events.append(event)
 
     def _human(self, waiting: PendingCall, answer: Any) -> HumanAnswered:
+        if waiting.expires_at is not None and waiting.expires_at <= _now():
+            raise Refusal(TOO_LATE)
         try:
             text = clean(msgspec.json.encode(answer).decode())
             data = msgspec.json.decode(text)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from shipworthy.domain.events import ArgumentsReplaced, Judged, ToolInDoubt
-from shipworthy.domain.policy import Decision, Replace
+from shipworthy.domain.policy import Action, Decision, Replace
 from shipworthy.engine import approving
 from shipworthy.engine.deliver import deliver_call
 from shipworthy.engine.governance import name_of
@@ -21,6 +21,7 @@ from shipworthy.engine.objecting import decided, decided_at_once
 from shipworthy.engine.refusing import deny, missing, refuse
 from shipworthy.engine.reviewing import action_of
 from shipworthy.errors import InvalidArguments
+from shipworthy.ports.policy import Policy
 from shipworthy.ports.tools import Tool
 from shipworthy.rules.approvals import canonical, digest_of, same_call
 from shipworthy.rules.calls import Call
@@ -48,6 +49,8 @@ async def judge(run: LiveRun, step: Judge) -> None:
     """Record for each call that it may run, what the model is told instead, or who is asked. Live code decides, also
     after a resume. An output tool's call ends the run."""
     judged: list[Judged] = []
+    if run.governance.judges:
+        run.allowed = _allowed_before(run, step)
     for call in step.calls:
         name = call.call.name
         if name in run.blueprint.output_tools:
@@ -56,6 +59,7 @@ async def judge(run: LiveRun, step: Judge) -> None:
         elif (tool := run.blueprint.tools.get(name)) is not None:
             if (allowed := await _may_run(run, call, tool)) is not None:
                 judged.append(allowed)
+                run.allowed[name] = run.allowed.get(name, 0) + 1
         elif call.effect is not None:
             return missing(run, name)
         else:
@@ -64,6 +68,15 @@ async def judge(run: LiveRun, step: Judge) -> None:
     if judged and not await run.meter.judged(run, judged) and (limit := run.state.limit) and limit.wrap_up:
         for each in judged:
             refuse(run, run.state.calls[each.call_id], f"Not run: {budget_words(limit)}")
+
+
+def _allowed_before(run: LiveRun, step: Judge) -> dict[str, int]:
+    """How often each tool was allowed in this run, without the calls that are judged once more."""
+    counts = dict(run.state.allowed)
+    for call in step.calls:
+        if call.allowed:
+            counts[call.call.name] -= 1
+    return counts
 
 
 async def _may_run(run: LiveRun, call: Call, tool: Tool) -> Judged | None:
@@ -120,7 +133,7 @@ async def _made(run: LiveRun, call: Call, tool: Tool) -> Made | None:
         if isinstance(made, Made):
             run.record(ArgumentsReplaced(call_id=call.call.call_id, call=event, by=by))
             return made
-        approving.reject(run, call, by)
+        approving.reject(run, call, by, "arguments")
     made = _parsed(await run.arguments_of(call.wanted), tool)
     if isinstance(made, Made):
         return made
@@ -157,15 +170,22 @@ async def _decide(run: LiveRun, call: Call, tool: Tool, made: Made) -> Decision 
         if answer is not None:
             said.append(answer)
     for policy in run.governance.policies:
-        if policy.immediate:
-            said.append(decided_at_once(policy, run.scope, action, name_of(policy)))
-            continue
-        answer = await decided(lambda p=policy: p.decide(run.scope, action), patience, name_of(policy))  # type: ignore[misc]
-        said.append(_only_decision(answer, name_of(policy)))
+        given = decided_at_once(policy, run.scope, action, name_of(policy)) if policy.immediate else None
+        said.append(given if type(given) is Decision else await _waited(run, policy, action, given))
     if tool.asks:
         answer = await decided(lambda: tool.approval(run.context(call.wanted), made.parsed), patience, "tool")
         said.append(_only_decision(answer, "tool"))
     return strictest(said)
+
+
+async def _waited(run: LiveRun, policy: Policy, action: Action, given: Any) -> Decision:
+    """What a policy says, or what it *gave*, that has to be waited for."""
+    name = name_of(policy)
+
+    def ask() -> Any:
+        return policy.decide(run.scope, action) if given is None else given
+
+    return _only_decision(await decided(ask, run.governance.patience, name), name)
 
 
 def _only_decision(answer: Decision | Replace | None, name: str) -> Decision:

@@ -69,7 +69,8 @@ class LiveRun:
     """One run in this process. `urgent`: something waits for its commit that cannot be had again, such as the result of
     an effect. `raises`: what the caller is told once the journal is in order. `agents`: the names from the outermost
     agent to its own. `settlements`: what a person found out of calls of nested runs. `grants`: approvals to be
-    remembered with the next commit. `asked`: addresses of the calls that people are newly asked about."""
+    remembered with the next commit. `allowed`: calls by tool that were allowed before the one that is
+    judged. `asked`: addresses of the calls that people are newly asked about."""
 
     __slots__ = (
         "_abandoned",
@@ -77,6 +78,7 @@ class LiveRun:
         "_pending",
         "_short",
         "agents",
+        "allowed",
         "arguments",
         "asked",
         "blueprint",
@@ -139,6 +141,7 @@ class LiveRun:
             self.agents = (*state.started.parent.agents, blueprint.name)
         self.settlements = settlements
         self.grants: list[Grant] = []
+        self.allowed: dict[str, int] = {}
         self.asked: set[str] = set() if parent is None else parent.asked
         self.state = state
         self.bodies = bodies

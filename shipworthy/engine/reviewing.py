@@ -33,6 +33,7 @@ def action_of(run: LiveRun, call: Call, tool: Tool, data: Any) -> Action:
         labels=tool.labels,
         source=tool.source,
         returned=MappingProxyType(run.state.returned),
+        allowed=MappingProxyType(run.allowed),
         at=time.time_ns() // 1_000_000,
     )
 

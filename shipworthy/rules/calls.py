@@ -50,6 +50,7 @@ class Call(msgspec.Struct, gc=False):
     open_attempt: bool = False
     doubt: str = ""
     charged: bool = False
+    allowed: bool = False
     result: ToolResult | None = None
     edited: ToolCall | None = None
     edited_by: str = ""
@@ -69,9 +70,10 @@ class Call(msgspec.Struct, gc=False):
 
 
 def ask_anew(call: Call, event: ApprovalRequested) -> None:
-    """What was said to another question than this one does not count for it."""
+    """What was said to another question than this one does not count for it, nor what has expired since."""
     now = (event.rule, event.digest)
-    call.grants = tuple([grant for grant in call.grants if (grant.rule, grant.digest) == now])
+    same = [grant for grant in call.grants if (grant.rule, grant.digest) == now]
+    call.grants = tuple([grant for grant in same if grant.expires_at > event.at])
     call.status, call.effect, call.ask = "asked", event.effect, event
 
 
@@ -89,3 +91,13 @@ def answer(call: Call, event: Answer) -> None:
 def drop_edits(call: Call) -> None:
     """Arguments that approvers gave do not fit the tool, so that what they said does not count."""
     call.grants = tuple([grant for grant in call.grants if grant.call is None])
+
+
+def drop_grants(call: Call, by: str) -> None:
+    """Nothing proves that this approver said yes, so that they have not."""
+    call.grants = tuple([grant for grant in call.grants if f"approver:{grant.approver}" != by])
+
+
+def drop_grants(call: Call, approver: str) -> None:
+    """What this person said does not count any more."""
+    call.grants = tuple([grant for grant in call.grants if grant.approver != approver])

@@ -76,6 +76,31 @@ def _more(rates: Price | Tier, input_tokens: int, base: int, each: int) -> tuple
     return max(base, _per_million(input_tokens * max(_inputs(rates)))), max(each, _per_million(rates.output))
 
 
+def dearer(one: Price, other: Price) -> Price:
+    """A price by which nothing costs less than by either: the dearer of their rates, on each tier of either."""
+    if one == other:
+        return one
+    starts = sorted({tier.above for tier in (*one.tiers, *other.tiers)})
+    tiers = [Tier(above, *_dearer(_rates(one, above), _rates(other, above))) for above in starts]
+    given, made, read, written = _dearer(one, other)
+    return Price(given, made, read, written, max(one.request, other.request), tuple(tiers))
+
+
+def _rates(price: Price, above: int) -> Price | Tier:
+    """What holds for inputs of more than *above* tokens, as far as the next tier."""
+    rates: Price | Tier = price
+    for tier in price.tiers:
+        if tier.above <= above:
+            rates = tier
+    return rates
+
+
+def _dearer(one: Price | Tier, other: Price | Tier) -> tuple[int, int, int, int]:
+    """Of two rates the dearer: for input, for output, and for what a cache reads and writes."""
+    plain, read, written = [max(rates) for rates in zip(_inputs(one), _inputs(other), strict=True)]
+    return plain, max(one.output, other.output), read, written
+
+
 def _inputs(rates: Price | Tier) -> tuple[int, int, int]:
     """What input costs that no cache knows, that is read from it, that is written to it."""
     read, written = rates.cache_read, rates.cache_write

@@ -47,7 +47,16 @@ from shipworthy.domain.messages import RUNTIME, ContentPart, Message, Text, Tool
 from shipworthy.domain.model import FinishReason
 from shipworthy.domain.usage import Charge, TotalUsage, Usage
 from shipworthy.errors import JournalDamaged
-from shipworthy.rules.calls import UNKNOWN, WORDS_AT_THE_END, Answer, Call, answer, ask_anew, drop_edits
+from shipworthy.rules.calls import (
+    UNKNOWN,
+    WORDS_AT_THE_END,
+    Answer,
+    Call,
+    answer,
+    ask_anew,
+    drop_edits,
+    drop_grants,
+)
 
 
 class RunState(msgspec.Struct, kw_only=True):
@@ -56,7 +65,8 @@ class RunState(msgspec.Struct, kw_only=True):
     `attempt`: one on the wire that has no outcome yet. `charged`: the sum over all attempts. `counted`: tokens of the
     first `counted_to` messages, as the provider of the model `counted_by` counted them. `paused_ms`: time in which
     nobody drove the run. `parked_at`: the event with which it was parked; `wake_at`: when it stops waiting by itself;
-    `refusals`: answers that were refused since. `returned`: results by tool. `remembered`: approvals that hold for the
+    `refusals`: answers that were refused since. `returned`: results by tool, and `allowed`: calls
+    that were. `remembered`: approvals that hold for the
     whole run. `handed_over`: the call whose result is the answer. `taken`: names of the tokens that were taken.
     `prefix`: what the addresses of its calls begin with.
     """
@@ -94,10 +104,11 @@ class RunState(msgspec.Struct, kw_only=True):
     parked_at: int = 0
     wake_at: int | None = None
     refusals: int = 0
-    returned: dict[str, int]
+    returned: dict[str, int] = {}
+    allowed: dict[str, int]
     remembered: tuple[ApprovalGranted, ...] = ()
     handed_over: str | None = None
-    taken: set[str]
+    taken: set[str] = set()
     prefix: str = ""
     stop_detail: str = ""
     ended: RunEnded | None = None
@@ -116,6 +127,7 @@ def begin(event: RunStarted) -> RunState:
         calls={},
         usage=TotalUsage(),
         returned={},
+        allowed={},
         taken=set(),
         prefix="" if event.parent is None else "/".join((*event.parent.path, "")),
     )
@@ -166,6 +178,9 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
                 call = _call(run, judged.call_id)
                 call.status, call.effect = "ready", judged.effect
                 call.charged = call.charged or event.charged
+                if not call.allowed:
+                    call.allowed, name = True, call.call.name
+                    run.allowed[name] = run.allowed.get(name, 0) + 1
         case ToolAttempted():
             call = _call(run, event.call_id)
             call.status, call.attempts = "attempted", event.attempt
@@ -213,6 +228,10 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
             run.refusals += 1
             if event.reason == "arguments":  # those that an approver gave do not fit the tool
                 drop_edits(_call(run, event.address.removeprefix(run.prefix)))
+            elif event.reason == "approval":  # it has expired, or never was one
+                drop_grants(_call(run, event.address.removeprefix(run.prefix)), event.by)
+            elif event.reason == "signature":
+                drop_grants(_call(run, event.address.removeprefix(run.prefix)), event.by)
         case BudgetWarned() | BudgetUnchecked():
             pass
         case RunParked():

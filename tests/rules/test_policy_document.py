@@ -131,6 +131,8 @@ def timed(wanted: dict[str, Any], action: Action) -> list[bool | None]:
 
 def looked_up(key: str, scope: Scope, action: Action) -> Any:
     kind, _, rest = key.partition(".")
+    if kind == "allowed":
+        return action.allowed.get(rest, 0)
     if kind == "returned":
         return action.returned.get(rest, 0)
     if kind == "arguments":
@@ -256,6 +258,7 @@ CONDITIONS = st.fixed_dictionaries(
         "tenant": condition("==", "not_in", "not_matches", literal=st.sampled_from(["acme", "other"])),
         "effect": condition("==", "!=", literal=st.sampled_from(["read", "once"])),
         "labels": condition("has_any", "has_all", "has_none", literal=st.sampled_from(["payment", "pii"])),
+        "allowed.look": condition("<", ">=", "==", literal=st.sampled_from([1, 2])),
         "returned.look": condition("<", ">=", "==", literal=st.sampled_from([1, 2])),
         "time": TIMES,
     },
@@ -328,6 +331,7 @@ ACTIONS = st.builds(
     labels=st.frozensets(st.sampled_from(["payment", "pii"])),
     source=st.sampled_from(["code", "mcp:crm"]),
     returned=st.dictionaries(st.just("look"), st.integers(0, 3)),
+    allowed=st.dictionaries(st.just("look"), st.integers(0, 3)),
     at=st.sampled_from([0, 1772409600000, 1772449200000, 1772492400000, 1772668800000]),
 )
 

@@ -37,6 +37,7 @@ class Question(NamedTuple):
     labels: Sequence[str]
     source: str | None
     returned: Sequence[str]
+    allowed: Sequence[str]
     at: str | None
     agent: str | None
 
@@ -114,9 +115,9 @@ def action_of(question: Question) -> Action:
     if question.agent is not None:
         agent = load_agent(question.agent)
         path = (agent.name,) if not question.path else path
-        tool = agent._tools.get(question.tool)
+        tool = agent.tools.get(question.tool)
         if tool is None:
-            known = ", ".join(agent._tools) or "none"
+            known = ", ".join(agent.tools) or "none"
             raise InputError(f"{question.agent} has no tool {question.tool!r}.", fix=f"It has: {known}.")
     kind: ActionKind = _one_of(
         "--kind", question.kind or (tool.kind if tool else "tool"), get_args(ActionKind)
@@ -134,7 +135,8 @@ def action_of(question: Question) -> Action:
         call_id="explained",
         labels=frozenset(question.labels) if question.labels or tool is None else tool.labels,
         source=question.source or (tool.source if tool else "code"),
-        returned=dict([_count(each) for each in question.returned]),
+        returned=dict([_count("--returned", each) for each in question.returned]),
+        allowed=dict([_count("--allowed", each) for each in question.allowed]),
         at=time.time_ns() // 1_000_000 if question.at is None else moment_of(question.at),
     )
 
@@ -155,10 +157,10 @@ def _arguments(text: str) -> dict[str, Any]:
     return found
 
 
-def _count(text: str) -> tuple[str, int]:
+def _count(option: str, text: str) -> tuple[str, int]:
     name, equals, count = text.rpartition("=")
     if not equals or not name or not count.isascii() or not count.isdigit():
-        raise InputError(f"--returned {text!r} counts nothing.", fix="Write --returned lookup_order=1.")
+        raise InputError(f"{option} {text!r} counts nothing.", fix=f"Write {option} lookup_order=1.")
     return name, int(count)
 
 

@@ -101,7 +101,7 @@ def _tools_of(target: str | None) -> tuple[dict[str, Tool], str]:
     if target is None:
         return {}, ""
     agent = load_agent(target)
-    return dict(agent._tools), agent.name
+    return dict(agent.tools), agent.name
 
 
 async def _read(store: Store, scope: Scope, asked: Replay) -> tuple[list[_Run], list[dict[str, str]]]:
@@ -165,6 +165,7 @@ def _action(
         labels=frozenset() if tool is None else tool.labels,
         source="code" if tool is None else tool.source,
         returned=call.returned,
+        allowed=call.allowed,
         at=call.at,
     )
 

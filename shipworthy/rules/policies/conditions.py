@@ -68,7 +68,11 @@ _SUBJECTS: Mapping[str, _Subject] = {
     ),
     "labels": _Subject(lambda scope, action: action.labels, values.LIST, _is_text, _IS_TEXT),
 }
-KEYS = ("arguments.<name>", *_SUBJECTS, "time", "returned.<tool>")
+_COUNTS: Mapping[str, Callable[[Action], Mapping[str, int]]] = {
+    "returned": lambda action: action.returned,
+    "allowed": lambda action: action.allowed,
+}
+KEYS = ("arguments.<name>", *_SUBJECTS, "time", "returned.<tool>", "allowed.<tool>")
 
 
 def conditions_of(given: Any, place: Place, calendar: Calendar) -> list[Test]:
@@ -114,9 +118,10 @@ def _subject(key: Any, place: Place) -> _Subject:
     kind, dot, name = key.partition(".")
     if kind == "arguments" and dot and all(parts := name.split(".")):
         return _Subject(_argument(tuple(parts)), tuple(OPERATORS))
-    if kind == "returned" and dot and name.strip() and "*" not in name:
+    if kind in _COUNTS and dot and name.strip() and "*" not in name:
+        counts = _COUNTS[kind]
         return _Subject(
-            lambda scope, action: action.returned.get(name, 0),
+            lambda scope, action: counts(action).get(name, 0),
             values.NUMBER,
             lambda value: type(value) is int,
             "Compare it with whole numbers.",

@@ -23,7 +23,8 @@ from shipworthy.rules.state import RunState, begin, fold
 
 class Recorded(msgspec.Struct):
     """A call as it was judged first. `call` has the arguments that were judged; `effect` is None where the journal does
-    not say; `returned`: the results that the run had by then; `ran`: whether the call was attempted."""
+    not say; `returned`: the results that the run had by then, and `allowed` the calls that were; `ran`: whether the
+    call was attempted."""
 
     call_id: str
     call: ToolCall
@@ -32,6 +33,7 @@ class Recorded(msgspec.Struct):
     rule: str
     at: int
     returned: Mapping[str, int]
+    allowed: Mapping[str, int]
     ran: bool = False
 
 
@@ -84,5 +86,11 @@ def _add(
     if call is None:
         raise JournalDamaged(f"Event {event.seq} is about a call {call_id!r} that is not open.")
     if call_id not in found:  # what follows a resume, or an answer, is about the same call
-        returned = dict(run.returned)
-        found[call_id] = Recorded(call_id, call.wanted, effect, ruling, rule, event.at, returned)
+        allowed = dict(run.allowed)
+        for other in found.values():  # calls of the same answer, which are counted with its event
+            open_call = run.calls.get(other.call_id)
+            if open_call is not None and not open_call.allowed and other.ruling == "allow":
+                allowed[other.call.name] = allowed.get(other.call.name, 0) + 1
+        found[call_id] = Recorded(
+            call_id, call.wanted, effect, ruling, rule, event.at, dict(run.returned), allowed
+        )
