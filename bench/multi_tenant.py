@@ -52,7 +52,7 @@ from shipworthy.domain.ledger import Settlement
 from shipworthy.domain.messages import Message, Text, ToolResult
 from shipworthy.domain.model import Answer, ModelRequest
 from shipworthy.domain.scope import Operator, Scope
-from shipworthy.engine import budgeting
+from shipworthy.engine import charging
 from shipworthy.rules.ledger import account_of
 
 MARK = re.compile(r"\[u\d+(?:/\d+)?\]")
@@ -354,7 +354,7 @@ def tenant_charge(world: World) -> None:
 
 
 def _settlements(world: World, change: Callable[[tuple[int, ...]], tuple[int, ...]]) -> None:
-    made = budgeting._settlement
+    made = charging.settlement
 
     def planted(run: Any, *rest: Any) -> Settlement:
         settlement = made(run, *rest)
@@ -362,7 +362,7 @@ def _settlements(world: World, change: Callable[[tuple[int, ...]], tuple[int, ..
             settlement = msgspec.structs.replace(settlement, amounts=change(settlement.amounts or ()))
         return settlement
 
-    vars(budgeting)["_settlement"] = planted
+    vars(charging)["settlement"] = planted
 
 
 FAULTS: dict[str, Callable[[World], None]] = {

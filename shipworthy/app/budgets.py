@@ -77,6 +77,11 @@ class StandardBudget:
         """Whether the limits are a function of the scope."""
         return self._plans is not None
 
+    @property
+    def place(self) -> str | None:
+        """Where the counters are, if a text names a place that others may name as well."""
+        return self._ledger if isinstance(self._ledger, str) and self._ledger != "inmemory" else None
+
     def _is_about_money(self) -> bool:
         """Whether money is limited; a function of the scope may say so later."""
         return self._terms is None or any([limit.unit == "cost_usd" for limit in self._terms.limits])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -46,7 +46,8 @@ NOTHING = Drawn((), (), 0, _NEVER, (), (), (), (), False)
 """What an attempt draws on that nothing limits."""
 
 
-def _drawn(lines: tuple[Line, ...], rates: tuple[Rate, ...]) -> Drawn:
+def drawn_of(lines: tuple[Line, ...], rates: tuple[Rate, ...], shared: Collection[str] = ()) -> Drawn:
+    """What is drawn on; *shared*: keys of other runs' own counters, on which several draw at once."""
     units: list[Unit] = [line.unit for line in lines]
     rated: list[Unit] = [rate.unit for rate in rates]
     return Drawn(
@@ -57,7 +58,9 @@ def _drawn(lines: tuple[Line, ...], rates: tuple[Rate, ...]) -> Drawn:
         tuple(units),
         tuple(rated),
         tuple([line.key for line in lines] + [rate.key for rate in rates if rate.unit != "requests"]),
-        tuple([line.key for line in lines if line.soft and line.account.level != "run"]),
+        tuple(
+            [line.key for line in lines if line.soft and (line.account.level != "run" or line.key in shared)]
+        ),
         not _BY_INPUT.issuperset([*units, *rated]),
     )
 
@@ -127,8 +130,8 @@ class Accounts:
         drawn = self._attempts.get((wrap_up, model))
         if drawn is None or not drawn.begins <= now < drawn.ends:
             lines = tuple([self._line(limit, wrap_up, now) for limit in self._common.of_attempts])
-            rates = tuple([self._rate(term, model) for term in self._terms.rates])
-            drawn = self._attempts[wrap_up, model] = _drawn(lines, rates)
+            rates = tuple([self.rate(term, model) for term in self._terms.rates])
+            drawn = self._attempts[wrap_up, model] = drawn_of(lines, rates)
         return drawn
 
     def of_calls(self) -> tuple[Line, ...]:
@@ -137,7 +140,7 @@ class Accounts:
         drawn = self._calls
         if drawn is None or not drawn.begins <= now < drawn.ends:
             lines = tuple([self._line(limit, False, now) for limit in self._common.of_calls])
-            drawn = self._calls = _drawn(lines, ())
+            drawn = self._calls = drawn_of(lines, ())
         return drawn.lines
 
     def name(self, line: Line) -> str:
@@ -161,6 +164,13 @@ class Accounts:
                 self._line(limit, False, now)
             own += self._alone
         return Forget(self._scope.tenant, tuple(own)) if own else None
+
+    def rate(self, term: RateTerm, model: str) -> Rate:
+        """The rate that a term sets for attempts on *model*."""
+        whose = self._account(term.level, model)
+        return Rate(
+            rate_key(whose, term.unit, term.period), whose, term.unit, term.limit, term.period, term.burst
+        )
 
     def _line(self, limit: Limit, wrap_up: bool, now: int) -> Line:
         if limit.level in _OF_ONE_RUN:
@@ -194,9 +204,3 @@ class Accounts:
 
     def _account(self, level: Level, model: str = "") -> Account:
         return account_of(level, self._scope, run_id=self._run_id, agent=self._agent, model=model)
-
-    def _rate(self, term: RateTerm, model: str) -> Rate:
-        whose = self._account(term.level, model)
-        return Rate(
-            rate_key(whose, term.unit, term.period), whose, term.unit, term.limit, term.period, term.burst
-        )

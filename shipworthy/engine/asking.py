@@ -39,8 +39,8 @@ async def asked(budget: Budget, scope: Scope, timeout: float | None) -> Terms:
         ) from None
 
 
-def check(terms: Terms, agent: str, settings: ModelSettings) -> None:
-    """Raises ConfigurationError where a run of *agent* with *settings* could not be held to *terms*."""
+def check_settings(terms: Terms, settings: ModelSettings) -> None:
+    """Raises ConfigurationError where a run with *settings* could not be held to *terms*."""
     if settings.extra and any([term.unit not in _UNBOUND for term in _all(terms)]):
         field = beyond_bounds(settings.extra)
         if field is not None:
@@ -49,7 +49,6 @@ def check(terms: Terms, agent: str, settings: ModelSettings) -> None:
                 fix="Leave it out. ModelSettings(max_tokens=) bounds an answer; the model, its tools and its prompt "
                 "are the agent's own.",
             )
-    check_name(agent, terms)
 
 
 def _all(terms: Terms) -> list[Limit | RateTerm]:

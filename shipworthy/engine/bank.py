@@ -49,6 +49,13 @@ class Bank:
         self._opened = False
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def is_with(self, other: Bank) -> bool:
+        """Whether both keep their counters in one ledger."""
+        place: str | None = getattr(self.budget, "place", None)
+        return self.ledger is other.ledger or (
+            place is not None and place == getattr(other.budget, "place", None)
+        )
+
     async def open(self) -> None:
         """Make ready, once. Raises LedgerError, ConfigurationError."""
         if not self._opened:

@@ -12,88 +12,56 @@ from collections.abc import Sequence
 
 import msgspec
 
-from shipworthy.domain.budgets import Terms
 from shipworthy.domain.events import (
-    BudgetReached,
     BudgetWarned,
     Judged,
     ModelAbandoned,
     ModelRequested,
     ToolsJudged,
 )
-from shipworthy.domain.ledger import BudgetOp, Hold, Line, Outcome, Refused, Settled, Settlement
+from shipworthy.domain.ledger import BudgetOp, Hold, Line, Outcome, Settled, Settlement
 from shipworthy.domain.model import Delta, ModelRequest, ModelSettings, ToolCallDelta
 from shipworthy.domain.scope import Scope
 from shipworthy.domain.usage import Charge, Price, Reserved, Usage
-from shipworthy.engine.accounts import NOTHING, Accounts, Drawn
-from shipworthy.engine.asking import asked, check
+from shipworthy.engine import charging
+from shipworthy.engine.accounts import Accounts
+from shipworthy.engine.asking import asked, check_name, check_settings
 from shipworthy.engine.bank import Bank
 from shipworthy.engine.blueprint import Blueprint
+from shipworthy.engine.charging import Attempt
+from shipworthy.engine.cutting import cut_short
 from shipworthy.engine.failures import failure_of
-from shipworthy.engine.metering import Meter, Run
+from shipworthy.engine.layers import Draws, Layer, Nested, bank_of, price_of
+from shipworthy.engine.metering import UNMETERED, Meter, Run
 from shipworthy.engine.reserving import Reserving
-from shipworthy.errors import BudgetExceeded, LedgerError, ModelError, StoreError, UnknownPrice
-from shipworthy.ports.budget import Budget
+from shipworthy.errors import BudgetExceeded, ModelError, StoreError
 from shipworthy.rules import budgets as rules
 from shipworthy.rules.decide import budget_words
 
-_TOO_MUCH = 2**53 - 1
-"""More than any cap."""
 _encode = msgspec.json.Encoder().encode
-_charge = msgspec.json.Decoder(Charge)
 
 
 async def budgeted(
-    bank: Bank,
+    bank: Bank | None,
     blueprint: Blueprint,
     scope: Scope,
     run_id: str,
     settings: ModelSettings,
     timeout: float | None,
+    around: Meter = UNMETERED,
 ) -> Meter:
-    """The meter of one sitting, by what the budget says now, which it says within *timeout* seconds. Raises
-    ConfigurationError, LedgerError."""
-    budget = bank.budget
-    await bank.open()
-    terms = await asked(budget, scope, timeout)
-    check(terms, blueprint.name, settings)
-    accounts = Accounts(terms, scope, blueprint.name, run_id, bank.shared)
-    _price(budget, accounts, blueprint.model.name)  # no run begins on a model that cannot be priced
-    return BudgetMeter(bank, terms, accounts)
-
-
-def _price(budget: Budget, accounts: Accounts, model: str) -> Price | None:
-    """What *model* costs. Raises UnknownPrice where money is limited and nobody knows."""
-    price = budget.price(model)
-    if price is None and accounts.limit_money:
-        raise UnknownPrice(f"Nobody knows what {model} costs, and a budget limits money.")
-    return price
-
-
-class Attempt(msgspec.Struct, eq=False):
-    """One attempt on the wire. `units`: output tokens that were granted; `size`: bytes of output that arrived; `drawn`:
-    what it draws on, by the last hold that was asked for."""
-
-    model: str
-    reserved: Reserved
-    price: Price | None
-    units: int
-    streamed: bool
-    wraps_up: bool
-    drawn: Drawn = NOTHING
-    clamped: bool = False
-    near: bool = False
-    size: int = 0
-    calls: int = 0
-
-    @property
-    def lines(self) -> tuple[Line, ...]:
-        return self.drawn.lines
-
-    @property
-    def watched(self) -> tuple[str, ...]:
-        """The keys of the lines that have a warning to give."""
-        return self.drawn.watched
+    """The meter of one sitting, by what the budget says now, which it says within *timeout* seconds, and by what holds
+    *around* the run. Raises ConfigurationError, LedgerError."""
+    outer = around.layers if isinstance(around, BudgetMeter) else ()
+    own: Layer | None = None
+    if bank is not None:
+        await bank.open()
+        terms = await asked(bank.budget, scope, timeout)
+        check_name(blueprint.name, terms)
+        own = Layer(bank, terms, Accounts(terms, scope, blueprint.name, run_id, bank.shared))
+    meter = BudgetMeter(outer, own)
+    meter.check(blueprint.model.name, settings)
+    return meter
 
 
 class BudgetMeter:
@@ -101,8 +69,16 @@ class BudgetMeter:
 
     counts = True
 
-    def __init__(self, bank: Bank, terms: Terms, accounts: Accounts) -> None:
-        self._bank, self._terms, self._accounts = bank, terms, accounts
+    def __init__(self, around: tuple[Layer, ...], own: Layer | None) -> None:
+        self.layers = layers = (*around, own) if own is not None else around
+        self._bank = bank = bank_of(layers)
+        self._accounts: Draws
+        if own is not None and not around:
+            self._accounts, self._terms = own.accounts, own.terms
+        else:
+            self._accounts = nested = Nested(around, own)
+            self._terms = nested.terms
+        terms = self._terms
         self._attempt: Attempt | None = None
         self._sizes = [0]
         self._around: int | None = None
@@ -115,6 +91,11 @@ class BudgetMeter:
         self.joined = bank.joined
         self.near = False
         self.max_wall_clock = terms.max_wall_clock
+
+    def check(self, model: str, settings: ModelSettings) -> None:
+        """Raises ConfigurationError, UnknownPrice where a run on *model* could not be held to this: none begins."""
+        check_settings(self._terms, settings)
+        price_of(self.layers, model)
 
     # an attempt
 
@@ -155,7 +136,7 @@ class BudgetMeter:
         if not self._name:  # what the ids of a sitting have in common, and those of a namesake have not
             nonce = os.urandom(6).hex()
             self._name = _encode([run.scope.tenant, run.run_id, run.fence.token, nonce]).decode()[:-1]
-        price = _price(self._bank.budget, self._accounts, model)
+        price = price_of(self.layers, model)
         most = request.settings.max_tokens or self._terms.max_output
         name = f"{self._name},{run.state.seq + 1}]"
         return rules.reserved(name, price, self._input_tokens(run, request, model), most), price
@@ -232,41 +213,8 @@ class BudgetMeter:
         return self._settle(run, attempt, charge)
 
     async def cut(self, run: Run) -> None:
-        attempt = self._last
-        if not attempt.clamped:
-            return
-        rooms: list[tuple[int, Line, Refused, int]] = []
-        for line in attempt.lines:
-            base, each = rules.base_of(line.unit, attempt.reserved)
-            if each:
-                standing = await self._standing(run, attempt, line)
-                needed = base + each * attempt.reserved.output_tokens
-                rooms.append(((standing.cap - standing.spent - base) // each, line, standing, needed))
-        _, line, standing, needed = min(rooms, key=lambda room: room[0])
-        run.record(
-            BudgetReached(
-                limit=self._accounts.name(line),
-                unit=line.unit,
-                cap=standing.cap,
-                spent=standing.spent,
-                held=standing.held,
-                needed=needed,
-                reopens_at=line.end or None,
-                cut_at=attempt.units,
-            )
-        )
-
-    async def _standing(self, run: Run, attempt: Attempt, line: Line) -> Refused:
-        """A line's cap in force, and what is spent and held: what a ledger says that is asked for more than there can
-        be. As configured, with nothing spent, where it cannot be asked, for this is only told."""
-        asked = Hold(
-            id=f"{attempt.reserved.id}?", tenant=run.scope.tenant, lines=(line,), base=(_TOO_MUCH,), each=(0,)
-        )
-        try:
-            answer = await self._bank.ledger.reserve(asked)
-        except LedgerError:
-            answer = None
-        return answer if isinstance(answer, Refused) else Refused("spent", 0, line.cap)
+        if self._last.clamped:
+            run.record(await cut_short(self._bank.ledger, self._accounts, run.scope.tenant, self._last))
 
     def failed(self, run: Run, error: Exception) -> Charge | None:
         """Nothing but its request where the provider surely did not take it; what it reported all the same; what
@@ -275,12 +223,12 @@ class BudgetMeter:
         if attempt is None:
             return None
         if isinstance(error, ModelError) and not error.billable and not attempt.size:
-            return self._settle(run, attempt, _free(attempt))
-        return self._settle(run, attempt, _failed(attempt, getattr(error, "usage", None)))
+            return self._settle(run, attempt, charging.free(attempt))
+        return self._settle(run, attempt, charging.failed(attempt, getattr(error, "usage", None)))
 
     def abandoned(self, run: Run) -> None:
         if (attempt := self._attempt) is not None:
-            charge = self._settle(run, attempt, _unfinished(attempt))
+            charge = self._settle(run, attempt, charging.unfinished(attempt))
             run.record(ModelAbandoned(charged=charge, reason="cancelled"))
 
     def arrived(self, delta: Delta) -> None:
@@ -304,18 +252,20 @@ class BudgetMeter:
         self._renewals.leave(attempt.reserved.id)
         drawn = attempt.drawn
         amounts, rates = rules.amounts_of(drawn.units, charge), rules.amounts_of(drawn.rated, charge)
-        self._queue(run, attempt, _settlement(run, attempt, charge, amounts, rates))
+        self._queue(run, attempt, charging.settlement(run, attempt, charge, amounts, rates))
         return charge
 
     def _give_back(self, run: Run, attempt: Attempt) -> None:
         """An attempt that was reserved and never made costs nothing, not even its request."""
         self._bank.nearing.settled(attempt)
         self._queue(run, attempt, self._nothing(run, attempt))
-        run.record(ModelAbandoned(charged=_free(attempt), reason="cancelled"))
+        run.record(ModelAbandoned(charged=charging.free(attempt), reason="cancelled"))
 
     def _nothing(self, run: Run, attempt: Attempt) -> Settlement:
         drawn = attempt.drawn
-        return _settlement(run, attempt, _free(attempt), (0,) * len(drawn.lines), (0,) * len(drawn.rates))
+        return charging.settlement(
+            run, attempt, charging.free(attempt), (0,) * len(drawn.lines), (0,) * len(drawn.rates)
+        )
 
     def _queue(self, run: Run, attempt: Attempt, settlement: Settlement) -> None:
         """Settle with the next commit."""
@@ -396,7 +346,7 @@ class BudgetMeter:
         reserved = open_attempt.reserved
         settled = await self._bank.ledger.settle(Settlement(id=reserved.id, tenant=run.scope.tenant))
         if settled.note:  # it was settled before the crash, and its event was lost
-            charge = _charge.decode(settled.note)
+            charge = charging.charge_in(settled.note)
         else:
             charge = rules.in_full(reserved, settled.units if settled.known else reserved.output_tokens)
         run.record(ModelAbandoned(charged=charge, reason="crashed"))
@@ -407,35 +357,6 @@ class BudgetMeter:
     def ending(self, run: Run) -> None:
         if (forget := self._accounts.of_the_run()) is not None:
             run.operations.append(forget)
-
-
-def _settlement(
-    run: Run, attempt: Attempt, charge: Charge, amounts: tuple[int, ...], rates: tuple[int, ...]
-) -> Settlement:
-    return Settlement(
-        id=attempt.reserved.id,
-        tenant=run.scope.tenant,
-        amounts=amounts,
-        rates=rates,
-        note=_encode(charge).decode(),
-    )
-
-
-def _free(attempt: Attempt) -> Charge:
-    return Charge(0, 0, None if attempt.price is None else 0)
-
-
-def _failed(attempt: Attempt, reported: object) -> Charge:
-    if not isinstance(reported, Usage):
-        return _unfinished(attempt)
-    arrived = attempt.size if attempt.streamed else 0
-    return rules.broken(reported, attempt.reserved, attempt.units, attempt.price, arrived)
-
-
-def _unfinished(attempt: Attempt) -> Charge:
-    if attempt.streamed and attempt.size:
-        return rules.arrived(attempt.reserved, attempt.units, attempt.size)
-    return rules.in_full(attempt.reserved, attempt.units)
 
 
 class Again(msgspec.Struct, eq=False):

@@ -15,9 +15,9 @@ from shipworthy.domain.budgets import Terms
 from shipworthy.domain.events import AnyEvent, BudgetReached, BudgetUnchecked
 from shipworthy.domain.ledger import Granted, Hold, Level, Refused
 from shipworthy.domain.scope import ANONYMOUS
-from shipworthy.engine.accounts import Accounts
 from shipworthy.engine.bank import Bank
 from shipworthy.engine.contention import Place, Places
+from shipworthy.engine.layers import Draws
 from shipworthy.engine.metering import Run
 from shipworthy.errors import LedgerError
 
@@ -33,7 +33,7 @@ class Reserving:
         run: Run,
         bank: Bank,
         terms: Terms,
-        accounts: Accounts,
+        accounts: Draws,
         make: Callable[[], Hold],
         event: AnyEvent,
     ) -> None:

@@ -152,15 +152,18 @@ class Runtime:
         run_id: str,
         settings: ModelSettings | None,
         timeout: float | None,
+        parent: LiveRun | None = None,
     ) -> Meter:
-        """The meter of a run's next sitting, by what its budget says now, within *timeout* seconds. Raises
-        ConfigurationError, LedgerError."""
-        if blueprint.budget is None:
+        """The meter of a run's next sitting, by what its budget says now, within *timeout* seconds; of a nested one,
+        also by what holds for its *parent*. Raises ConfigurationError, LedgerError."""
+        around = UNMETERED if parent is None else parent.meter
+        if blueprint.budget is None and around is UNMETERED:
             return UNMETERED
         from shipworthy.engine.budgeting import budgeted
 
+        bank = None if blueprint.budget is None else self.bank(blueprint.budget)
         merged = blueprint.settings.merge(settings)
-        return await budgeted(self.bank(blueprint.budget), blueprint, scope, run_id, merged, timeout)
+        return await budgeted(bank, blueprint, scope, run_id, merged, timeout, around)
 
     async def sweep(self) -> None:
         """Charge the expired holds of every budget."""

@@ -24,7 +24,7 @@ from shipworthy import (
 )
 from shipworthy.app import service
 from shipworthy.domain.usage import Price, Tier
-from shipworthy.engine import asking, budgeting
+from shipworthy.engine import asking, budgeting, charging
 from shipworthy.errors import (
     ConfigurationError,
     InvalidOption,
@@ -154,7 +154,7 @@ def test_an_error_that_says_what_was_used_is_charged_that(
 ) -> None:
     """The mutant charges every failure by what arrived, or in full."""
     if unheard:
-        monkeypatch.setattr(budgeting, "_failed", lambda attempt, usage: budgeting._unfinished(attempt))
+        monkeypatch.setattr(charging, "failed", lambda attempt, usage: charging.unfinished(attempt))
 
     async def law() -> bool:
         model = Provider(ModelUnavailable("it broke", usage=usage))
@@ -241,7 +241,7 @@ def test_a_limit_of_each_agent_needs_agents_with_names() -> None:
 def test_a_plan_with_a_limit_of_each_agent_as_well(unchecked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the mutant two agents spend from one account."""
     if unchecked:
-        monkeypatch.setattr(asking, "check_name", lambda agent, terms: None)
+        monkeypatch.setattr(budgeting, "check_name", lambda agent, terms: None)
 
     async def law() -> int:
         model = Provider()

@@ -17,7 +17,7 @@ from shipworthy import InMemoryLedger, InMemoryRuntime, TextDelta, ToolCall, Usa
 from shipworthy.domain.messages import Text
 from shipworthy.domain.model import Answer
 from shipworthy.domain.usage import Charge
-from shipworthy.engine import budgeting, live
+from shipworthy.engine import budgeting, charging, live
 from shipworthy.errors import IncompleteAnswer, ModelUnavailable, RateLimited, RequestRejected
 from tests.engine.spending import balances, budget, charges, of_kind, requests_of, runtime_of, spender, summed
 from tests.engine.world import go, journal
@@ -243,7 +243,7 @@ def often(kind: str, folder: Path) -> None:
 
 
 def settles_nothing_for_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budgeting, "_unfinished", lambda attempt: Charge(0, 0, 0))
+    monkeypatch.setattr(charging, "unfinished", lambda attempt: Charge(0, 0, 0))
 
 
 def settles_twice(monkeypatch: pytest.MonkeyPatch) -> None:

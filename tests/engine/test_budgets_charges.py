@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from shipworthy import Charge, InMemoryLedger, InMemoryRuntime, ModelSettings
-from shipworthy.engine import budgeting
+from shipworthy.engine import budgeting, charging
 from shipworthy.errors import IncompleteAnswer, ModelUnavailable, RateLimited, RequestRejected
 from tests.engine.spending import (
     Provider,
@@ -91,7 +91,7 @@ def test_a_failed_attempt_is_charged_by_what_its_provider_may_bill(
 
 
 def test_failures_that_are_settled_for_nothing_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budgeting, "_unfinished", lambda attempt: Charge(0, 0, 0))
+    monkeypatch.setattr(charging, "unfinished", lambda attempt: Charge(0, 0, 0))
     with pytest.raises(AssertionError):
         test_a_failed_attempt_is_charged_by_what_its_provider_may_bill([LOST, LOST], 0, 2, "memory", Path())
 
