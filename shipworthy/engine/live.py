@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from msgspec.structs import force_setattr
 
@@ -30,6 +30,9 @@ from shipworthy.engine.watch import Watcher
 from shipworthy.errors import HoldRefused
 from shipworthy.ports.store import Store
 from shipworthy.rules.state import RunState, fold, status_of
+
+if TYPE_CHECKING:
+    from shipworthy.engine.runtime import Runtime
 
 NO_SETTLEMENTS: Mapping[str, Settlement] = {}
 
@@ -64,13 +67,16 @@ class Home(Protocol):
     store: Store
     keyring: Keyring
 
+    @property
+    def inner(self) -> Runtime: ...
+
 
 class LiveRun:
     """One run in this process. `urgent`: something waits for its commit that cannot be had again, such as the result of
     an effect. `raises`: what the caller is told once the journal is in order. `agents`: the names from the outermost
     agent to its own. `settlements`: what a person found out of calls of nested runs. `grants`: approvals to be
     remembered with the next commit. `allowed`: calls by tool that were allowed before the one that is
-    judged. `asked`: addresses of the calls that people are newly asked about."""
+    judged. `left`: nested runs whose call was answered without them, to be ended. `asked`: addresses of the calls that people are newly asked about."""
 
     __slots__ = (
         "_abandoned",
@@ -94,6 +100,7 @@ class LiveRun:
         "home",
         "instructions",
         "keyring",
+        "left",
         "loop",
         "meter",
         "operations",
@@ -160,7 +167,14 @@ class LiveRun:
             left = meter.max_wall_clock - (state.at - state.started.at - state.paused_ms) / 1000
             if timeout is None or left < timeout:
                 self.deadline, self.deadline_cause = time.monotonic() + left, "budget:max_wall_clock"
+        if parent is not None and parent.deadline is not None:
+            if self.deadline is None or parent.deadline < self.deadline:
+                self.deadline, self.deadline_cause = parent.deadline, parent.deadline_cause
+        if parent is not None and parent.deadline is not None:
+            if self.deadline is None or parent.deadline < self.deadline:
+                self.deadline, self.deadline_cause = parent.deadline, parent.deadline_cause
         self.run_id = state.started.run_id
+        self.left: list[str] = []
         self._short = ""
         self.arguments: dict[str, Any] = {}
         self.changed: tuple[str, ...] = ()
@@ -176,7 +190,7 @@ class LiveRun:
     @property
     def abandoned(self) -> bool:
         """Whether it is left as a crash would leave it, and not cancelled; with it the nested runs that it made."""
-        return self._abandoned or (self.parent is not None and self.parent.abandoned)
+        return self._abandoned if self.parent is None else self.parent.abandoned
 
     @abandoned.setter
     def abandoned(self, left: bool) -> None:
