@@ -394,12 +394,10 @@ class Agent(Generic[Deps, OutputT]):
         service.carry(deps)
         return await service.resume(scope, run_id, settle or {}, deps, checkpoint=checkpoint, answer=answer)
 
-    async def cancel(
-        self, run: str | RunResult[Any], *, tenant_id: str | None = None
-    ) -> RunResult[OutputT]:
-        """End a paused run as cancelled, with the nested runs it waits for; one that has ended gives its result. Where a
-        call is in doubt the run stays paused, starts nothing any more, and ends when that is settled. A run that is under
-        way is cancelled by cancelling its task. Raises RunNotFound, RunBusy."""
+    async def cancel(self, run: str | RunResult[Any], *, tenant_id: str | None = None) -> RunResult[OutputT]:
+        """End a paused run as cancelled, with the nested runs it waits for; one that has ended gives its result. Where
+        a call is in doubt the run stays paused, starts nothing any more, and ends when that is settled. A run that is
+        under way is cancelled by cancelling its task. Raises RunNotFound, RunBusy."""
         scope, run_id, _ = scope_of_run(run, tenant_id, self._tenant_id)
         return await self._in_use().cancel(scope, run_id)
 

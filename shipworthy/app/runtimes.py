@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from shipworthy.adapters.inmemory.store import InMemoryStore
 from shipworthy.app.configuration import LONGEST
+from shipworthy.app.signing import SigningKeys, keys_of
 from shipworthy.engine.driver import InProcess
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import ConfigurationError, MissingExtra
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 
 
 class InMemoryRuntime(Runtime):
-    """Runs that live as long as the process; at most *max_runs* are kept. The default."""
+    """Runs that live as long as the process; at most *max_runs* are kept. The default. `signing_keys`: as in
+    SqliteRuntime."""
 
-    def __init__(self, *, max_runs: int = 10_000) -> None:
+    def __init__(self, *, max_runs: int = 10_000, signing_keys: SigningKeys = ()) -> None:
         if isinstance(max_runs, bool) or not isinstance(max_runs, int) or max_runs < 1:
             raise ConfigurationError(f"max_runs={max_runs!r} holds no run.", fix="Pass an int of at least 1.")
-        super().__init__(InMemoryStore(max_runs), InProcess())
+        super().__init__(InMemoryStore(max_runs), InProcess(), signing_keys=keys_of(signing_keys))
 
 
 class SqliteRuntime(Runtime):
@@ -33,6 +35,10 @@ class SqliteRuntime(Runtime):
     `durability="power"`: what was acknowledged survives power loss on storage that honours sync. `"process"`: it
     survives the process, and power loss may cost the last commits. `lease_ttl`: seconds after which a *stopped* worker
     loses its runs (a dead one loses them at once). `clock_skew` and `busy_timeout` in seconds.
+
+    `signing_keys`: secrets with which approvals and checkpoints are signed, texts or bytes of at least 32 bytes, newest
+    first: the first one signs, all of them verify. Every process that runs agents or takes answers is given the same.
+    Without them the store makes its own, and keeps them in the same file as the runs.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class SqliteRuntime(Runtime):
         clock_skew: float = 0.5,
         busy_timeout: float = 5.0,
         vfs: str | None = None,
+        signing_keys: SigningKeys = (),
     ) -> None:
         from shipworthy.adapters.sqlite.store import SqliteStore
 
@@ -62,6 +69,7 @@ class SqliteRuntime(Runtime):
                 vfs=vfs,
             ),
             InProcess(),
+            signing_keys=keys_of(signing_keys),
         )
 
 
@@ -71,6 +79,8 @@ class DBOSRuntime(Runtime):
     *url*: "sqlite:<path>" (DBOS's own tables in `<path>.dbos`), or a "postgresql://..." for both. *store*: a journal
     elsewhere. *executor_id*: what this process is called each time it is started, so that DBOS recovers what it left;
     no two live processes share one. *queue*: the DBOS queue in which runs wait for any process of the same *name*.
+
+    `signing_keys`: as in SqliteRuntime.
 
     Agents are found by name, so each has its own, and makes its own deps.
     """
@@ -83,6 +93,7 @@ class DBOSRuntime(Runtime):
         name: str = "shipworthy",
         executor_id: str | None = None,
         queue: str | None = None,
+        signing_keys: SigningKeys = (),
     ) -> None:
         from shipworthy.app.dbos import DBOSDriver
 
@@ -99,7 +110,8 @@ class DBOSRuntime(Runtime):
             store = store or PostgresRuntime(url).store
             database = f"postgresql:{path}"
         executor = executor_id or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
-        super().__init__(store, DBOSDriver(database, name=name, executor_id=executor, queue=queue))
+        driver = DBOSDriver(database, name=name, executor_id=executor, queue=queue)
+        super().__init__(store, driver, signing_keys=keys_of(signing_keys))
 
 
 class PostgresRuntime(Runtime):
@@ -110,6 +122,7 @@ class PostgresRuntime(Runtime):
     crash of the server may cost the last commits. `lease_ttl`: seconds after which a *stopped* worker loses its runs.
     `clock_skew` in seconds; more than a round trip to the server takes. `patience`: seconds for which a server that
     restarts or fails over is waited for. `readers`: sessions for reading, beside one that writes and one that listens.
+    `signing_keys`: as in SqliteRuntime; without them the database has its own.
     """
 
     def __init__(
@@ -121,6 +134,7 @@ class PostgresRuntime(Runtime):
         clock_skew: float = 0.5,
         patience: float = 5.0,
         readers: int = 2,
+        signing_keys: SigningKeys = (),
     ) -> None:
         _times(lease_ttl=lease_ttl, clock_skew=clock_skew, patience=patience)
         store = _postgres_store()(
@@ -131,7 +145,7 @@ class PostgresRuntime(Runtime):
             patience=patience,
             readers=readers,
         )
-        super().__init__(store, InProcess())
+        super().__init__(store, InProcess(), signing_keys=keys_of(signing_keys))
 
 
 def _postgres_store() -> type[PostgresStore]:

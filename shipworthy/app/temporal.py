@@ -15,8 +15,8 @@ from shipworthy.adapters.inmemory.store import InMemoryStore
 from shipworthy.adapters.temporal.payloads import At, Given, Place, Told
 from shipworthy.app.configuration import seconds
 from shipworthy.app.runtimes import runtime_for
-from shipworthy.app.service import is_mine
-from shipworthy.domain.effects import DidNotHappen, Happened, Settlement
+from shipworthy.app.signing import SigningKeys, keys_of
+from shipworthy.domain.effects import Happened, Settlement
 from shipworthy.domain.events import (
     AnyEvent,
     RunEnded,
@@ -63,10 +63,12 @@ class TemporalRuntime(Runtime):
     "postgres://...", or a Store.
 
     `patience`: seconds after which a worker that gives no sign of life is given up. `options`: further arguments of
-    `temporalio.client.Client.connect`, such as tls= and api_key=.
+    `temporalio.client.Client.connect`, such as tls= and api_key=. `signing_keys`: as in SqliteRuntime, the same for
+    callers and workers.
     """
 
     def __init__(
+        signing_keys: SigningKeys = (),
         self,
         address: str = "localhost:7233",
         *,
@@ -100,7 +102,7 @@ class TemporalRuntime(Runtime):
             options=options or {},
         )
         self._temporal = TemporalDriver(self.place)
-        super().__init__(store, self._temporal)
+        super().__init__(store, self._temporal, signing_keys=keys_of(signing_keys))
 
     def serving(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Be a worker for this runtime's agents: `async with agent, agent.runtime.serving(): ...`. At the end, steps

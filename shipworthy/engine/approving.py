@@ -173,6 +173,7 @@ async def ask(
         if same and asked is not None
         else _end(desk.expires_in if desk is not None else None)
     )
+    await _drop_invalid(run, call)
     run.record(
         ApprovalRequested(
             call_id=call.call.call_id,
@@ -185,6 +186,7 @@ async def ask(
             approvers=decision.approvers,
             among=decision.among,
             expires_at=expires,
+            key=(await run.keyring.newest()).id,
         )
     )
     if handler is None:
@@ -192,6 +194,15 @@ async def ask(
             run.asked.add(address_of(run.state.started.parent, call.call.call_id))
         return False
     return await _handled(run, call, tool, text, data)
+
+
+async def _drop_invalid(run: LiveRun, call: Call) -> None:
+    """Whoever said a yes that does not stand any more can say it again."""
+    address = address_of(run.state.started.parent, call.call.call_id)
+    for grant in call.grants:
+        reason = "expired" if _is_past(grant.expires_at) else "signature"
+        if reason == "expired" or await _signed(run, grant) is None:
+            run.record(AnswerRejected(reason=reason, address=address, by=f"approver:{grant.approver}"))
 
 
 async def _handled(run: LiveRun, call: Call, tool: Tool, text: str, data: Mapping[str, Any]) -> bool:
@@ -267,7 +278,8 @@ def pending_approval(
     asked = call.ask
     assert asked is not None
     now = (asked.rule, asked.digest)
-    yes = dict.fromkeys([grant.approver for grant in call.grants if (grant.rule, grant.digest) == now])
+    counted = [grant for grant in call.grants if (grant.rule, grant.digest) == now]
+    yes = dict.fromkeys([g.approver for g in counted if not asked.among or g.approver in asked.among])
     return PendingCall(
         call_id=call.call.call_id,
         tool=asked.tool,

@@ -23,6 +23,11 @@ class Keyring:
         self._read_at = 0.0
 
     @property
+    def given(self) -> tuple[SigningKey, ...]:
+        """The keys that were set, newest first; none where the store has its own."""
+        return self._given
+
+    @property
     def own(self) -> bool:
         """Whether nobody set keys, so that they lie in the store itself."""
         return not self._given

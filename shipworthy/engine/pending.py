@@ -34,7 +34,7 @@ async def _of_call(store: Store, state: RunState, call: Call, bodies: Bodies) ->
     match call.status:
         case "in_doubt":
             return [await _in_doubt(state, call, bodies)]
-        case "asked" if call.denied is None:
+        case "asked" if call.denied is None and not _is_edited(call):
             text = await bodies.arguments(call.wanted)
             waiting = pending_approval(
                 call, _address(state, call), _agents(state), state.started.run_id, text
@@ -45,6 +45,11 @@ async def _of_call(store: Store, state: RunState, call: Call, bodies: Bodies) ->
         case "waiting" if call.question is not None and len(call.answers) <= call.question.ordinal:
             return [await _question(state, call, bodies)]
     return []
+def _is_edited(call: Call) -> bool:
+    """Whether somebody said yes to other arguments than those that were asked about: they are judged next."""
+    return call.ask is not None and any([g.call and g.digest != call.ask.digest for g in call.grants])
+
+
 
 
 async def _of_nested(store: Store, state: RunState, call: Call) -> list[PendingCall]:

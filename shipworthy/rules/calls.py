@@ -70,10 +70,9 @@ class Call(msgspec.Struct, gc=False):
 
 
 def ask_anew(call: Call, event: ApprovalRequested) -> None:
-    """What was said to another question than this one does not count for it, nor what has expired since."""
+    """What was said to another question than this one does not count for it."""
     now = (event.rule, event.digest)
-    same = [grant for grant in call.grants if (grant.rule, grant.digest) == now]
-    call.grants = tuple([grant for grant in same if grant.expires_at > event.at])
+    call.grants = tuple([grant for grant in call.grants if (grant.rule, grant.digest) == now])
     call.status, call.effect, call.ask = "asked", event.effect, event
 
 
@@ -94,10 +93,5 @@ def drop_edits(call: Call) -> None:
 
 
 def drop_grants(call: Call, by: str) -> None:
-    """Nothing proves that this approver said yes, so that they have not."""
+    """What this approver said does not count any more, so that they can be asked again."""
     call.grants = tuple([grant for grant in call.grants if f"approver:{grant.approver}" != by])
-
-
-def drop_grants(call: Call, approver: str) -> None:
-    """What this person said does not count any more."""
-    call.grants = tuple([grant for grant in call.grants if grant.approver != approver])

@@ -228,9 +228,7 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
             run.refusals += 1
             if event.reason == "arguments":  # those that an approver gave do not fit the tool
                 drop_edits(_call(run, event.address.removeprefix(run.prefix)))
-            elif event.reason == "approval":  # it has expired, or never was one
-                drop_grants(_call(run, event.address.removeprefix(run.prefix)), event.by)
-            elif event.reason == "signature":
+            elif event.reason in ("expired", "signature"):
                 drop_grants(_call(run, event.address.removeprefix(run.prefix)), event.by)
         case BudgetWarned() | BudgetUnchecked():
             pass

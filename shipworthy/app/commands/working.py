@@ -61,11 +61,13 @@ def _runtime(agent: Agent[Any, Any], request: Request) -> TemporalRuntime:
     own = agent.runtime
     asked = {"address": request.address, "namespace": request.namespace, "task_queue": request.task_queue}
     changes: dict[str, Any] = {name: text for name, text in asked.items() if text is not None}
+    keys = [key.secret for key in own.keyring.given]
     if isinstance(own, TemporalRuntime):
-        return TemporalRuntime(store=own.store, **asdict(own.place) | changes) if changes else own
+        place: dict[str, Any] = asdict(own.place) | changes
+        return TemporalRuntime(store=own.store, signing_keys=keys, **place) if changes else own
     if request.address is None:
         raise ConfigurationError(
             f"{request.agent} has no TemporalRuntime, and nothing else says where Temporal is.",
             fix="Pass --temporal host:port.",
         )
-    return TemporalRuntime(store=own.store, **changes)
+    return TemporalRuntime(store=own.store, signing_keys=keys, **changes)
