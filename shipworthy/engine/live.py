@@ -170,9 +170,6 @@ class LiveRun:
         if parent is not None and parent.deadline is not None:
             if self.deadline is None or parent.deadline < self.deadline:
                 self.deadline, self.deadline_cause = parent.deadline, parent.deadline_cause
-        if parent is not None and parent.deadline is not None:
-            if self.deadline is None or parent.deadline < self.deadline:
-                self.deadline, self.deadline_cause = parent.deadline, parent.deadline_cause
         self.run_id = state.started.run_id
         self.left: list[str] = []
         self._short = ""
