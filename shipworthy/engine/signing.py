@@ -79,6 +79,8 @@ async def event_of(
         raise Refusal(NOT_TAKEN)
     if (said.address, said.tool, said.rule) != (waiting.address, waiting.tool, waiting.rule):
         raise Refusal(NOT_TAKEN)
+    if waiting.expires_at is not None and waiting.expires_at <= now:
+        raise Refusal(TOO_LATE)
     if said.ruling == "deny":
         reason = clean(answer.reason) if isinstance(answer, Deny) else ""
         return ApprovalDenied(
@@ -114,6 +116,7 @@ async def event_of(
 
 NOT_TAKEN = "it is not one that this call waits for, or not any more"
 """What whoever brings a token is told that is forged, foreign, altered, expired or used: nothing."""
+TOO_LATE = "the time to answer is over; resumed without an answer, the run goes on as if nobody had answered"
 
 
 async def verified(keyring: Keyring, token: str) -> Approval:
