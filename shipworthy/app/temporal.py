@@ -12,31 +12,26 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shipworthy.adapters.inmemory.store import InMemoryStore
-from shipworthy.adapters.temporal.payloads import At, Given, Place, Told
+from shipworthy.adapters.temporal.payloads import Given, Place, Told
 from shipworthy.app.configuration import seconds
+from shipworthy.app.holding import Holder
 from shipworthy.app.runtimes import runtime_for
 from shipworthy.app.signing import SigningKeys, keys_of
 from shipworthy.domain.effects import Happened, Settlement
 from shipworthy.domain.events import (
-    AnyEvent,
-    RunEnded,
-    RunParked,
     RunResumed,
-    RunStarted,
     StopRequested,
-    ToolSettled,
 )
 from shipworthy.domain.messages import Text
-from shipworthy.domain.scope import Scope
-from shipworthy.engine.drive import perform
-from shipworthy.engine.driver import InProcess, is_over, seat, step
+from shipworthy.engine.driver import InProcess
 from shipworthy.engine.execute import parts_of
 from shipworthy.engine.live import LiveRun
-from shipworthy.engine.plan import Plan, Resume
+from shipworthy.engine.plan import Resume
 from shipworthy.engine.recover import load, take
 from shipworthy.engine.runtime import Runtime, log
 from shipworthy.engine.settle import check
 from shipworthy.errors import (
+    CheckpointRefused,
     ConfigurationError,
     DriverError,
     MissingExtra,
@@ -44,10 +39,8 @@ from shipworthy.errors import (
     RunNotFound,
     SettlementRefused,
     ShipworthyError,
-    StoreError,
 )
 from shipworthy.ports.store import Store
-from shipworthy.rules.decide import AskModel, decide
 from shipworthy.rules.state import fold
 
 if TYPE_CHECKING:
@@ -68,7 +61,6 @@ class TemporalRuntime(Runtime):
     """
 
     def __init__(
-        signing_keys: SigningKeys = (),
         self,
         address: str = "localhost:7233",
         *,
@@ -77,6 +69,7 @@ class TemporalRuntime(Runtime):
         task_queue: str = "shipworthy",
         patience: float = 10.0,
         options: Mapping[str, Any] | None = None,
+        signing_keys: SigningKeys = (),
     ) -> None:
         if importlib.util.find_spec("temporalio") is None:
             raise MissingExtra(
@@ -131,19 +124,20 @@ class TemporalDriver:
         """Nothing to give up: runs go on under their workflows."""
 
     async def take(self, runtime: Runtime, asked: Resume) -> LiveRun:
-        """Have the run's workflow go on, with what a person found out. Raises SettlementRefused, RunNotFound, RunBusy
-        for a settlement of a run that is driven."""
+        """Have the run's workflow go on, with what a person found out. Raises SettlementRefused, CheckpointRefused,
+        RunNotFound, RunBusy for a settlement of a run that is driven."""
         run = await load(runtime, asked.plan.blueprint, asked.scope, asked.run_id)
         while run.state.parked:
-            settlements = _sent(run, asked.settlements)
-            with contextlib.suppress(RunBusy):  # its workflow is about to learn that it is paused
-                async with self._warning(run):
-                    await self._workflows.resume(self._given(run, rests=True), settlements)
+            if asked.at not in (None, run.state.parked_at):
+                raise CheckpointRefused
+            if await self._resumed(runtime, run, asked):
                 return run
             await asyncio.sleep(_FIRST_POLL)
             before, run = run, await load(runtime, run.blueprint, run.scope, run.run_id)
-            if asked.settlements and run.state.seq > before.state.seq:
+            if asked.settlements and _goes_on(before, run):
                 raise RunBusy(f"Run {run.run_id!r} was resumed by somebody else.")
+        if asked.at is not None:
+            raise CheckpointRefused
         if run.state.ended is not None:
             if asked.settlements:
                 raise SettlementRefused(f"Run {run.run_id!r} has ended.", fix="Nothing is left to settle.")
@@ -156,6 +150,21 @@ class TemporalDriver:
             return await self.take(runtime, asked)
         run.abandoned = joined  # whose sitting is another caller's to stop
         return run
+
+    async def _resumed(self, runtime: Runtime, run: LiveRun, asked: Resume) -> bool:
+        """Whether a paused run goes on for this caller; if not, its workflow is about to learn that it is paused, or
+        somebody else was faster. Raises SettlementRefused, CheckpointRefused."""
+        try:
+            async with self._warning(run):
+                settlements = _sent(run, asked.settlements)
+                await self._workflows.resume(self._given(run, rests=True), settlements, asked.at)
+        except RunBusy:
+            return False
+        except SettlementRefused:
+            if _goes_on(run, await load(runtime, run.blueprint, run.scope, run.run_id)):
+                return False
+            raise
+        return True
 
     async def drive(self, runtime: Runtime, run: LiveRun) -> LiveRun:
         """Hand the run over, and read along until it has ended or is paused. A cancellation stops the run."""
@@ -271,6 +280,11 @@ class TemporalDriver:
                 holder.leaving = True
 
 
+def _goes_on(before: LiveRun, now: LiveRun) -> bool:
+    """Whether a paused run was resumed meanwhile."""
+    return not now.state.parked or now.state.parked_at != before.state.parked_at
+
+
 def _sent(run: LiveRun, settlements: Mapping[str, Settlement]) -> Told:
     """What a person found out, as it travels: as it would be recorded. Raises SettlementRefused."""
     check(run, settlements)
@@ -299,7 +313,7 @@ async def _read_along(runtime: Runtime, run: LiveRun) -> None:
                 run.changed = event.changed
             for watcher in run.watchers:
                 watcher.put(event)
-        if events and isinstance(events[-1], (RunEnded, RunParked)):
+        if events and (run.state.parked or run.state.ended is not None):  # answers may have followed already
             return
         pause = _FIRST_POLL if events else min(pause * 2, _SLOWEST_POLL)
         if not events:
@@ -312,133 +326,3 @@ async def _outlasting(work: Coroutine[Any, Any, None]) -> None:
     while not task.done():
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([task])
-
-
-class Holder:
-    """The runs that this worker holds between two steps. One that nobody asks for is let go of after a while."""
-
-    def __init__(self, agents: Mapping[str, Plan], seats: Runtime, patience: float) -> None:
-        self.leaving = False
-        self._agents = agents
-        self._seats = seats
-        self._patience = patience
-        self._steps: dict[tuple[str, str], asyncio.Task[bool]] = {}
-        self._idle: dict[LiveRun, asyncio.TimerHandle] = {}
-
-    async def take(self, at: At, attempt: int) -> tuple[list[AnyEvent], float | None]:
-        """Hold a run that nobody drives. Raises RunBusy, SettlementRefused, RunNotFound, StoreError, DriverError."""
-        scope, store = Scope(at.tenant), self._seats.store
-        events = await store.read(scope, at.run_id)
-        name = events[0].agent if isinstance(events[0], RunStarted) else ""
-        plan = self._agents.get(name)
-        if plan is None or not is_mine(plan.blueprint, events[0]):
-            log.warning(
-                "Run %r is left to another worker: this one does not have its agent %r.", at.run_id, name
-            )
-            raise DriverError(
-                f"This worker does not have the agent {name!r} of the run.", fix="Start a worker that has it."
-            )
-        held = self._seats.active(scope, at.run_id)
-        driven = held is not None and held not in self._idle
-        if self.leaving or driven or (at.tenant, at.run_id) in self._steps:
-            raise RunBusy(
-                f"Run {at.run_id!r} cannot be taken here: a step of it, or the worker, is about to end."
-            )
-        told = msgspec.convert(at.settlements, Told)
-        if attempt > 1:  # an earlier one may have recorded them, and died before it could say so
-            known = {e.call_id for e in events if isinstance(e, ToolSettled) and e.by == "person"}
-            told = {call_id: found for call_id, found in told.items() if call_id not in known}
-        settlements = {id: DidNotHappen() if found is None else Happened(found) for id, found in told.items()}
-        run = await seat(self._seats, plan, scope, at.run_id, settlements)
-        if run.state.ended is None:
-            try:
-                await run.commit()
-            except BaseException:
-                self._seats.leave(run)
-                raise
-            self._rest(run)
-        left = None if run.deadline is None else run.deadline - time.monotonic()
-        return await store.read(scope, at.run_id), left
-
-    async def step(self, at: At, name: str) -> list[AnyEvent]:
-        """Take the step *name* of a run that is held and stands at this event. Raises DriverError, StoreError."""
-        key = at.tenant, at.run_id
-        run = self._seats.active(Scope(at.tenant), at.run_id)
-        if run is None or key in self._steps or not _stands(run, at, name):
-            if run is not None and key not in self._steps:
-                await self._let_go(run)
-            raise DriverError(f"Run {at.run_id!r} does not stand here any more.", fix="Take it again.")
-        if (timer := self._idle.pop(run, None)) is not None:
-            timer.cancel()
-        task = self._steps[key] = asyncio.create_task(
-            step(self._seats, run, _stopped if name == "Stop" else _one_step, LiveRun.commit)
-        )
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            run.abandoned = True
-            task.cancel()
-            await asyncio.wait([task])
-            raise
-        finally:
-            del self._steps[key]
-            await self._after(run, task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            if isinstance(error, StoreError) or not is_over(run):
-                raise error
-            log.warning("Run %r is paused: %s", at.run_id, error)
-        return await self._seats.store.read(run.scope, at.run_id, at.seq)
-
-    def interrupt(self, at: At) -> None:
-        """Cancel the step that is being taken."""
-        if (task := self._steps.get((at.tenant, at.run_id))) is not None:
-            task.cancel()
-
-    async def close(self) -> None:
-        """Leave every run to other workers."""
-        for run in list(self._idle):
-            await self._let_go(run)
-
-    async def _after(self, run: LiveRun, task: asyncio.Task[bool]) -> None:
-        """Hold the run further, if it stays here; what failed or is left, anybody may take."""
-        failed = not task.cancelled() and isinstance(task.exception(), StoreError)
-        if failed or self.leaving or run.abandoned:
-            await self._let_go(run)
-        elif not is_over(run):
-            self._rest(run)
-
-    def _rest(self, run: LiveRun) -> None:
-        """Hold the run until its next step, and not for good: its workflow may be gone."""
-        if run in self._idle:
-            self._idle[run].cancel()
-        following = decide(run.state)
-        longest = 4 * self._patience + (following.delay if isinstance(following, AskModel) else 0.0)
-        loop = asyncio.get_running_loop()
-        self._idle[run] = loop.call_later(longest, lambda: asyncio.ensure_future(self._let_go(run)))
-
-    async def _let_go(self, run: LiveRun) -> None:
-        if (timer := self._idle.pop(run, None)) is not None:
-            timer.cancel()
-        self._seats.leave(run)
-        with contextlib.suppress(ShipworthyError):
-            await run.let_go()
-
-
-def _stands(run: LiveRun, at: At, name: str) -> bool:
-    """Whether the workflow and the journal agree on what is next."""
-    return run.state.seq == at.seq and name in ("Stop", type(decide(run.state)).__name__)
-
-
-async def _one_step(run: LiveRun) -> None:
-    """What is next; the time that had to pass has passed in the workflow."""
-    following = decide(run.state)
-    if isinstance(following, AskModel):
-        following = msgspec.structs.replace(following, delay=0.0)
-    await perform(run, following)
-    await run.commit()
-
-
-async def _stopped(run: LiveRun) -> None:
-    """Record that the caller cancelled; the steps to the end are those of the workflow."""
-    run.record(StopRequested(cause="cancelled"))
-    await run.commit()

@@ -105,7 +105,7 @@ class RunState(msgspec.Struct, kw_only=True):
     wake_at: int | None = None
     refusals: int = 0
     returned: dict[str, int] = {}
-    allowed: dict[str, int]
+    allowed: dict[str, int] = {}
     remembered: tuple[ApprovalGranted, ...] = ()
     handed_over: str | None = None
     taken: set[str] = set()
@@ -300,7 +300,7 @@ def _spend(total: TotalUsage, usage: Usage) -> None:
 
 def take_answer(run: RunState, event: Answer) -> None:
     """Keep it with the call that it is for, or with the one that made the run of that call."""
-    if not isinstance(event, HumanAnswered):
+    if event.id:
         run.taken.add(event.id)
     head, _, rest = event.address.removeprefix(run.prefix).partition("/")
     call = _call(run, head)

@@ -111,7 +111,7 @@ def no_doubt() -> None:
 
 def untold() -> None:
     """Steps go on to their end, whoever cancels them."""
-    from shipworthy.app.temporal import Holder
+    from shipworthy.app.holding import Holder
 
     step = Holder.step
 

@@ -73,13 +73,16 @@ async def test_a_second_caller_that_is_cancelled_stops_nothing(bank: Bank, resum
 
 @with_loop
 async def test_of_many_who_settle_one_goes_on_and_the_others_are_told(bank: Bank) -> None:
-    turns = (call("pay", amount=7), "over")
+    """Those who come when it has ended are told that, so that it waits until all of them are there."""
+    turns = (call("pay", amount=7), call("wait"), "over")
     bank.fails = ValueError("no answer")
     callers = [bank.agent(*turns) for _ in range(3)]
     async with bank.worker(*turns):
         (pending,) = (await callers[0].run("Pay.", **TENANT, run_id="r")).pending
         settle = {pending.call_id: Happened("it did")}
-        resumed = [caller.resume("r", **TENANT, settle=settle) for caller in callers]
+        resumed = [asyncio.create_task(c.resume("r", **TENANT, settle=settle)) for c in callers]
+        await until(lambda: sum([task.done() for task in resumed]) == 2)
+        bank.gate.set()
         results = await asyncio.gather(*resumed, return_exceptions=True)
     assert sorted([type(result).__name__ for result in results]) == ["RunBusy", "RunBusy", "RunResult"]
     for caller in callers:

@@ -96,12 +96,13 @@ class Workflows:
             return True
         return False
 
-    async def resume(self, given: Given, settlements: Mapping[str, Any]) -> None:
-        """Have a parked run go on. Raises SettlementRefused, RunBusy."""
+    async def resume(self, given: Given, settlements: Mapping[str, Any], pause: int | None) -> None:
+        """Have a parked run go on, from this *pause* if one is named. Raises SettlementRefused, CheckpointRefused,
+        RunBusy."""
         start = WithStartWorkflowOperation(RunWorkflow.run, given, **self._starting(given))
         with _translated(self._place):
             await self.client.execute_update_with_start_workflow(
-                RunWorkflow.resume, dict(settlements), start_workflow_operation=start
+                RunWorkflow.resume, args=[dict(settlements), pause], start_workflow_operation=start
             )
 
     async def cancel(self, tenant: str, run_id: str) -> None:
@@ -159,7 +160,9 @@ def _by_name(error: WorkflowUpdateFailedError | WorkflowFailureError) -> Shipwor
         cause = getattr(cause, "cause", None)
     kind = getattr(errors, (cause.type if cause else None) or "", None)
     if cause is not None and isinstance(kind, type) and issubclass(kind, ShipworthyError):
-        return kind(cause.message, fix=next(iter(cause.details), None))
+        refused = kind.__new__(kind)  # whatever its own constructor takes
+        ShipworthyError.__init__(refused, cause.message, fix=next(iter(cause.details), None))
+        return refused
     return DriverError(
         f"The run's workflow did not come to its end: {error.cause}.",
         fix="Look at it in Temporal; agent.resume(run_id, tenant_id=...) starts it anew from the journal.",

@@ -5,13 +5,16 @@ Pure, like the rules: the workflow's sandbox passes this module through.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
+from msgspec import inspect
 
-from shipworthy.domain.events import AnyEvent, ModelAnswered, ToolInDoubt
+from shipworthy.domain.events import AnyEvent, Judged, Parent
 from shipworthy.domain.messages import File, Image, Text, ToolCall
+from shipworthy.domain.usage import Charge, Reserved, Usage
 from shipworthy.rules.state import RunState, replay
 
 FORMAT = 1
@@ -53,12 +56,13 @@ class Given(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class At(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where a run stands: a step is taken there, or not at all."""
+    """Where a run stands: a step is taken there, or not at all. `pause`: the only one that it may go on from."""
 
     tenant: str
     run_id: str
     seq: int = 0
     settlements: dict[str, Any] = {}
+    pause: int | None = None
 
 
 Told = dict[str, str | tuple[Text | Image | File, ...] | None]
@@ -72,20 +76,76 @@ class Taken(msgspec.Struct, frozen=True, omit_defaults=True):
     leaves: bool = False
 
 
-_SAID: dict[str, Any] = dict.fromkeys(("message", "problem", "detail", "error", "digest"), "")
-_SAID |= dict.fromkeys(("prompt", "content"), ())
-_SAID |= dict.fromkeys(("instructions", "history", "settings", "user", "session", "whole", "output"))
+TOLD = frozenset(
+    (
+        *("run_id", "tenant", "agent", "agents", "root", "path", "runs"),
+        *("call_id", "output_call", "id", "address", "tool", "changed"),
+        *("model", "limit", "unit", "stop_reason"),
+    )
+)
+"""Fields whose texts Temporal is told: names and codes. No other text is told, whoever adds the field."""
+
+_Left = Callable[[Any], Any]
+_PLAIN = (inspect.IntType, inspect.FloatType, inspect.BoolType, inspect.NoneType, inspect.LiteralType)
+"""Types whose values say nothing: numbers, and one of a few words."""
+_THINNED = (Judged, Parent, Usage, Charge, Reserved)
+
+
+def _kinds(declared: inspect.Type) -> tuple[inspect.Type, ...]:
+    return declared.types if isinstance(declared, inspect.UnionType) else (declared,)
+
+
+def _call(call: ToolCall) -> ToolCall:
+    return ToolCall(call.name, "", call.call_id)
+
+
+def _left_of(kind: inspect.Type) -> _Left | None:
+    """What is left of values of this type, where anything is."""
+    if not isinstance(kind, inspect.StructType):
+        return None
+    if kind.cls is ToolCall:
+        return lambda call: _call(call) if type(call) is ToolCall else None
+    return _thinner(kind.cls) if kind.cls in _THINNED else None
+
+
+def _left_in(field: inspect.Field) -> _Left:
+    """What is left of a field's values: calls and numbers; nothing of texts."""
+    for kind in _kinds(field.type):
+        if (left := _left_of(kind)) is not None:
+            return lambda value: None if value is None else left(value)
+        for item in _kinds(kind.item_type) if isinstance(kind, inspect.VarTupleType) else ():
+            if (each := _left_of(item)) is not None:
+                return lambda values: tuple([some for value in values if (some := each(value)) is not None])
+    nothing = field.default
+    if nothing is msgspec.NODEFAULT:
+        of_text = {inspect.StrType: "", inspect.VarTupleType: ()}
+        nothing = of_text.get(type(_kinds(field.type)[0]), Text(""))
+    return lambda _: nothing
+
+
+@cache
+def _thinner(kind: type[Any]) -> _Left:
+    """How a struct is thinned."""
+    info = inspect.type_info(kind)
+    assert isinstance(info, inspect.StructType)
+    said = [
+        field
+        for field in info.fields
+        if field.name not in TOLD and not all([isinstance(k, _PLAIN) for k in _kinds(field.type)])
+    ]
+    lefts = {field.name: _left_in(field) for field in said}
+
+    def left(value: Any) -> Any:
+        changes = {name: left(getattr(value, name)) for name, left in lefts.items()}
+        return msgspec.structs.replace(value, **changes)
+
+    return left
 
 
 def thin(event: AnyEvent) -> AnyEvent:
     """*event* without what was said: enough for `fold` and `decide`."""
-    without = {name: nothing for name, nothing in _SAID.items() if name in event.__struct_fields__}
-    if isinstance(event, ModelAnswered):
-        calls = [ToolCall(p.name, "", p.call_id) for p in event.parts if isinstance(p, ToolCall)]
-        without["parts"] = tuple(calls)
-    elif isinstance(event, ToolInDoubt):
-        without["reason"] = ""
-    return msgspec.structs.replace(event, **without)
+    thinned: AnyEvent = _thinner(type(event))(event)
+    return thinned
 
 
 def thin_state(events: list[AnyEvent]) -> RunState:

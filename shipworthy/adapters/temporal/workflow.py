@@ -71,17 +71,21 @@ class RunWorkflow:
             workflow.continue_as_new(msgspec.structs.replace(following, stops=stops))
 
     @workflow.update
-    async def resume(self, settlements: dict[str, Any]) -> None:
-        """Have a parked run go on, with what a person found out. Fails with the worker's refusal, if it refuses."""
+    async def resume(self, settlements: dict[str, Any], pause: int | None = None) -> None:
+        """Have a parked run go on, with what a person found out; from this *pause*, or not at all. Fails with the
+        worker's refusal, if it refuses."""
         self._rests = False
         try:
-            self._sit(await self._take(settlements))
+            self._sit(sitting := await self._take(settlements, pause))
         except ActivityError as error:
             self._rests = True
             raise error.cause or error from None
+        if sitting.state.ended is not None and (settlements or pause is not None):
+            refused = "SettlementRefused" if pause is None else "CheckpointRefused"
+            raise ApplicationError("The run has ended.", type=refused)
 
     @resume.validator
-    def _may_resume(self, settlements: dict[str, Any]) -> None:
+    def _may_resume(self, settlements: dict[str, Any], pause: int | None = None) -> None:
         if not self._rests:
             raise ApplicationError("The run is not paused.", type="RunBusy")
 
@@ -147,11 +151,11 @@ class RunWorkflow:
             self._sitting = None
         return True
 
-    async def _take(self, settlements: dict[str, Any]) -> Sitting:
+    async def _take(self, settlements: dict[str, Any], pause: int | None = None) -> Sitting:
         """Any worker's hold of the run, as soon as one can have it."""
         taken: Sitting = await workflow.execute_activity(
             "take",
-            msgspec.structs.replace(self._at, settlements=settlements),
+            msgspec.structs.replace(self._at, settlements=settlements, pause=pause),
             result_type=Sitting,
             start_to_close_timeout=_LONG,
             heartbeat_timeout=self._patience,
