@@ -43,7 +43,7 @@ from shipworthy.domain.pausing import Checkpoint
 from shipworthy.domain.results import OutputT, RunResult
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import UNNAMED, Blueprint, Instruction
-from shipworthy.engine.governance import UNGOVERNED, Governance
+from shipworthy.engine.governance import Governance
 from shipworthy.engine.outcome import result_of
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import AgentInUse, DuplicateTool, InvalidTool
@@ -455,15 +455,18 @@ class Agent(Generic[Deps, OutputT]):
                 settings=self._settings,
                 limits=self._limits,
                 budget=self._budget,
-                governance=UNGOVERNED if self._control is None else self._governance(self._control),
+                governance=self._governance(),
             )
             self._service = Service(self.runtime, blueprint, self._deps, self._deps_type)
         return self._service
 
-    def _governance(self, control: Control) -> Governance:
-        if control.inbox is not None:
-            control.inbox.of(self.runtime)
-        return control.governance(self._tuning.policy_timeout, self._tuning.approval_timeout)
+    def _governance(self) -> Governance:
+        patience, handler_patience = self._tuning.policy_timeout, self._tuning.approval_timeout
+        if self._control is None:  # a tool may ask for approval all the same
+            return Governance(patience=patience, handler_patience=handler_patience)
+        if self._control.inbox is not None:
+            self._control.inbox.of(self.runtime)
+        return self._control.governance(patience, handler_patience)
 
     def _scope(self, tenant_id: str | None, user_id: str | None, session_id: str | None) -> Scope:
         return scope_of(

@@ -20,7 +20,7 @@ SIZE = 64
 """Threads at most. They are started as they are needed; a call beyond them waits for one to be free."""
 
 Key = tuple[str, str, str]
-_FOREIGN = (StopIteration, SystemExit, CancelledError, asyncio.CancelledError)
+_FOREIGN = (StopIteration, SystemExit, GeneratorExit, CancelledError, asyncio.CancelledError)
 _running: dict[Future[Any], Key] = {}
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None

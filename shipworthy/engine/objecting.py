@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from msgspec.structs import replace
@@ -35,36 +35,46 @@ async def decided(ask: Callable[[], Any], patience: float, name: str) -> Decisio
     return made if made.rule else replace(made, rule=name)
 
 
-def decided_at_once(policy: Policy, scope: Scope, action: Action, name: str) -> Decision:
-    """The same of a policy that computes and does nothing else, without the cost of waiting for it."""
+def decided_at_once(policy: Policy, scope: Scope, action: Action, name: str) -> Decision | Awaitable[Any]:
+    """The same of a policy that may be called here, without the cost of waiting; what has to be waited for is handed
+    on."""
     try:
         answer: Any = policy.decide(scope, action)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         return _no(name, f"it raised {described(error)}")
     if (wrong := sound(answer)) is not None:
-        return _no(name, wrong)
+        return answer if inspect.isawaitable(answer) else _no(name, wrong)
     made: Decision = answer
     return made if made.rule else replace(made, rule=name)
 
 
 async def answered(ask: Callable[[], Any], patience: float) -> Any:
-    """What *ask* gives, which may be awaitable. Raises what it raises, but no cancellation that is not the run's own:
-    something that cancels itself has given no answer."""
+    """What *ask* gives in time, which may be awaitable. Raises what it raises, but no cancellation that is not the
+    run's own: something that cancels itself has given no answer. Whatever it makes of the run's, that is raised."""
     task = asyncio.current_task()
     before = task.cancelling() if task is not None else 0
+    limit = asyncio.timeout(patience)
     try:
         answer = ask()
         if inspect.isawaitable(answer):
-            async with asyncio.timeout(patience):
+            async with limit:
                 answer = await answer
-    except asyncio.CancelledError as error:
-        if task is not None and task.cancelling() > before:
-            raise
-        raise RuntimeError("It cancelled itself.") from error
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:
-        if isinstance(error, (Exception, KeyboardInterrupt)):
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError from error
+        if isinstance(error, asyncio.CancelledError):
+            raise RuntimeError("It cancelled itself.") from error
+        if isinstance(error, Exception):
             raise
         raise RuntimeError(f"It raised {type(error).__name__}.") from error
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError  # it was kept from the run
+    if limit.expired():
+        raise TimeoutError
     return answer
 
 
