@@ -29,7 +29,7 @@ from shipworthy.engine.signing import Refusal, event_of, grant_of, token_of, ver
 from shipworthy.errors import StoreError
 from shipworthy.ports.tools import Tool
 from shipworthy.rules import approvals as rules
-from shipworthy.rules.approvals import address_of, agrees, digest_of, holds, root_of, tool_key
+from shipworthy.rules.approvals import address_of, agrees, canonical, digest_of, holds, root_of, tool_key
 from shipworthy.rules.calls import Call
 from shipworthy.rules.policies.check import sound
 from shipworthy.rules.text import described
@@ -274,16 +274,20 @@ def waiting_for(run: LiveRun, call: Call, text: str) -> PendingCall:
 def pending_approval(
     call: Call, address: str, agents: tuple[str, ...], run_id: str, arguments: str
 ) -> PendingCall:
-    """What is asked of people about *call*, with whoever has said yes so far."""
+    """What is asked of people about *call*, with whoever has said yes so far. What they sign is what they are shown,
+    and not what the journal says that they were asked."""
     asked = call.ask
     assert asked is not None
-    now = (asked.rule, asked.digest)
+    found = canonical(arguments)
+    text = arguments if found is None else found[1]
+    digest = digest_of(text)
+    now = (asked.rule, digest)
     counted = [grant for grant in call.grants if (grant.rule, grant.digest) == now]
     yes = dict.fromkeys([g.approver for g in counted if not asked.among or g.approver in asked.among])
     return PendingCall(
         call_id=call.call.call_id,
         tool=asked.tool,
-        arguments=arguments,
+        arguments=text,
         reason=asked.reason,
         kind="approval",
         address=address,
@@ -292,7 +296,7 @@ def pending_approval(
         effect=asked.effect,
         rule=asked.rule,
         policy=asked.policy,
-        digest=asked.digest,
+        digest=digest,
         approvers=asked.approvers,
         among=asked.among,
         approved_by=tuple(yes),
