@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from shipworthy.domain.events import ApprovalGranted
+from shipworthy.domain.effects import Effect
+from shipworthy.domain.events import ApprovalGranted, Judged
 from shipworthy.domain.grants import SigningKey
 from shipworthy.domain.pausing import PendingCall
 from shipworthy.rules import approvals as rules
@@ -89,3 +90,18 @@ def token_in(world: World, run: str, tenant: str = "acme") -> str:
 def signed(key: SigningKey, call: PendingCall, now: int, **changes: Any) -> str:
     """The same as a token, by this key."""
     return rules.sign(key, approval(key, call, now, **changes))
+
+
+def bytes_of(text: str) -> bytes:
+    """What stands in a part of a token."""
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def text_of(data: bytes) -> str:
+    """The same as a part of a token."""
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def judged(call_id: str, effect: Effect) -> Judged:
+    """Somebody's word that a call may run."""
+    return Judged(call_id, effect)

@@ -122,6 +122,7 @@ SCRIPTS: dict[str, list[Any]] = {
         [ToolCall("pay", {"amount": AMOUNT}), ToolCall("look"), ToolCall("pay", {"amount": 7})],
         ScriptedTurn("Paid twice."),
     ],
+    "d": [ToolCall("pay", '{"amount": 50, "amount": 99999}'), ScriptedTurn("Paid.")],
     # the same arguments again: what is remembered covers both
     "r": [
         ToolCall("pay", {"amount": AMOUNT}),
