@@ -50,7 +50,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 
 class RunSummary(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A run in a listing. Times in milliseconds since the Unix epoch; `events` is the last sequence number. `wake_at`:
-    that of its last batch."""
+    that of its last batch. `root`: of a nested run, the outermost run that it belongs to."""
 
     scope: Scope
     run_id: str
@@ -59,11 +59,14 @@ class RunSummary(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     updated_at: int
     events: int
     wake_at: int | None = None
+    root: str | None = None
 
 
 class RunFilter(msgspec.Struct, frozen=True, gc=False):
-    """Which runs a listing shows, newest first. `before`: the `started_at` of the last one of the page before."""
+    """Which runs a listing shows, newest first. `before`: the `started_at` of the last one of the page before.
+    `nested`: the runs that belong to others too."""
 
     status: RunStatus | None = None
     limit: int = 50
     before: int | None = None
+    nested: bool = False

@@ -78,13 +78,13 @@ class Directory(Protocol):
         ...
 
     async def orphans(self, operator: Operator) -> Sequence[RunSummary]:
-        """Runs of every tenant that are running and that no other live worker owns. This worker's own are among them:
-        its engine knows which of them it drives."""
+        """Runs of every tenant that are running and that no other live worker owns; nested ones are their roots'. This
+        worker's own are among them: its engine knows which of them it drives."""
         ...
 
     async def due(self, operator: Operator, now: int, skip: int = 0) -> Sequence[RunSummary]:
         """Some of the paused runs of every tenant whose last batch had a `wake_at` of at most *now*, the longest due
-        first, without the first *skip*. None: that was all."""
+        first, without the first *skip*; nested ones are their roots'. None: that was all."""
         ...
 
     async def everything(self, operator: Operator, after: int = 0) -> Sequence[tuple[int, RunSummary]]:
@@ -94,7 +94,8 @@ class Directory(Protocol):
 
     async def prune(self, operator: Operator, ended_before: int) -> int:
         """Forget runs that ended before this time (milliseconds since the epoch), and whole sessions whose every run
-        did; what a session still reaches is kept. Returns how many runs were forgotten."""
+        did; what a session still reaches is kept, and the nested runs of one that has not ended, for it goes on with
+        what they gave. Returns how many runs were forgotten."""
         ...
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from shipworthy.adapters.inmemory.ledger import InMemoryLedger
 from shipworthy.adapters.inmemory.signing import Vault
-from shipworthy.adapters.shared.entries import PAGE, demand, no_such_run
+from shipworthy.adapters.shared.entries import PAGE, demand, no_such_run, root_of
 from shipworthy.adapters.shared.grants import demand_own
 from shipworthy.domain.events import AnyEvent, RunStatus
 from shipworthy.domain.grants import Grant, SigningKey
@@ -35,14 +35,15 @@ class _Run(msgspec.Struct):
     owned: bool = True
     in_session: bool = False
     wake_at: int | None = None
+    root: str | None = None
 
 
 class InMemoryStore:
     """Journal, directory and lease in this process's memory.
 
     Holds at most *max_runs* runs. The run that ended first makes room for a new one, and if it belongs to a session,
-    its whole session does, so that no conversation loses its beginning. Runs that have not ended, and sessions that
-    have such a run, are never dropped: when they fill the store, `begin` raises StoreFull.
+    its whole session does, so that no conversation loses its beginning. Runs that have not ended, their nested runs,
+    and sessions that have such a run are never dropped: when they fill the store, `begin` raises StoreFull.
     """
 
     def __init__(self, max_runs: int = 10_000) -> None:
@@ -74,7 +75,7 @@ class InMemoryStore:
             self._make_room(scope)
             key = self._next_key
             self._next_key += 1
-            run = _Run(scope, run_id, key, [], {}, token=token)
+            run = _Run(scope, run_id, key, [], {}, token=token, root=root_of(batch.events[0]))
             if scope.session is not None:
                 self._live[scope] = self._live.get(scope, 0) + 1
             self._append(run, batch)
@@ -139,6 +140,7 @@ class InMemoryStore:
             and scope.user in (None, run.scope.user)
             and scope.session in (None, run.scope.session)
             and which.status in (None, run.status)
+            and (which.nested or run.root is None)
             and (which.before is None or run.events[0].at < which.before)
         ]
         found.sort(key=lambda s: s.started_at, reverse=True)
@@ -151,7 +153,8 @@ class InMemoryStore:
     async def orphans(self, operator: Operator) -> Sequence[RunSummary]:
         demand(operator)
         with self._lock:
-            return [_summary(run) for run in self._runs.values() if run.status == "running"]
+            runs = self._runs.values()
+            return [_summary(run) for run in runs if run.status == "running" and run.root is None]
 
     async def due(self, operator: Operator, now: int, skip: int = 0) -> Sequence[RunSummary]:
         demand(operator)
@@ -169,7 +172,8 @@ class InMemoryStore:
         demand(operator)
 
         def old(run: _Run) -> bool:
-            return run.status not in ("running", "paused") and run.events[-1].at < ended_before
+            ended = run.status not in ("running", "paused") and run.events[-1].at < ended_before
+            return ended and not self._is_needed(run)
 
         with self._lock:
             alive = {r.scope for r in self._runs.values() if r.scope.session is not None and not old(r)}
@@ -234,7 +238,7 @@ class InMemoryStore:
         run.status = batch.status
         run.owned = batch.status == "running"
         run.wake_at = batch.wake_at if batch.status != "running" else None
-        if batch.status == "paused" and batch.wake_at is not None:
+        if batch.status == "paused" and batch.wake_at is not None and run.root is None:
             self._due[run.key] = batch.wake_at
         elif self._due:
             self._due.pop(run.key, None)
@@ -265,6 +269,8 @@ class InMemoryStore:
             return
         for key in self._ended:
             run = self._by_key[key]
+            if self._is_needed(run):
+                continue
             if not run.in_session:
                 self._forget(run)
                 return
@@ -277,6 +283,11 @@ class InMemoryStore:
             fix="Raise InMemoryRuntime(max_runs=...), lower concurrency, or use SqliteRuntime.",
         )
 
+    def _is_needed(self, run: _Run) -> bool:
+        """Whether a run that has not ended goes on with what this one, that it made, gave."""
+        root = None if run.root is None else self._runs.get((run.scope.tenant, run.root))
+        return root is not None and root.status in ("running", "paused")
+
     def _forget(self, run: _Run) -> None:
         del self._runs[run.scope.tenant, run.run_id], self._by_key[run.key]
         self._due.pop(run.key, None)
@@ -285,4 +296,4 @@ class InMemoryStore:
 
 def _summary(run: _Run) -> RunSummary:
     whose, times = (run.scope, run.run_id), (run.events[0].at, run.events[-1].at)
-    return RunSummary(*whose, run.status, *times, len(run.events), run.wake_at)
+    return RunSummary(*whose, run.status, *times, len(run.events), run.wake_at, run.root)

@@ -11,7 +11,7 @@ from shipworthy.adapters.postgres.connection import Connection
 from shipworthy.adapters.postgres.connection import of as of
 from shipworthy.adapters.postgres.writer import Lease
 from shipworthy.adapters.shared.entries import no_such_run
-from shipworthy.adapters.shared.queries import SUMMARY, summary
+from shipworthy.adapters.shared.queries import SUMMARY, UNNEEDED, summary
 from shipworthy.domain.journal import Claim, Fence, RunSummary
 from shipworthy.domain.scope import Scope
 from shipworthy.errors import RunBusy
@@ -25,8 +25,10 @@ _ENDED = "status NOT IN ('running', 'paused')"
 _ORPHANS = f"""WITH owners AS MATERIALIZED (
   SELECT worker FROM (SELECT DISTINCT worker FROM runs WHERE status = 'running') AS running
   WHERE worker = ? OR gone(worker, ?))
-{SUMMARY} WHERE status = 'running' AND (worker IS NULL OR worker IN (SELECT worker FROM owners)) ORDER BY key"""
-_OLD_SINGLES = f"SELECT key FROM runs WHERE {_ENDED} AND updated_at < ? AND position IS NULL LIMIT ?"
+{SUMMARY} WHERE status = 'running' AND root IS NULL AND (worker IS NULL OR worker IN (SELECT worker FROM owners))
+ORDER BY key"""
+_OLD_SINGLES = f"""SELECT key FROM runs WHERE {_ENDED} AND updated_at < ? AND position IS NULL AND {UNNEEDED}
+LIMIT ?"""
 _OLD_SESSIONS = f"""SELECT DISTINCT tenant, "user", session FROM runs
 WHERE {_ENDED} AND updated_at < ? AND position IS NOT NULL"""
 _OF_SESSION = f"""SELECT key, {_ENDED} AND updated_at < ? FROM runs

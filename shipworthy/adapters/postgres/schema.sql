@@ -31,6 +31,7 @@ CREATE TABLE runs (
   expired      boolean NOT NULL DEFAULT false, -- claimed from a worker that may live, and nothing was committed since
   watched      bigint NOT NULL DEFAULT 0,     -- until then, somebody elsewhere reads along
   wake_at      bigint,                        -- paused: when somebody is to look again; of the last batch
+  root         text,                          -- of a nested run: the outermost run's run_id
   UNIQUE (tenant, run_id)
 ) WITH (fillfactor = 70);
 CREATE INDEX runs_newest  ON runs (tenant, started_at, key);
@@ -85,7 +86,7 @@ BEGIN
   IF wanted IS NOT NULL THEN l := lock_counters(wanted); END IF;
   FOR b IN SELECT row_number() OVER () AS n, * FROM json_to_recordset(batches) AS u (tenant text, user_id text,
     session_id text, run_id text, key bigint, token bigint, first integer, last integer, started bigint, at bigint,
-    status text, joins boolean, events text, budget json, grants json, wake_at bigint)
+    status text, joins boolean, events text, budget json, grants json, wake_at bigint, root text)
   LOOP
     fate := 'landed'; handle := NULL; why := NULL; watched_until := 0;
     BEGIN
@@ -96,9 +97,9 @@ BEGIN
       IF b.run_id IS NULL THEN NULL; -- nothing is appended
       ELSIF b.key IS NULL THEN
         INSERT INTO runs (tenant, "user", session, run_id, status, fence, worker, head, started_at, updated_at,
-          wake_at)
+          wake_at, root)
         VALUES (b.tenant, b.user_id, b.session_id, b.run_id, b.status, coalesce(b.token, 1),
-          CASE b.status WHEN 'running' THEN me END, b.last, b.started, b.at, b.wake_at)
+          CASE b.status WHEN 'running' THEN me END, b.last, b.started, b.at, b.wake_at, b.root)
         ON CONFLICT (tenant, run_id) DO NOTHING RETURNING key INTO handle;
       ELSE
         UPDATE runs AS r SET head = b.last, updated_at = b.at, status = b.status, expired = false,

@@ -98,6 +98,7 @@ class _Row(msgspec.Struct, gc=False, omit_defaults=True):
     budget: list[Any] | None = None
     grants: tuple[GrantRow, ...] | None = None
     wake_at: int | None = None
+    root: str | None = None
 
 
 class _Operations(msgspec.Struct, gc=False):
@@ -285,5 +286,5 @@ def _row(batch: Append, group: Group) -> _Row:
     who = (batch.scope.tenant, batch.scope.user, batch.scope.session, batch.run_id)
     row = _Row(*who, key, token, e.first, e.last, e.started, e.at, e.status, e.joins, e.events)
     row.budget = group.rows(e.budget) if e.budget else None
-    row.grants, row.wake_at = e.grants or None, e.wake_at
+    row.grants, row.wake_at, row.root = e.grants or None, e.wake_at, e.root
     return row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from shipworthy.adapters.shared.grants import GrantRow, demand_own, rows_of
-from shipworthy.domain.events import RunStatus
+from shipworthy.domain.events import AnyEvent, RunStarted, RunStatus
 from shipworthy.domain.journal import Batch
 from shipworthy.domain.ledger import BudgetOp
 from shipworthy.domain.scope import Operator, Scope
@@ -31,6 +31,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     budget: tuple[BudgetOp, ...] = ()
     grants: tuple[GrantRow, ...] = ()
     wake_at: int | None = None
+    root: str | None = None
 
 
 def entry_of(batch: Batch, scope: Scope) -> Entry:
@@ -56,7 +57,13 @@ def entry_of(batch: Batch, scope: Scope) -> Entry:
         batch.budget,
         rows_of(batch.grants) if batch.grants else (),
         None if batch.status == "running" else batch.wake_at,
+        root_of(first),
     )
+
+
+def root_of(first: AnyEvent) -> str | None:
+    """The outermost run that a nested one belongs to, as its first event says."""
+    return first.parent.root if type(first) is RunStarted and first.parent is not None else None
 
 
 def demand(operator: Operator) -> None:

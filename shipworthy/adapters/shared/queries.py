@@ -20,12 +20,10 @@ from shipworthy.rules.codec import decode_events
 T = TypeVar("T")
 Ask = Callable[[str, Sequence[Any]], list[Any]]
 
-SUMMARY = (
-    'SELECT tenant, "user", session, run_id, status, started_at, updated_at, head, wake_at, key FROM runs'
-)
+SUMMARY = 'SELECT tenant, "user", session, run_id, status, started_at, updated_at, head, wake_at, root, key FROM runs'
 _FIND = f"{SUMMARY} WHERE tenant = ? AND run_id = ?"
 _EVERYTHING = f"{SUMMARY} WHERE key > ? ORDER BY key LIMIT ?"
-_DUE = f"{SUMMARY} WHERE status = 'paused' AND wake_at <= ? ORDER BY wake_at, key LIMIT ? OFFSET ?"
+_DUE = f"{SUMMARY} WHERE status = 'paused' AND wake_at <= ? AND root IS NULL ORDER BY wake_at, key LIMIT ? OFFSET ?"
 _GRANTS = """SELECT data FROM grants
 WHERE tenant = ? AND "user" = ? AND NOT revoked AND expires_at > {now} ORDER BY nth"""
 _EVERYONES = (
@@ -33,6 +31,9 @@ _EVERYONES = (
 )
 KEYS = "SELECT id, secret, made_at FROM signing_keys WHERE secret IS NOT NULL ORDER BY nth DESC"
 """The keys that are in use, newest first."""
+UNNEEDED = """(root IS NULL OR NOT EXISTS (SELECT 1 FROM runs AS o
+WHERE o.tenant = runs.tenant AND o.run_id = runs.root AND o.status IN ('running', 'paused')))"""
+"""No run that has not ended goes on with what this one gave."""
 _BODY = """SELECT b.data FROM runs AS r LEFT JOIN bodies AS b ON b.run = r.key AND b.digest = ?
 WHERE r.tenant = ? AND r.run_id = ?"""
 _SESSION = """SELECT run_id FROM runs WHERE tenant = ? AND "user" IS NOT DISTINCT FROM ? AND session = ?
@@ -137,11 +138,13 @@ def _listing(ask: Ask, scope: Scope, which: RunFilter) -> list[RunSummary]:
         "started_at < ?": which.before,
     }
     given = {condition: value for condition, value in wanted.items() if value is not None}
-    query = f"{SUMMARY} WHERE {' AND '.join(given)} ORDER BY started_at DESC, key DESC LIMIT ?"
+    outermost = "" if which.nested else " AND root IS NULL"
+    query = f"{SUMMARY} WHERE {' AND '.join(given)}{outermost} ORDER BY started_at DESC, key DESC LIMIT ?"
     return [summary(row) for row in ask(query, (*given.values(), which.limit))]
 
 
 def summary(row: Sequence[Any]) -> RunSummary:
     """A row of SUMMARY."""
-    tenant, user, session, run_id, status, started_at, updated_at, head, wake_at, _ = row
-    return RunSummary(Scope(tenant, user, session), run_id, status, started_at, updated_at, head, wake_at)
+    tenant, user, session, run_id, status, started_at, updated_at, head, wake_at, root, _ = row
+    times = (started_at, updated_at)
+    return RunSummary(Scope(tenant, user, session), run_id, status, *times, head, wake_at, root)

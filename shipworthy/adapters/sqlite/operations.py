@@ -11,6 +11,7 @@ import apsw
 
 import shipworthy.adapters.sqlite.signing as signing
 from shipworthy.adapters.shared.entries import Entry, no_such_run
+from shipworthy.adapters.shared.queries import UNNEEDED
 from shipworthy.adapters.sqlite.connection import rows
 from shipworthy.adapters.sqlite.workers import Worker
 from shipworthy.domain.events import Previous
@@ -27,8 +28,8 @@ _CHANGE = """UPDATE runs SET head = ?, updated_at = ?, before = tail, tail = (SE
 status = ?, worker = CASE ? WHEN 'running' THEN worker END, expired = 0, wake_at = ?
 WHERE key = ? AND fence = ? AND head = ? AND worker = ? AND tenant = ?"""
 _CREATE = """INSERT INTO runs
-(tenant, user, session, run_id, status, fence, worker, head, started_at, updated_at, wake_at, tail)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(id), 0) + 1 FROM journal))
+(tenant, user, session, run_id, status, fence, worker, head, started_at, updated_at, wake_at, root, tail)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(id), 0) + 1 FROM journal))
 ON CONFLICT (tenant, run_id) DO NOTHING"""
 _APPEND = """INSERT INTO journal (run, prev, first, last, events)
 VALUES (?1, (SELECT before FROM runs WHERE key = ?1), ?2, ?3, ?4)"""
@@ -64,6 +65,7 @@ def begin(
         entry.started,
         entry.at,
         entry.wake_at,
+        entry.root,
     )
     cursor.execute(_CREATE, row)
     if not cursor.connection.changes():
@@ -154,7 +156,7 @@ _ENDED = "status NOT IN ('running', 'paused')"
 
 def old_singles(cursor: apsw.Cursor, ended_before: int) -> list[int]:
     """Keys of runs that ended before this time and are in no session's order."""
-    query = f"SELECT key FROM runs WHERE {_ENDED} AND updated_at < ? AND position IS NULL"
+    query = f"SELECT key FROM runs WHERE {_ENDED} AND updated_at < ? AND position IS NULL AND {UNNEEDED}"
     return [key for (key,) in rows(cursor, query, (ended_before,))]
 
 

@@ -55,6 +55,6 @@ def orphans(cursor: apsw.Cursor, worker: Worker) -> list[RunSummary]:
     found: list[RunSummary] = []
     for (owner,) in owners:
         if owner in (None, worker.id) or worker.standing(cursor, owner) != "alive":
-            query = f"{SUMMARY} WHERE status = 'running' AND worker IS ? ORDER BY key"
+            query = f"{SUMMARY} WHERE status = 'running' AND worker IS ? AND root IS NULL ORDER BY key"
             found += [summary(row) for row in rows(cursor, query, (owner,))]
     return found

@@ -18,6 +18,7 @@ CREATE TABLE runs (
   before     INTEGER,                            -- and of the one before it
   expired    INTEGER NOT NULL DEFAULT 0,         -- 1: claimed from a stopped worker, and nothing was committed since
   wake_at    INTEGER,                            -- paused: when somebody is to look again; of the last batch
+  root       TEXT,                               -- of a nested run: the outermost run's run_id
   UNIQUE (tenant, run_id)
 ) STRICT;
 

@@ -17,11 +17,12 @@ from shipworthy.testing.contracts.store.budget import BUDGET, SHARED_BUDGET
 from shipworthy.testing.contracts.store.directory import DIRECTORY
 from shipworthy.testing.contracts.store.journal import JOURNAL
 from shipworthy.testing.contracts.store.leases import LEASES, SHARED_LEASES
+from shipworthy.testing.contracts.store.nested import NESTED
 from shipworthy.testing.contracts.store.signing import SHARED_SIGNING, SIGNING
 from shipworthy.testing.contracts.store.waiting import WAITING
 from shipworthy.testing.contracts.store.workers import Law, Workers, check, name
 
-LAWS = JOURNAL + DIRECTORY + LEASES + BUDGET + WAITING + SIGNING
+LAWS = JOURNAL + DIRECTORY + LEASES + BUDGET + NESTED + WAITING + SIGNING
 SHARED_LAWS = SHARED_LEASES + SHARED_BUDGET + SHARED_SIGNING
 
 __all__ = ["LAWS", "SHARED_LAWS", "Law", "Workers", "check", "name"]
