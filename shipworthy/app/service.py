@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from shipworthy.engine.blueprint import UNNAMED, Blueprint
 from shipworthy.engine.follow import wait_until_over
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.outcome import result_of
-from shipworthy.engine.plan import Plan
+from shipworthy.engine.plan import Plan, Resume
 from shipworthy.engine.recover import load
 from shipworthy.engine.runtime import Runtime, log
 from shipworthy.errors import (
@@ -45,7 +46,7 @@ from shipworthy.rules.state import status_of
 
 _RECOVERY = Operator("recovery of orphaned runs")
 _AT_ONCE = 16
-_TRIES = 10
+_TRIES = 20
 _DUE_AT_ONCE = 1_000
 _OTHERS = 100_000
 """Runs of other agents, or nested ones, that are remembered not to be looked at again."""
@@ -112,15 +113,7 @@ class Service:
             )
 
     async def _make_deps(self, scope: Scope, given: Any) -> Any:
-        deps = given
-        if deps is None and self._deps is not None:
-            deps = self._deps(scope)
-            if inspect.isawaitable(deps):
-                deps = await deps
-        if self._deps_type is not None and not isinstance(deps, self._deps_type):
-            wanted = self._deps_type.__name__
-            raise InvalidDeps(f"deps is a {type(deps).__name__}; this agent needs a {wanted}.")
-        return deps
+        return await deps_of(self._deps, self._deps_type, scope, given)
 
     async def begin(self, start: Start) -> LiveRun | None:
         """A new run, to be driven; None if the tenant has a run of this id. Raises SessionPaused."""
@@ -207,7 +200,19 @@ class Service:
             await asyncio.sleep(0)
             if not settlements:
                 return await result_of(await self.load(scope, run_id))
-        return await result_of(await self.runtime.resume(asked))
+        return await self._go_on(asked)
+
+    async def _go_on(self, asked: Resume) -> RunResult[Any]:
+        """Take the run, and drive it. One that is still paused may be taken by several at once, also by those who
+        bring an answer that is refused: who loses it to them tries again. Raises RunBusy when another one drives it."""
+        for turn in range(_TRIES):
+            try:
+                return await result_of(await self.runtime.resume(asked))
+            except (Fenced, RunBusy) as error:
+                if not (await self.load(asked.scope, asked.run_id)).state.parked:
+                    raise RunBusy(f"Run {asked.run_id!r} is being driven by somebody else.") from error
+            await asyncio.sleep(random.uniform(0, min(0.002 * 2**turn, 0.1)))
+        raise RunBusy(f"Run {asked.run_id!r} is being answered or resumed by others all the time.")
 
     async def _answer(
         self,
@@ -229,14 +234,7 @@ class Service:
                 raise
             raise CheckpointRefused from None
         at = None if checkpoint is None else pause
-        asked = self.plan.resume(scope, run_id, settlements, deps, at)
-        for _ in range(_TRIES):
-            try:
-                return await result_of(await self.runtime.resume(asked))
-            except Fenced:  # by somebody who brought another answer, or by somebody who goes on with the run
-                if (await self.load(scope, run_id)).state.parked_at != pause:
-                    raise
-        raise RunBusy(f"Run {run_id!r} is being answered or resumed by others all the time.")
+        return await self._go_on(self.plan.resume(scope, run_id, settlements, deps, at))
 
     async def cancel(self, scope: Scope, run_id: str) -> RunResult[Any]:
         """End a paused run as cancelled; one that has ended gives its result."""
@@ -317,6 +315,20 @@ class Service:
         await self.runtime.open()
         orphans = [*await self.runtime.store.orphans(_RECOVERY), *await self._due()]
         return [o for o in orphans if self.runtime.active(o.scope, o.run_id) is None]
+
+
+async def deps_of(
+    factory: Callable[..., Any] | None, wanted: type[Any] | None, scope: Scope, given: Any
+) -> Any:
+    """What was given, else what the factory makes. Raises InvalidDeps."""
+    deps = given
+    if deps is None and factory is not None:
+        deps = factory(scope)
+        if inspect.isawaitable(deps):
+            deps = await deps
+    if wanted is not None and not isinstance(deps, wanted):
+        raise InvalidDeps(f"deps is a {type(deps).__name__}; this agent needs a {wanted.__name__}.")
+    return deps
 
 
 def is_nested(first: Event) -> bool:
