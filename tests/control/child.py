@@ -15,7 +15,7 @@ from shipworthy.domain.effects import DidNotHappen, Happened, Settlement
 from shipworthy.domain.pausing import PendingCall
 from shipworthy.domain.results import RunResult
 from shipworthy.engine import settle
-from shipworthy.errors import ShipworthyError
+from shipworthy.errors import AnswerRefused, ShipworthyError
 from shipworthy.testing.faults import Point, Points
 from tests.control import mutants, scenario
 from tests.crash.scenario import Sink, append, receipt
@@ -167,7 +167,10 @@ class Process:
     async def _answer_in_inbox(self, step: Step, answer: Any) -> None:
         assert step.tenant is not None
         waiting = await self._inbox.requests(step.tenant, run_id=step.run)
-        [request] = [each for each in waiting if step.address in ("", each.address)]
+        found = [each for each in waiting if step.address in ("", each.address)]
+        if not found:
+            raise AnswerRefused("Nothing waits any more.")
+        [request] = found
         if isinstance(answer, Deny):
             await self._inbox.deny(request, answer)
         else:
