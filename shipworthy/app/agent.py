@@ -32,7 +32,7 @@ from shipworthy.app.inputs import (
 )
 from shipworthy.app.outputs import OutputMode, output_for
 from shipworthy.app.runtimes import runtime_for
-from shipworthy.app.service import Service
+from shipworthy.app.service import Service, deps_of
 from shipworthy.app.stream import AgentStream, Reading
 from shipworthy.app.tools import FunctionTool, tool
 from shipworthy.domain.context import Deps
@@ -45,6 +45,7 @@ from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import UNNAMED, Blueprint, Instruction
 from shipworthy.engine.governance import Governance
 from shipworthy.engine.outcome import result_of
+from shipworthy.engine.plan import Plan
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import AgentInUse, DuplicateTool, InvalidTool
 from shipworthy.ports.budget import Budget
@@ -54,6 +55,7 @@ from shipworthy.ports.tools import Tool
 
 if TYPE_CHECKING:
     from shipworthy.app.control import ApprovalHandler, Control
+    from shipworthy.app.nested import AgentTool
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,6 +75,7 @@ class Agent(Generic[Deps, OutputT]):
     """
 
     __slots__ = (
+        "_blueprint",
         "_budget",
         "_control",
         "_deps",
@@ -138,6 +141,7 @@ class Agent(Generic[Deps, OutputT]):
         self._control: Control | None = None
         if permissions is not None or approval_handler is not None:
             self._control = _control_of(permissions, approval_handler)
+        self._blueprint: Blueprint | None = None
         self._service: Service | None = None
         self._recovering: asyncio.Task[None] | None = None
         self._entered = 0
@@ -242,8 +246,43 @@ class Agent(Generic[Deps, OutputT]):
         self._tools[name] = made
 
     def _unused(self) -> None:
-        if getattr(self, "_service", None) is not None:
+        if getattr(self, "_blueprint", None) is not None:
             raise AgentInUse(f"Agent {self.name!r} has run, and no longer changes.")
+
+    def as_tool(
+        self,
+        name: str | None = None,
+        description: str | None = None,
+        *,
+        labels: Sequence[str] = (),
+        timeout: float | None = None,
+        requires_approval: Requires = False,
+        approvers: int = 1,
+    ) -> AgentTool:
+        """The agent as a tool of another one, which gives it a task and gets its output.
+
+        Each call is a run of its own, in the store, process and scope of the run that makes it. It keeps to that run's
+        policies, hooks, budget and deadline, and adds this agent's; whom that run asks for approval is asked here too.
+        Where it pauses, both do. `timeout`: seconds for one sitting of it. The name is the agent's by default. Raises
+        ConfigurationError.
+        """
+        from shipworthy.app.nested import as_tool
+
+        return as_tool(self, name, description, labels, timeout, requires_approval, approvers)
+
+    @property
+    def identified(self) -> bool:
+        """Whether the agent works for nobody anonymous."""
+        return self._require_identity
+
+    def nested(self) -> Plan:
+        """The agent as runs see it that are nested in another agent's. It no longer changes."""
+        made, parent_has = self._frozen(), self._deps is None
+
+        async def make_deps(scope: Scope, given: Any) -> Any:
+            return await deps_of(self._deps, self._deps_type, scope, given if parent_has else None)
+
+        return Plan(made, make_deps)
 
     # running
 
@@ -426,27 +465,46 @@ class Agent(Generic[Deps, OutputT]):
                 if self._recovering is not None:
                     self._recovering.cancel()
                     await asyncio.wait([self._recovering])
-                await self._model.close()
+                await self._close_models()
         finally:
             self.runtime.forget_leaving(blueprint)
             await self.runtime.release()
 
     async def close(self) -> None:
         """Give up connections, for whoever used the agent without `async with`, which also recovers orphaned runs."""
-        await self._model.close()
+        await self._close_models()
         if not self.runtime.held:
             await self.runtime.close()
 
     # parts
 
+    async def _close_models(self) -> None:
+        """The connections of this agent, and of those that it has as tools."""
+        open_, seen = [self], {id(self)}
+        while open_:
+            agent = open_.pop()
+            await agent._model.close()
+            for each in agent._tools.values():
+                inner = [a for a in getattr(each, "agents", ()) if id(a) not in seen]
+                open_ += inner
+                seen |= {id(a) for a in inner}
+
     def _in_use(self) -> Service:
         """The agent as its runs see it, from the first of them on."""
         if self._service is None:
+            if self._control is not None and self._control.inbox is not None:
+                self._control.inbox.of(self.runtime)
+            self._service = Service(self.runtime, self._frozen(), self._deps, self._deps_type)
+        return self._service
+
+    def _frozen(self) -> Blueprint:
+        """What every run has in common, from the first of them on."""
+        if self._blueprint is None:
             output = output_for(self._output_type, mode=self._output_mode, validators=tuple(self._validators))
             for spec in output.tools:
                 if spec.name in self._tools:
                     raise DuplicateTool(f"The tool {spec.name!r} has the name of the output's own tool.")
-            blueprint = Blueprint.build(
+            self._blueprint = Blueprint.build(
                 name=self.name,
                 instructions=self._instructions,
                 model=self._model,
@@ -457,15 +515,12 @@ class Agent(Generic[Deps, OutputT]):
                 budget=self._budget,
                 governance=self._governance(),
             )
-            self._service = Service(self.runtime, blueprint, self._deps, self._deps_type)
-        return self._service
+        return self._blueprint
 
     def _governance(self) -> Governance:
         patience, handler_patience = self._tuning.policy_timeout, self._tuning.approval_timeout
         if self._control is None:  # a tool may ask for approval all the same
             return Governance(patience=patience, handler_patience=handler_patience)
-        if self._control.inbox is not None:
-            self._control.inbox.of(self.runtime)
         return self._control.governance(patience, handler_patience)
 
     def _scope(self, tenant_id: str | None, user_id: str | None, session_id: str | None) -> Scope:

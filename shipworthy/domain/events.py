@@ -276,8 +276,10 @@ class HumanAsked(Event, frozen=True, gc=False, kw_only=True, tag="human_asked"):
 
 
 class HumanAnswered(Event, frozen=True, gc=False, kw_only=True, tag="human_answered"):
-    """The answer to the question of this digest, as JSON. `by`: who gave it; None: nobody did in time."""
+    """The answer to the question of this digest, as JSON. `by`: who gave it; None: nobody did in time. `id`: that of an
+    answer that somebody gave, so that each run takes it once."""
 
+    id: str = ""
     address: str
     ordinal: int
     digest: str

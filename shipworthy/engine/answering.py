@@ -7,6 +7,7 @@ done about it, it counts once, and it makes no difference which process goes on 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Mapping
@@ -43,7 +44,7 @@ _LONGEST = 1_000_000
 
 class Answering:
     """One answer, or several, to a paused run of *scope*'s tenant; *checkpoint*: what it was brought with. *shown*: the
-    digest of the arguments that whoever answers has seen."""
+    digest of the arguments that whoever answers has seen. *address*: the one call that the answer is for."""
 
     def __init__(
         self,
@@ -52,8 +53,9 @@ class Answering:
         run_id: str,
         checkpoint: Checkpoint | None = None,
         shown: str | None = None,
+        address: str | None = None,
     ) -> None:
-        self._shown = shown
+        self._shown, self._address = shown, address
         self._runtime, self._store, self._keyring = runtime, runtime.store, runtime.keyring
         self._scope, self._run_id, self._checkpoint = scope, run_id, checkpoint
 
@@ -74,6 +76,8 @@ class Answering:
                 taken = no
             if not state.parked:
                 self._raise(state, taken)
+            if not isinstance(taken, _Taken) and await self._is_answered(state):
+                raise taken
             if await self._record(state, taken, wake_in):
                 if not isinstance(taken, _Taken):
                     raise taken
@@ -100,10 +104,16 @@ class Answering:
         try:
             await self._check(state)
         except CheckpointRefused as no:
-            if state.parked:
+            if state.parked and not await self._is_answered(state):
                 await self._record(state, no, 0)
             raise
         return state.parked_at
+
+    async def _is_answered(self, state: RunState) -> bool:
+        """Whether the pause has all its answers: then a refusal is not recorded, for that would take the run away from
+        whoever is about to go on with it."""
+        answers = state.seq - state.parked_at - state.refusals
+        return answers > 0 and not await pending_of(self._store, state)
 
     def _raise(self, state: RunState, taken: _Taken | AnswerRefused | CheckpointRefused) -> None:
         if isinstance(taken, CheckpointRefused):
@@ -132,15 +142,19 @@ class Answering:
     async def _by_address(self, waiting: Mapping[str, PendingCall], answer: Any) -> Mapping[str, Any]:
         if not waiting:
             raise Refusal("nothing of it waits for an answer, or it has been answered")
+        if self._address is not None:
+            if self._address not in waiting:
+                raise Refusal(NOT_TAKEN)
+            return {self._address: answer}
         if rules.is_token(answer):
             said = await verified(self._keyring, answer)
             if said.address not in waiting:
                 raise Refusal(NOT_TAKEN)
             return {said.address: answer}
         only = next(iter(waiting.values()))
-        if len(waiting) == 1 and not (isinstance(answer, Mapping) and set(answer) == {only.address}):
-            if only.kind == "answer" or not isinstance(answer, Mapping):
-                return {only.address: answer}
+        addressed = isinstance(answer, Mapping) and set(answer) == {only.address}
+        if len(waiting) == 1 and not addressed and (only.kind == "answer" or not isinstance(answer, Mapping)):
+            return {only.address: answer}
         if not isinstance(answer, Mapping) or not answer:
             raise Refusal(
                 f"{len(waiting)} calls wait, so it has to be a mapping of their addresses to the answers"
@@ -226,6 +240,7 @@ class _Taken:
         if waiting.schema is not None and (wrong := misfit_data(data, waiting.schema)) is not None:
             raise Refusal(f"it does not fit what is asked: {wrong}")
         return HumanAnswered(
+            id=os.urandom(12).hex(),
             address=waiting.address,
             ordinal=waiting.ordinal,
             digest=waiting.digest,

@@ -13,19 +13,20 @@ import msgspec
 from shipworthy.domain.context import RunContext
 from shipworthy.domain.events import RunStarted
 from shipworthy.domain.journal import Batch
-from shipworthy.domain.messages import DEVELOPER, Message, Text, UserPart
+from shipworthy.domain.messages import DEVELOPER, MODEL, USER, Message, Text, UserPart
 from shipworthy.domain.model import ModelSettings
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import Blueprint, Limits, joined
 from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.live import LiveRun
+from shipworthy.engine.nesting import parent_of
 from shipworthy.engine.runtime import Runtime
 from shipworthy.rules import state as rules
 from shipworthy.rules.codec import encode_messages
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asks for, checked."""
+    """What a caller asks for, checked; of a nested run, what `call` of the run `parent` asks for."""
 
     scope: Scope
     prompt: tuple[UserPart, ...]
@@ -34,6 +35,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     deps: Any
     settings: ModelSettings | None
     limits: Limits
+    parent: LiveRun | None = None
+    call: str = ""
 
     def digest(self) -> str:
         """What the same call, made again, agrees in."""
@@ -47,13 +50,13 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
     scope, run_id = start.scope, start.run_id or os.urandom(16).hex()
     bodies = Bodies(lambda digest: store.body(scope, run_id, digest))
     head, history = 0, start.history
-    if scope.session is not None:
+    if scope.session is not None and start.parent is None:
         head, history = await runtime.conversations.of(store, scope)
     instructions = blueprint.fixed
     if instructions is None:
         instructions = await _instructions(blueprint, start, run_id)
     limits = start.limits
-    meter = await runtime.meter(blueprint, scope, run_id, start.settings, limits.timeout)
+    meter = await runtime.meter(blueprint, scope, run_id, start.settings, limits.timeout, start.parent)
     event = RunStarted(
         seq=1,
         at=time.time_ns() // 1_000_000,
@@ -68,13 +71,16 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
         if start.history
         else None,
         session_head=head,
-        digest=start.digest() if start.run_id is not None else "",
+        digest=start.digest() if start.run_id is not None and start.parent is None else "",
         fingerprint=blueprint.fingerprint,
         settings=start.settings,
         max_turns=limits.max_turns,
         output_retries=limits.output_retries,
         model_retries=limits.model_retries,
         timeout=limits.timeout,
+        parent=None if start.parent is None else parent_of(start.parent, start.call),
+        origin=USER if start.parent is None else MODEL,
+        trust="trusted" if start.parent is None else "untrusted",
     )
     runtime.expect(scope, run_id)
     try:
@@ -94,6 +100,7 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
             history=history,
             timeout=limits.timeout,
             meter=meter,
+            parent=start.parent,
         )
         runtime.enter(run)
     finally:

@@ -12,8 +12,8 @@ from shipworthy.domain.scope import Scope
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.plan import Plan
 from shipworthy.engine.recover import load, take
-from shipworthy.engine.runtime import Runtime
-from shipworthy.errors import RunBusy, RunNotFound
+from shipworthy.engine.runtime import Runtime, log
+from shipworthy.errors import Fenced, RunBusy, RunNotFound
 from shipworthy.ports.store import Store
 from shipworthy.rules.decide import End, decide
 from shipworthy.rules.state import RunState, fold, replay, status_of
@@ -49,6 +49,19 @@ async def _no_deps(scope: Scope, given: object) -> None:
     """No code runs that could use any."""
 
 
+async def end_left(run: LiveRun) -> None:
+    """End the nested runs that a run has left, whose calls were answered without them. What cannot be ended now stays
+    as it is, and nobody goes on with it."""
+    left, run.left = run.left, []
+    for run_id in left:
+        try:
+            await _end(run.store, run.scope, run_id)
+        except RunNotFound:
+            continue
+        except (RunBusy, Fenced) as error:
+            log.warning("The nested run %r was left as it is: %s", run_id, error)
+
+
 async def _end_nested(store: Store, state: RunState) -> None:
     """End the runs that the calls of a run wait for, and theirs. Whoever drives them drives this one."""
     for call in state.calls.values():
@@ -60,6 +73,8 @@ async def _end_nested(store: Store, state: RunState) -> None:
 
 
 async def _end(store: Store, scope: Scope, run_id: str) -> None:
+    if replay(await store.read(scope, run_id)).ended is not None:
+        return
     claim = await store.claim(scope, run_id)
     state = replay(await store.read(scope, run_id))
     if state.ended is not None:

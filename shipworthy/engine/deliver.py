@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shipworthy.domain.events import OutputRejected, RunEnded
-from shipworthy.domain.messages import Text
+from shipworthy.domain.messages import RUNTIME, Message, Text, ToolResult
 from shipworthy.engine.live import LiveRun
 from shipworthy.errors import InvalidOutput, ModelRetry
 from shipworthy.rules.calls import Call
@@ -26,11 +26,36 @@ async def deliver(run: LiveRun) -> None:
     message = (await run.messages())[-1]
     if run.state.wrapping_up:
         return await _deliver_wrap_up(run)
+    if (call_id := run.state.handed_over) is not None:
+        return await _deliver_handed_over(run, message, call_id)
     text = message.text if message.role == "assistant" else ""
     if not text:
         run.record(OutputRejected(problem=_EMPTY))
     else:
         await _deliver(run, text, None, None)
+
+
+async def _deliver_handed_over(run: LiveRun, message: Message, call_id: str) -> None:
+    """Make another agent's output the output, in whatever way this agent's own would be given."""
+    text, problem = _said(message, call_id), _EMPTY
+    for tool in (None, *run.blueprint.output_tools) if text else ():
+        try:
+            value = await _value(run, text, tool)
+        except (InvalidOutput, ModelRetry) as error:
+            problem = f"What the other agent gave is not a valid output: {clean(error.what)}"
+        else:
+            run.record(RunEnded(status="completed", output=_pack(run, value)))
+            return
+    run.record(OutputRejected(problem=problem))
+
+
+def _said(message: Message, call_id: str) -> str:
+    """The result of a call, without what the runtime remarked on it."""
+    for part in message.parts:
+        if isinstance(part, ToolResult) and part.call_id == call_id:
+            texts = [each for each in part.content if isinstance(each, Text) and each.origin != RUNTIME]
+            return "".join([each.text for each in texts])
+    return ""
 
 
 async def _deliver(run: LiveRun, text: str, tool: str | None, call_id: str | None) -> bool:

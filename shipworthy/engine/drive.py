@@ -10,10 +10,12 @@ from typing import assert_never
 
 from shipworthy.domain.events import RunEnded, RunParked, StopCause, StopRequested
 from shipworthy.engine.ask import ask
+from shipworthy.engine.cancelling import end_left
 from shipworthy.engine.deliver import deliver
 from shipworthy.engine.execute import execute
 from shipworthy.engine.judging import judge
 from shipworthy.engine.live import LiveRun
+from shipworthy.engine.nesting import unfinished
 from shipworthy.engine.settle import settle
 from shipworthy.engine.telling import tell
 from shipworthy.errors import StoreError
@@ -41,6 +43,8 @@ async def drive(run: LiveRun) -> None:
     while type(step := decide(run.state)) is not Finished:
         await perform(run, step)
     await run.commit()
+    if run.left:
+        await end_left(run)
     if run.asked:
         await tell(run)
 
@@ -50,6 +54,8 @@ async def one_step(run: LiveRun) -> None:
     await run.commit()
     await perform(run, decide(run.state))
     await run.commit()
+    if run.left:
+        await end_left(run)
     if run.asked and run.state.parked:
         await tell(run)
 
@@ -120,11 +126,19 @@ async def perform(run: LiveRun, step: Step) -> None:
         case Park():
             run.record(RunParked(reason=step.reason, detail=step.detail, wake_at=step.wake_at))
         case End():
-            run.record(RunEnded(status=step.status, stop_reason=step.stop_reason, error=step.error))
+            _end(run, step)
         case Finished():
             pass
         case _:
             assert_never(step)
+
+
+def _end(run: LiveRun, step: End) -> None:
+    """The end; the nested runs of calls that have no result end with it."""
+    for call in run.state.calls.values():
+        if call.result is None:
+            run.left += unfinished(run, call)
+    run.record(RunEnded(status=step.status, stop_reason=step.stop_reason, error=step.error))
 
 
 async def _stop(run: LiveRun, cause: StopCause, finish: Work) -> None:

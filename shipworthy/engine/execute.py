@@ -6,6 +6,7 @@ Whoever wants to know what the guarantee is reads the order of the lines in `exe
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import msgspec
 
 from shipworthy.domain.context import RunContext
 from shipworthy.domain.events import (
+    AgentPaused,
     AnyEvent,
     ReturnKind,
     ToolAttempted,
@@ -21,6 +23,7 @@ from shipworthy.domain.events import (
 )
 from shipworthy.domain.messages import RUNTIME, File, Image, Stored, Text
 from shipworthy.engine.live import LiveRun, idempotency_key
+from shipworthy.engine.nesting import Delegate, Paused
 from shipworthy.engine.pausing import Asking, asking, asking_of, is_pause
 from shipworthy.engine.refusing import missing, refuse
 from shipworthy.engine.reviewing import reviewed
@@ -33,13 +36,13 @@ from shipworthy.rules.text import clean, described, shown
 
 
 class Attempt(msgspec.Struct):
-    """One body, from its intent to what is recorded of it. `timeout` in seconds."""
+    """One body, from its intent to what is recorded of it. `timeout` in seconds; nested runs keep their own time."""
 
     call: Call
     tool: Tool
     arguments: Any
     key: str
-    timeout: float
+    timeout: float | None
     start_by: int = 0
     outcome: tuple[AnyEvent, ...] = ()
     asking: Asking | None = None
@@ -78,7 +81,9 @@ async def _prepare(run: LiveRun, call: Call, tool: Tool) -> Attempt:
         raise RuntimeError(f"The call {call_id} was not judged in this sitting.")
     else:
         arguments = tool.parse(raw)
-    timeout = run.blueprint.limits.tool_timeout if tool.timeout is None else tool.timeout
+    timeout: float | None = run.blueprint.limits.tool_timeout if tool.timeout is None else tool.timeout
+    if isinstance(tool, Delegate):
+        timeout = None
     return Attempt(call, tool, arguments, idempotency_key(run.scope, run.run_id, call_id, raw), timeout)
 
 
@@ -120,14 +125,14 @@ async def _side_by_side(run: LiveRun, attempts: Sequence[Attempt]) -> None:
         waiting = [task for task in tasks if not task.done()]
         for task in waiting:
             task.cancel()
-        again = await _outlast(waiting)
+        again = await outlast(waiting)
         for attempt in attempts:
             _record(run, attempt)
         if again:
             raise asyncio.CancelledError
 
 
-async def _outlast(tasks: Sequence[asyncio.Task[None]]) -> bool:
+async def outlast(tasks: Sequence[asyncio.Task[None]]) -> bool:
     """Wait until every one of *tasks* is done, whoever cancels meanwhile; True if somebody did."""
     again = False
     while any([not task.done() for task in tasks]):
@@ -147,8 +152,11 @@ def _record(run: LiveRun, attempt: Attempt) -> None:
 
 
 async def _perform(run: LiveRun, attempt: Attempt) -> None:
-    """Run the body, again as often as the tool allows. Raises nothing but the run's own cancellation."""
+    """Run the body, again as often as the tool allows. Raises nothing but the run's own cancellation, and what stops
+    the driving of nested runs."""
     tool = attempt.tool
+    if isinstance(tool, Delegate):
+        return await _delegate(run, attempt, tool)
     context = run.context(attempt.call.wanted, attempt.key, attempt.call.attempts)
     task = asyncio.current_task()
     before = task.cancelling() if task is not None else 0
@@ -175,6 +183,21 @@ async def _perform(run: LiveRun, attempt: Attempt) -> None:
             if task is not None and task.cancelling() > before:
                 raise asyncio.CancelledError  # the body kept it to itself
             return
+
+
+async def _delegate(run: LiveRun, attempt: Attempt, tool: Delegate) -> None:
+    """Have other agents carry the call out."""
+    found = await tool.delegate(run, attempt.call, attempt.arguments)
+    call_id = attempt.call.call.call_id
+    if isinstance(found, Paused):
+        run.raises = run.raises or found.raises
+        attempt.outcome = (AgentPaused(call_id=call_id, runs=found.runs, wake_at=found.wake_at),)
+    elif found.ok:
+        context = run.context(attempt.call.wanted, attempt.key, attempt.call.attempts)
+        await _returned(run, attempt, context, found.content, handed_over=tool.hands_over)
+    else:
+        parts, whole = fit(run, found.content, attempt.tool.max_result or run.blueprint.limits.max_result)
+        attempt.outcome = (ToolReturned(call_id=call_id, content=parts, whole=whole, outcome="error"),)
 
 
 async def _invoke(
@@ -208,7 +231,12 @@ def _may_start(run: LiveRun, start_by: int) -> bool:
 
 
 async def _returned(
-    run: LiveRun, attempt: Attempt, context: RunContext[Any], content: tuple[Text | Image | File, ...]
+    run: LiveRun,
+    attempt: Attempt,
+    context: RunContext[Any],
+    content: tuple[Text | Image | File, ...],
+    *,
+    handed_over: bool = False,
 ) -> None:
     tool, call = attempt.tool, attempt.call
     if (
@@ -219,9 +247,16 @@ async def _returned(
         return
     if call.edited is not None:
         content = (await _edited(run, call), *content)
-    parts, whole = fit(run, content, tool.max_result or run.blueprint.limits.max_result)
+    limit = sys.maxsize if handed_over else tool.max_result or run.blueprint.limits.max_result
+    parts, whole = fit(run, content, limit)
     attempt.outcome = (
-        ToolReturned(call_id=call.call.call_id, content=parts, whole=whole, origin=f"tool:{tool.spec.name}"),
+        ToolReturned(
+            call_id=call.call.call_id,
+            content=parts,
+            whole=whole,
+            handed_over=handed_over,
+            origin=f"tool:{tool.spec.name}",
+        ),
     )
 
 

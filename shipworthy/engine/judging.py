@@ -17,6 +17,7 @@ from shipworthy.engine import approving
 from shipworthy.engine.deliver import deliver_call
 from shipworthy.engine.governance import name_of
 from shipworthy.engine.live import LiveRun
+from shipworthy.engine.nesting import unfinished
 from shipworthy.engine.objecting import decided, decided_at_once
 from shipworthy.engine.refusing import deny, missing, refuse
 from shipworthy.engine.reviewing import action_of
@@ -34,18 +35,32 @@ ROUNDS = 8
 
 
 class Made(msgspec.Struct):
-    """A call's arguments: the text that is judged and executed, as plain data, and as the tool takes them."""
+    """A call's arguments: the text that is judged and executed, as plain data, and as the tool takes them. `flat`: none
+    of the data can be changed in place."""
 
     text: str
     data: Mapping[str, Any]
     parsed: Any
+    flat: bool
 
     @property
     def digest(self) -> str:
         return digest_of(self.text)
 
+    def copied(self) -> Mapping[str, Any]:
+        """The data once more."""
+        return MappingProxyType(msgspec.json.decode(self.text))
+
 
 async def judge(run: LiveRun, step: Judge) -> None:
+    """Record what `_judge` says; nested runs that a call made before, and may not go on with, are to be ended."""
+    await _judge(run, step)
+    for call in step.calls:
+        if call.attempts and call.result is not None:
+            run.left += unfinished(run, call)
+
+
+async def _judge(run: LiveRun, step: Judge) -> None:
     """Record for each call that it may run, what the model is told instead, or who is asked. Live code decides, also
     after a resume. An output tool's call ends the run."""
     judged: list[Judged] = []
@@ -133,7 +148,7 @@ async def _made(run: LiveRun, call: Call, tool: Tool) -> Made | None:
         if isinstance(made, Made):
             run.record(ArgumentsReplaced(call_id=call.call.call_id, call=event, by=by))
             return made
-        approving.reject(run, call, by, "arguments")
+        approving.reject(run, call, by)
     made = _parsed(await run.arguments_of(call.wanted), tool)
     if isinstance(made, Made):
         return made
@@ -150,7 +165,8 @@ def _parsed(raw: str, tool: Tool) -> Made | str:
             tool.parse(raw)
             return "they are not a JSON object."
         data, text = found
-        return Made(text, MappingProxyType(data), tool.parse(text))
+        flat = not [value for value in data.values() if type(value) in (dict, list)]
+        return Made(text, MappingProxyType(data), tool.parse(text), flat)
     except InvalidArguments as problem:
         return problem.what
 
@@ -160,9 +176,14 @@ async def _decide(run: LiveRun, call: Call, tool: Tool, made: Made) -> Decision 
     everything else."""
     action = action_of(run, call, tool, made.data)
     patience = run.governance.patience
+
+    def shown() -> Action:
+        """With arguments of its own for each: what one of them changes in place is neither judged nor run."""
+        return action if made.flat else msgspec.structs.replace(action, arguments=made.copied())
+
     said: list[Decision] = []
     for hook in run.governance.hooks.before_tool:
-        answer = await decided(lambda h=hook: h(run.context(call.wanted), action), patience, hook.name)  # type: ignore[misc]
+        answer = await decided(lambda h=hook: h(run.context(call.wanted), shown()), patience, hook.name)  # type: ignore[misc]
         if isinstance(answer, Replace):
             answer = _replaced(run, call, tool, made, answer, f"hook:{hook.name}")
             if isinstance(answer, Replace):
@@ -170,10 +191,11 @@ async def _decide(run: LiveRun, call: Call, tool: Tool, made: Made) -> Decision 
         if answer is not None:
             said.append(answer)
     for policy in run.governance.policies:
-        given = decided_at_once(policy, run.scope, action, name_of(policy)) if policy.immediate else None
-        said.append(given if type(given) is Decision else await _waited(run, policy, action, given))
+        given = decided_at_once(policy, run.scope, shown(), name_of(policy)) if policy.immediate else None
+        said.append(given if type(given) is Decision else await _waited(run, policy, shown(), given))
     if tool.asks:
-        answer = await decided(lambda: tool.approval(run.context(call.wanted), made.parsed), patience, "tool")
+        own = tool.parse(made.text)
+        answer = await decided(lambda: tool.approval(run.context(call.wanted), own), patience, "tool")
         said.append(_only_decision(answer, "tool"))
     return strictest(said)
 

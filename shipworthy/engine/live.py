@@ -75,8 +75,9 @@ class LiveRun:
     """One run in this process. `urgent`: something waits for its commit that cannot be had again, such as the result of
     an effect. `raises`: what the caller is told once the journal is in order. `agents`: the names from the outermost
     agent to its own. `settlements`: what a person found out of calls of nested runs. `grants`: approvals to be
-    remembered with the next commit. `allowed`: calls by tool that were allowed before the one that is
-    judged. `left`: nested runs whose call was answered without them, to be ended. `asked`: addresses of the calls that people are newly asked about."""
+    remembered with the next commit. `allowed`: calls by tool that were allowed before the one that is judged. `left`:
+    nested runs whose call was answered without them, to be ended. `asked`: addresses of the calls that people are newly
+    asked about."""
 
     __slots__ = (
         "_abandoned",
@@ -167,9 +168,9 @@ class LiveRun:
             left = meter.max_wall_clock - (state.at - state.started.at - state.paused_ms) / 1000
             if timeout is None or left < timeout:
                 self.deadline, self.deadline_cause = time.monotonic() + left, "budget:max_wall_clock"
-        if parent is not None and parent.deadline is not None:
-            if self.deadline is None or parent.deadline < self.deadline:
-                self.deadline, self.deadline_cause = parent.deadline, parent.deadline_cause
+        outer = None if parent is None else parent.deadline
+        if parent is not None and outer is not None and (self.deadline is None or outer < self.deadline):
+            self.deadline, self.deadline_cause = outer, parent.deadline_cause
         self.run_id = state.started.run_id
         self.left: list[str] = []
         self._short = ""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from shipworthy.domain.effects import Effect
@@ -14,7 +12,7 @@ from shipworthy.engine.bodies import Bodies
 from shipworthy.errors import RunNotFound
 from shipworthy.ports.store import Store
 from shipworthy.rules.approvals import address_of
-from shipworthy.rules.calls import Call
+from shipworthy.rules.calls import Answer, Call
 from shipworthy.rules.state import RunState, replay, take_answer
 
 
@@ -45,11 +43,11 @@ async def _of_call(store: Store, state: RunState, call: Call, bodies: Bodies) ->
         case "waiting" if call.question is not None and len(call.answers) <= call.question.ordinal:
             return [await _question(state, call, bodies)]
     return []
+
+
 def _is_edited(call: Call) -> bool:
     """Whether somebody said yes to other arguments than those that were asked about: they are judged next."""
     return call.ask is not None and any([g.call and g.digest != call.ask.digest for g in call.grants])
-
-
 
 
 async def _of_nested(store: Store, state: RunState, call: Call) -> list[PendingCall]:
@@ -66,19 +64,11 @@ async def _of_nested(store: Store, state: RunState, call: Call) -> list[PendingC
     return found
 
 
-def has(state: RunState, answer: Any) -> bool:
-    """Whether a run has been told of an answer already."""
-    if hasattr(answer, "id"):
-        return answer.id in state.taken
+def has(state: RunState, answer: Answer) -> bool:
+    """Whether a run has been told of an answer already, or has no such call (any more): it may be another's that the
+    same call made."""
     head = answer.address.removeprefix(state.prefix).partition("/")[0]
-    call = state.calls.get(head)
-    if call is None:
-        return True
-    return (answer.ordinal, answer.digest, answer.at) in [
-        (each.ordinal, each.digest, each.at)
-        for each in (*call.answers, *call.down)
-        if not hasattr(each, "id")
-    ]
+    return answer.id in state.taken or head not in state.calls
 
 
 async def _in_doubt(state: RunState, call: Call, bodies: Bodies) -> PendingCall:

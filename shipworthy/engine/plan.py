@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from shipworthy.domain.effects import Settlement
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import Blueprint, Limits
+from shipworthy.rules.calls import Answer
+
+if TYPE_CHECKING:
+    from shipworthy.engine.live import LiveRun
 
 MakeDeps = Callable[[Scope, Any], Awaitable[Any]]
 NOTHING: Mapping[str, Settlement] = {}
@@ -34,7 +38,8 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
 
 
 class Resume(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller brings to a run that goes on. `at`: the pause that it may go on from, and no other one."""
+    """What a caller brings to a run that goes on. `at`: the pause that it may go on from, and no other one. `parent`:
+    the run that a nested one belongs to, which alone may have it go on, with `answers` for its calls."""
 
     plan: Plan
     scope: Scope
@@ -42,6 +47,8 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
     deps: Any = None
     settlements: Mapping[str, Settlement] = NOTHING
     at: int | None = None
+    parent: LiveRun | None = None
+    answers: tuple[Answer, ...] = ()
 
     @property
     def limits(self) -> Limits:

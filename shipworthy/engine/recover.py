@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from shipworthy.domain.events import Fingerprint, RunResumed
+from msgspec.structs import replace
+
+from shipworthy.domain.effects import Settlement
+from shipworthy.domain.events import ApprovalGranted, Fingerprint, HumanAnswered, RunResumed
 from shipworthy.domain.journal import Claim, Fence
 from shipworthy.domain.messages import Message, Text
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import Blueprint, Limits
 from shipworthy.engine.bodies import Bodies
-from shipworthy.engine.live import LiveRun
+from shipworthy.engine.live import NO_SETTLEMENTS, LiveRun
 from shipworthy.engine.metering import UNMETERED, Meter
+from shipworthy.engine.pending import has, pending_of
 from shipworthy.engine.plan import Resume
 from shipworthy.engine.runtime import Runtime, log
 from shipworthy.engine.sessions import read
-from shipworthy.engine.settle import settle_by_person
-from shipworthy.errors import CheckpointRefused, RunBusy, SettlementRefused
+from shipworthy.engine.settle import is_nested, settle_by_person
+from shipworthy.errors import CheckpointRefused, RunBusy, RunConflict, SettlementRefused
+from shipworthy.ports.store import Store
+from shipworthy.rules.calls import Answer
 from shipworthy.rules.codec import decode_messages
 from shipworthy.rules.state import RunState, replay
 
@@ -50,14 +57,15 @@ async def _claim(runtime: Runtime, asked: Resume) -> LiveRun:
         if asked.settlements:
             raise SettlementRefused(f"Run {asked.run_id!r} has ended.", fix="Nothing is left to settle.")
         return await load(runtime, blueprint, asked.scope, asked.run_id)
+    await _check(store, state, asked)
     deps = await asked.plan.make_deps(scope_of(state), asked.deps)
     pinned, timeout = state.started.settings, _narrower(state.started.timeout, asked.limits.timeout)
-    meter = await runtime.meter(blueprint, scope_of(state), asked.run_id, pinned, timeout)
+    meter = await runtime.meter(blueprint, scope_of(state), asked.run_id, pinned, timeout, asked.parent)
     claim = await store.claim(asked.scope, asked.run_id)
     state = replay(await store.read(asked.scope, asked.run_id))  # nobody else appends any more
     if asked.at is not None and (not state.parked or state.parked_at != asked.at):
         raise CheckpointRefused
-    run = await _revive(runtime, blueprint, state, claim.fence, deps, asked.limits, meter)
+    run = await _revive(runtime, blueprint, state, claim.fence, deps, asked.limits, meter, asked)
     if state.ended is None:
         _take_over(run, claim, asked)
         try:
@@ -68,6 +76,25 @@ async def _claim(runtime: Runtime, asked: Resume) -> LiveRun:
         if asked.at is not None:
             await run.commit()  # of those who bring one checkpoint at once, one gets here
     return run
+
+
+async def _check(store: Store, state: RunState, asked: Resume) -> None:
+    """Raises RunConflict for a nested run that goes on by itself, SettlementRefused for calls of nested runs that are
+    not in doubt."""
+    if state.started.parent is not None and asked.parent is None:
+        root = state.started.parent.root
+        raise RunConflict(
+            f"Run {asked.run_id!r} is a nested run, and goes on with run {root!r}, which it belongs to.",
+            fix=f"Resume run {root!r}: its pending calls are those of its nested runs, too.",
+        )
+    nested = [address for address in asked.settlements if is_nested(state, address)]
+    if nested and asked.parent is None:
+        doubts = [call.address for call in await pending_of(store, state) if call.kind == "in_doubt"]
+        if unknown := [address for address in nested if address not in doubts]:
+            raise SettlementRefused(
+                f"Call {unknown[0]!r} of run {asked.run_id!r} is not in doubt.",
+                fix=f"Calls in doubt: {', '.join(doubts) or 'none'}.",
+            )
 
 
 def _take_over(run: LiveRun, claim: Claim, asked: Resume) -> None:
@@ -88,7 +115,19 @@ def _take_over(run: LiveRun, claim: Claim, asked: Resume) -> None:
             skew=run.store.skew,
         )
     )
+    for answer in asked.answers:
+        if not has(run.state, answer):
+            run.record(_packed(run, answer))
     settle_by_person(run, asked.settlements)
+
+
+def _packed(run: LiveRun, answer: Answer) -> Answer:
+    """The answer as an event of this run, which keeps its bodies itself."""
+    if isinstance(answer, HumanAnswered):
+        return replace(answer, answer=run.pack(answer.answer))
+    if isinstance(answer, ApprovalGranted) and answer.call is not None:
+        return replace(answer, call=run.pack(answer.call))
+    return replace(answer)
 
 
 def scope_of(state: RunState) -> Scope:
@@ -104,6 +143,7 @@ async def _revive(
     deps: Any,
     limits: Limits,
     meter: Meter = UNMETERED,
+    asked: Resume | None = None,
 ) -> LiveRun:
     started, store = state.started, runtime.store
     scope = scope_of(state)
@@ -127,7 +167,16 @@ async def _revive(
         history=history,
         timeout=_narrower(started.timeout, limits.timeout),
         meter=meter,
+        parent=None if asked is None else asked.parent,
+        settlements=NO_SETTLEMENTS if asked is None else _for_nested(state, asked.settlements),
     )
+
+
+def _for_nested(state: RunState, settlements: Mapping[str, Settlement]) -> Mapping[str, Settlement]:
+    """Those for calls of nested runs, by their addresses."""
+    if not settlements:
+        return NO_SETTLEMENTS
+    return {address: each for address, each in settlements.items() if is_nested(state, address)}
 
 
 def _changed(before: Fingerprint, now: Fingerprint) -> tuple[str, ...]:

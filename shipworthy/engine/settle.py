@@ -14,6 +14,7 @@ from shipworthy.engine.live import LiveRun, idempotency_key
 from shipworthy.errors import InvalidArguments, SettlementRefused, UnserialisableResult
 from shipworthy.rules.calls import Call
 from shipworthy.rules.decide import Settle
+from shipworthy.rules.state import RunState
 
 STARTS = 3
 """Starts of a `once` body after which it is not started again by itself, though nothing happened."""
@@ -70,14 +71,23 @@ def still_possible_for(run: LiveRun, call: Call) -> int:
 def settle_by_person(run: LiveRun, settlements: Mapping[str, Settlement]) -> None:
     """Record what a person found out. Raises SettlementRefused before anything is recorded."""
     check(run, settlements)
-    for call_id, settlement in settlements.items():
-        _record(run, run.state.calls[call_id], settlement, "person")
+    for address, settlement in settlements.items():
+        if not is_nested(run.state, address):
+            _record(run, run.state.calls[address.removeprefix(run.state.prefix)], settlement, "person")
+
+
+def is_nested(state: RunState, address: str) -> bool:
+    """Whether a call is one of a nested run, which settles it itself."""
+    return "/" in address.removeprefix(state.prefix)
 
 
 def check(run: LiveRun, settlements: Mapping[str, Settlement]) -> None:
     """Record nothing. Raises SettlementRefused for what could not be recorded."""
-    for call_id, settlement in settlements.items():
-        _check(run, call_id, settlement)
+    for address, settlement in settlements.items():
+        head, _, rest = address.removeprefix(run.state.prefix).partition("/")
+        call = run.state.calls.get(head)
+        if not rest or call is None or not call.children:
+            _check(run, head if not rest else address, settlement)
 
 
 def _check(run: LiveRun, call_id: str, settlement: Settlement) -> None:
