@@ -12,7 +12,7 @@ import msgspec
 from shipworthy.adapters.temporal.payloads import At, Told
 from shipworthy.app.service import is_mine
 from shipworthy.domain.effects import DidNotHappen, Happened
-from shipworthy.domain.events import AnyEvent, RunEnded, RunStarted, StopRequested, ToolSettled
+from shipworthy.domain.events import AnyEvent, RunStarted, StopRequested, ToolSettled
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.drive import perform
 from shipworthy.engine.driver import is_over, seat, step
@@ -38,8 +38,8 @@ class Holder:
         self._idle: dict[LiveRun, asyncio.TimerHandle] = {}
 
     async def take(self, at: At, attempt: int) -> tuple[list[AnyEvent], float | None]:
-        """Hold a run that nobody drives; one that has ended is as it is. Raises RunBusy, SettlementRefused,
-        CheckpointRefused, RunNotFound, StoreError, DriverError."""
+        """Hold a run that nobody drives; one that rests, and is not to go on, is as it is. Raises RunBusy,
+        SettlementRefused, CheckpointRefused, RunNotFound, StoreError, DriverError."""
         scope, store = Scope(at.tenant), self._seats.store
         events = await store.read(scope, at.run_id)
         name = events[0].agent if isinstance(events[0], RunStarted) else ""
@@ -57,13 +57,13 @@ class Holder:
             raise RunBusy(
                 f"Run {at.run_id!r} cannot be taken here: a step of it, or the worker, is about to end."
             )
-        if isinstance(events[-1], RunEnded):
+        state, pause = replay(events), at.pause
+        if state.ended is not None or (state.parked and not at.rests):
             return events, None
-        told, pause = msgspec.convert(at.settlements, Told), at.pause
+        told = msgspec.convert(at.settlements, Told)
         if attempt > 1:  # an earlier one may have recorded them, and died before it could say so
             known = {e.call_id for e in events if isinstance(e, ToolSettled) and e.by == "person"}
             told = {call_id: found for call_id, found in told.items() if call_id not in known}
-            state = replay(events)
             pause = None if not state.parked and state.parked_at == pause else pause
         settlements = {id: DidNotHappen() if found is None else Happened(found) for id, found in told.items()}
         if pause is None:

@@ -187,6 +187,9 @@ class TemporalDriver:
         return run
 
     async def _hand_over(self, run: LiveRun) -> None:
+        """Start the workflow of a run that was begun here; one that was taken goes on under its own."""
+        if run.fence.token < 0:
+            return
         await run.let_go()
         run.bodies.used = True
         await self._workflows.start(self._given(run, rests=False))

@@ -265,7 +265,9 @@ async def test_what_settles_nothing_is_refused_and_the_run_can_still_be_settled(
         async def send_what_another_release_would() -> None:
             while True:
                 with contextlib.suppress(RunBusy):  # it is about to learn that it is paused
-                    await workflows.resume(Given(tenant="acme", run_id="r"), {pending.call_id: {"kind": 7}})
+                    await workflows.resume(
+                        Given(tenant="acme", run_id="r", rests=True), {pending.call_id: {"kind": 7}}, None
+                    )
                 await asyncio.sleep(0.05)
 
         with pytest.raises(DriverError, match="raised ValidationError"):
@@ -302,25 +304,6 @@ async def test_what_a_person_found_arrives_as_the_tool_would_have_shown_it(
     assert content in (getattr(said.content[0], "text", None), getattr(said.content[0], "data", None))
     assert len(said.content) == (2 if isinstance(found, list) else 1)
     assert {part.origin for part in said.content} == {"tool:pay"}
-    await caller.close()
-
-
-@with_loop
-async def test_a_paused_run_whose_workflow_is_cancelled_is_stopped(bank: Bank) -> None:
-    turns = (call("pay", amount=7), call("wait"), "over")
-    bank.fails = ValueError("no answer")
-    caller = bank.agent(*turns)
-    async with bank.worker(*turns):
-        (pending,) = (await caller.run("Pay.", **TENANT, run_id="r")).pending
-        client = await Client.connect(bank.address)
-        await client.get_workflow_handle(bank.workflow("r")).cancel()
-        kinds: list[str] = []
-        while kinds[-2:] != ["StopRequested", "RunParked"]:
-            await caller.runtime.store.news(Scope("acme"), "r", 0.1)
-            events = await caller.runtime.store.read(Scope("acme"), "r")
-            kinds = [type(event).__name__ for event in events]
-        result = await caller.resume("r", **TENANT, settle={pending.call_id: Happened("it did")})
-    assert (result.status, result.stop_reason) == ("cancelled", "cancelled")
     await caller.close()
 
 

@@ -44,7 +44,7 @@ class Sitting(msgspec.Struct):
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The workflow's input. `rests`: the run is parked, going on when it is resumed. `stops`: it is to be stopped."""
+    """The workflow's input. `rests`: the run is parked, and about to be resumed. `stops`: it is to be stopped."""
 
     tenant: str
     run_id: str
@@ -56,12 +56,14 @@ class Given(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class At(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where a run stands: a step is taken there, or not at all. `pause`: the only one that it may go on from."""
+    """Where a run stands: a step is taken there, or not at all. `rests`: a paused run is to go on, and `pause` is the
+    only pause that it may go on from."""
 
     tenant: str
     run_id: str
     seq: int = 0
     settlements: dict[str, Any] = {}
+    rests: bool = False
     pause: int | None = None
 
 

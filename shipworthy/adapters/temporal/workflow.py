@@ -34,7 +34,8 @@ _LONG = timedelta(days=366)
 
 @workflow.defn(name="shipworthy.run")
 class RunWorkflow:
-    """One run, from where it was handed over to its end, through any number of workers, pauses and histories."""
+    """One run, from where it was handed over to its end or a pause, through any number of workers and histories. A
+    pause costs Temporal nothing: resuming begins another workflow."""
 
     @workflow.init
     def __init__(self, given: Given) -> None:
@@ -42,6 +43,7 @@ class RunWorkflow:
         self._at = At(given.tenant, given.run_id)
         self._patience = timedelta(seconds=given.patience)
         self._rests, self._stopping, self._failures = given.rests, given.stops, 0
+        self._refused = False
         self._sit(given.sitting)
 
     def _sit(self, sitting: Sitting | None) -> None:
@@ -51,7 +53,7 @@ class RunWorkflow:
 
     @workflow.run
     async def run(self, given: Given) -> None:
-        """Until the run has ended. A cancellation stops the run, and the workflow ends with it."""
+        """Until the run has ended or is paused. A cancellation stops the run, and the workflow ends with it."""
         if given.format > FORMAT:  # fails the task, not the workflow: Temporal offers it to other workers
             raise RuntimeError(
                 f"Run {given.run_id!r} is of a newer release: upgrade shipworthy on this worker."
@@ -73,12 +75,13 @@ class RunWorkflow:
     @workflow.update
     async def resume(self, settlements: dict[str, Any], pause: int | None = None) -> None:
         """Have a parked run go on, with what a person found out; from this *pause*, or not at all. Fails with the
-        worker's refusal, if it refuses."""
+        worker's refusal, if it refuses, and the workflow ends."""
         self._rests = False
         try:
-            self._sit(sitting := await self._take(settlements, pause))
+            brought = msgspec.structs.replace(self._at, rests=True, settlements=settlements, pause=pause)
+            self._sit(sitting := await self._take(brought))
         except ActivityError as error:
-            self._rests = True
+            self._refused = True
             raise error.cause or error from None
         if sitting.state.ended is not None and (settlements or pause is not None):
             refused = "SettlementRefused" if pause is None else "CheckpointRefused"
@@ -90,23 +93,24 @@ class RunWorkflow:
             raise ApplicationError("The run is not paused.", type="RunBusy")
 
     async def _go_on(self) -> Given | None:
-        """Step by step; the input with which the workflow is to continue as new, None when the run has ended.
-
-        A pause begins a new history: nothing in it depends on the release that parked the run.
-        """
+        """Step by step; the input with which the workflow is to continue as new, None when the run rests."""
         if self._given.rests:
             await workflow.wait_condition(
-                lambda: self._sitting is not None or (self._stopping and self._rests)
+                lambda: self._sitting is not None or self._refused or (self._stopping and self._rests)
             )
             self._rests = False
+            if self._refused:
+                return None
         while True:
             if self._sitting is None:
-                self._sit(await self._take({}))
+                self._sit(await self._take(msgspec.structs.replace(self._at, rests=self._stopping)))
                 continue
             step = decide(self._sitting.state)
             if isinstance(step, Finished):
-                ended = self._sitting.state.ended is not None
-                return None if ended else msgspec.structs.replace(self._given, rests=True, sitting=None)
+                if not self._stopping or self._sitting.state.ended or self._sitting.state.stopping:
+                    return None
+                self._sitting = None  # it was cancelled while it was being parked
+                continue
             if self._is_long() and not self._stopping:
                 self._sitting.left = None if self._until is None else max(0.0, self._until - workflow.time())
                 return msgspec.structs.replace(self._given, rests=False, sitting=self._sitting)
@@ -151,11 +155,11 @@ class RunWorkflow:
             self._sitting = None
         return True
 
-    async def _take(self, settlements: dict[str, Any], pause: int | None = None) -> Sitting:
-        """Any worker's hold of the run, as soon as one can have it."""
+    async def _take(self, at: At) -> Sitting:
+        """Any worker's hold of the run, as soon as one can have it; of one that rests, how it stands."""
         taken: Sitting = await workflow.execute_activity(
             "take",
-            msgspec.structs.replace(self._at, settlements=settlements, pause=pause),
+            at,
             result_type=Sitting,
             start_to_close_timeout=_LONG,
             heartbeat_timeout=self._patience,
