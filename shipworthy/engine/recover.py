@@ -25,7 +25,7 @@ from shipworthy.errors import CheckpointRefused, RunBusy, RunConflict, Settlemen
 from shipworthy.ports.store import Store
 from shipworthy.rules.calls import Answer
 from shipworthy.rules.codec import decode_messages
-from shipworthy.rules.state import RunState, replay
+from shipworthy.rules.state import RunState, catch_up, replay
 
 
 async def load(runtime: Runtime, blueprint: Blueprint, scope: Scope, run_id: str) -> LiveRun:
@@ -56,13 +56,15 @@ async def _claim(runtime: Runtime, asked: Resume) -> LiveRun:
             raise CheckpointRefused
         if asked.settlements:
             raise SettlementRefused(f"Run {asked.run_id!r} has ended.", fix="Nothing is left to settle.")
-        return await load(runtime, blueprint, asked.scope, asked.run_id)
+        return await _revive(
+            runtime, blueprint, state, _no_fence(asked.scope, asked.run_id), None, blueprint.limits
+        )
     await _check(store, state, asked)
     deps = await asked.plan.make_deps(scope_of(state), asked.deps)
     pinned, timeout = state.started.settings, _narrower(state.started.timeout, asked.limits.timeout)
     meter = await runtime.meter(blueprint, scope_of(state), asked.run_id, pinned, timeout, asked.parent)
     claim = await store.claim(asked.scope, asked.run_id)
-    state = replay(await store.read(asked.scope, asked.run_id))  # nobody else appends any more
+    catch_up(state, await store.read(asked.scope, asked.run_id, state.seq))  # nobody else appends any more
     if asked.at is not None and (not state.parked or state.parked_at != asked.at):
         raise CheckpointRefused
     run = await _revive(runtime, blueprint, state, claim.fence, deps, asked.limits, meter, asked)

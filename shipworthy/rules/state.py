@@ -137,8 +137,12 @@ def replay(events: list[AnyEvent]) -> RunState:
     """The state after a whole journal. Raises JournalDamaged if it does not begin with `RunStarted`, or has a gap."""
     if not events or type(events[0]) is not RunStarted:
         raise JournalDamaged("The journal does not begin with run_started.")
-    run = begin(events[0])
-    for event in events[1:]:
+    return catch_up(begin(events[0]), events[1:])
+
+
+def catch_up(run: RunState, events: list[AnyEvent]) -> RunState:
+    """The state, in place, after the events that came since. Raises JournalDamaged for a gap."""
+    for event in events:
         if event.seq != run.seq + 1:
             raise JournalDamaged(f"The journal goes from event {run.seq} to event {event.seq}.")
         fold(run, event)
