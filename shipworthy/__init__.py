@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from shipworthy.app.inbox import Inbox as Inbox
     from shipworthy.app.limits import BudgetConfig as BudgetConfig
     from shipworthy.app.limits import RateLimit as RateLimit
+    from shipworthy.app.nested import handoff as handoff
+    from shipworthy.app.nested import parallel as parallel
     from shipworthy.app.pausing import ask_human as ask_human
     from shipworthy.app.pausing import pause_here as pause_here
     from shipworthy.app.permissions import PerUserPermissions as PerUserPermissions
@@ -95,6 +97,7 @@ _HOMES = {
     "app.configuration": ("Tuning",),
     "app.inbox": ("Inbox",),
     "app.limits": ("BudgetConfig", "RateLimit"),
+    "app.nested": ("handoff", "parallel"),
     "app.pausing": ("ask_human", "pause_here"),
     "app.permissions": ("PerUserPermissions", "StandardPermissions", "all_of", "policy"),
     "app.policy_documents": ("PolicyDocument",),
@@ -198,8 +201,10 @@ __all__ = [
     "Usage",
     "all_of",
     "ask_human",
+    "handoff",
     "is_paused",
     "mock",
+    "parallel",
     "pause_here",
     "policy",
     "price_usd",
