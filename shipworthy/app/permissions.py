@@ -221,7 +221,7 @@ class AllOf:
             return self._awaited(scope, action)
         answers: list[Any] = []
         for each in self._policies:
-            answer = each.decide(scope, action)
+            answer = each.decide(scope, action.copied())
             if inspect.isawaitable(answer):
                 return self._awaited(scope, action, (*answers, answer))
             answers.append(answer)
@@ -231,7 +231,7 @@ class AllOf:
         """One after the other, after those that have begun; the last of these may still be waited for."""
         answers = [await each if inspect.isawaitable(each) else each for each in begun]
         for each in self._policies[len(begun) :]:
-            answers.append(await _asked(each, scope, action))
+            answers.append(await _asked(each, scope, action.copied()))
         return _together(answers)
 
 

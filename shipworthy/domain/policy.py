@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -80,6 +81,13 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     returned: Mapping[str, int] = {}
     allowed: Mapping[str, int] = {}
     at: int = 0
+
+    def copied(self) -> Action:
+        """The same for somebody else: what one of them changes in place, the other is not shown."""
+        if not [value for value in self.arguments.values() if type(value) in (dict, list)]:
+            return self
+        data = msgspec.json.decode(msgspec.json.encode(dict(self.arguments)))
+        return msgspec.structs.replace(self, arguments=MappingProxyType(data))
 
 
 class Mode(Enum):

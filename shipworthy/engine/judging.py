@@ -35,21 +35,15 @@ ROUNDS = 8
 
 
 class Made(msgspec.Struct):
-    """A call's arguments: the text that is judged and executed, as plain data, and as the tool takes them. `flat`: none
-    of the data can be changed in place."""
+    """A call's arguments: the text that is judged and executed, as plain data, and as the tool takes them."""
 
     text: str
     data: Mapping[str, Any]
     parsed: Any
-    flat: bool
 
     @property
     def digest(self) -> str:
         return digest_of(self.text)
-
-    def copied(self) -> Mapping[str, Any]:
-        """The data once more."""
-        return MappingProxyType(msgspec.json.decode(self.text))
 
 
 async def judge(run: LiveRun, step: Judge) -> None:
@@ -165,8 +159,7 @@ def _parsed(raw: str, tool: Tool) -> Made | str:
             tool.parse(raw)
             return "they are not a JSON object."
         data, text = found
-        flat = not [value for value in data.values() if type(value) in (dict, list)]
-        return Made(text, MappingProxyType(data), tool.parse(text), flat)
+        return Made(text, MappingProxyType(data), tool.parse(text))
     except InvalidArguments as problem:
         return problem.what
 
@@ -176,14 +169,11 @@ async def _decide(run: LiveRun, call: Call, tool: Tool, made: Made) -> Decision 
     everything else."""
     action = action_of(run, call, tool, made.data)
     patience = run.governance.patience
-
-    def shown() -> Action:
-        """With arguments of its own for each: what one of them changes in place is neither judged nor run."""
-        return action if made.flat else msgspec.structs.replace(action, arguments=made.copied())
-
     said: list[Decision] = []
     for hook in run.governance.hooks.before_tool:
-        answer = await decided(lambda h=hook: h(run.context(call.wanted), shown()), patience, hook.name)  # type: ignore[misc]
+        answer = await decided(
+            lambda h=hook: h(run.context(call.wanted), action.copied()), patience, hook.name
+        )  # type: ignore[misc]
         if isinstance(answer, Replace):
             answer = _replaced(run, call, tool, made, answer, f"hook:{hook.name}")
             if isinstance(answer, Replace):
@@ -191,8 +181,10 @@ async def _decide(run: LiveRun, call: Call, tool: Tool, made: Made) -> Decision 
         if answer is not None:
             said.append(answer)
     for policy in run.governance.policies:
-        given = decided_at_once(policy, run.scope, shown(), name_of(policy)) if policy.immediate else None
-        said.append(given if type(given) is Decision else await _waited(run, policy, shown(), given))
+        given = (
+            decided_at_once(policy, run.scope, action.copied(), name_of(policy)) if policy.immediate else None
+        )
+        said.append(given if type(given) is Decision else await _waited(run, policy, action.copied(), given))
     if tool.asks:
         own = tool.parse(made.text)
         answer = await decided(lambda: tool.approval(run.context(call.wanted), own), patience, "tool")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
+from msgspec.structs import replace
+
 from shipworthy.domain.context import RunContext
 from shipworthy.domain.events import StopRequested, ToolReturned
 from shipworthy.domain.messages import RUNTIME, File, Image, Text
@@ -65,9 +67,10 @@ async def reviewed(
 
 
 async def may_be_sent(run: LiveRun, request: ModelRequest) -> bool:
-    """Whether no hook objects to a request; where one does, the run is stopped."""
+    """Whether no hook objects to a request; where one does, the run is stopped. Each is shown a copy: what is sent is
+    not theirs to change."""
     for hook in run.governance.hooks.before_model:
-        no = await _objection(lambda h=hook: h(run.context(), request), run, hook.name)
+        no = await _objection(lambda h=hook: h(run.context(), replace(request)), run, hook.name)
         if no is not None:
             run.record(_stop(no))
             return False

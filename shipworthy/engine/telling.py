@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from shipworthy.engine.live import LiveRun
+from shipworthy.engine.objecting import answered
 from shipworthy.engine.requests import of_state
+from shipworthy.ports.hooks import Desk
 from shipworthy.rules.text import described
 
 log = logging.getLogger("shipworthy")
@@ -22,9 +23,12 @@ async def tell(run: LiveRun) -> None:
     if desk is None:
         return
     try:
-        async with asyncio.timeout(run.governance.patience):
-            requests = [each for each in await of_state(run.store, run.state) if each.address in new]
-            if requests:
-                await desk.deliver(requests)
+        await answered(lambda: _deliver(run, desk, new), run.governance.patience)
     except Exception as error:
         log.warning("The inbox was not told of run %r, which waits for it: %s", run.run_id, described(error))
+
+
+async def _deliver(run: LiveRun, desk: Desk, new: set[str]) -> None:
+    requests = [each for each in await of_state(run.store, run.state) if each.address in new]
+    if requests:
+        await desk.deliver(requests)
