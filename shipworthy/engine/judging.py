@@ -172,8 +172,10 @@ async def _decide(run: LiveRun, call: Call, tool: Tool, made: Made) -> Decision 
     said: list[Decision] = []
     for hook in run.governance.hooks.before_tool:
         answer = await decided(
-            lambda h=hook: h(run.context(call.wanted), action.copied()), patience, hook.name
-        )  # type: ignore[misc]
+            lambda h=hook: h(run.context(call.wanted), action.copied()),  # type: ignore[misc]
+            patience,
+            hook.name,
+        )
         if isinstance(answer, Replace):
             answer = _replaced(run, call, tool, made, answer, f"hook:{hook.name}")
             if isinstance(answer, Replace):
