@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from shipworthy.app.cli_approvals import approvals
 from shipworthy.app.cli_budget import budget
 from shipworthy.app.cli_policy import policy
 
@@ -26,11 +27,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 runs = typer.Typer(
-    help="What a store holds: list, show, resume, recover, export, migrate, prune.",
+    help="What a store holds: list, show, answer, resume, cancel, check, recover, export, migrate, prune.",
     epilog=_EXIT_CODES,
     no_args_is_help=True,
 )
 app.add_typer(runs, name="runs")
+app.add_typer(approvals, name="approvals", epilog=_EXIT_CODES)
 app.add_typer(budget, name="budget", epilog=_EXIT_CODES)
 app.add_typer(policy, name="policy", epilog=_EXIT_CODES)
 
@@ -219,6 +221,66 @@ def resume(
 
     settlements = dict([commands.settlement_of(text) for text in settle or []])
     return commands.resume(agent, tenant, run_id, settlements, as_json=as_json)
+
+
+@runs.command()
+def answer(
+    run_id: RunId,
+    tenant: Tenant,
+    json_value: Annotated[str, typer.Option("--json-value", metavar="JSON", help="The answer, as JSON.")],
+    address: Annotated[
+        str | None, typer.Option("--address", help="Which call asks; may be left out where one does.")
+    ] = None,
+    store: StoreOption = None,
+    agent: AgentOption = None,
+    as_json: AsJson = False,
+) -> int:
+    """Answer what a tool of a paused run asks (ask_human, pause_here). Nothing is carried out by this.
+
+    Exit code 3 if the run waits for more answers. With --json: {"answered": {...}, "waiting": [...]}.
+    """
+    from shipworthy.app.commands import runs as commands
+    from shipworthy.app.commands.answering import answer as go
+
+    scope, known, value = commands.whose(tenant), commands.known_as(run_id), commands.value_of(json_value)
+    return commands.with_runtime(
+        commands.Where(store, agent),
+        as_json=as_json,
+        work=lambda p, r: go(p, r, scope, known, address, value),
+    )
+
+
+@runs.command()
+def cancel(run_id: RunId, tenant: Tenant, agent: TheAgent, as_json: AsJson = False) -> int:
+    """End a paused run as cancelled, with the nested runs it waits for; an ended one is left as it is.
+
+    Exit code 3 if a call of it is in doubt: it ends when that is settled. With --json: the result.
+    """
+    from shipworthy.app.commands import runs as commands
+
+    commands.whose(tenant)
+    return commands.cancel(agent, tenant, commands.known_as(run_id), as_json=as_json)
+
+
+@runs.command()
+def check(
+    agent: Target,
+    tenant: MaybeTenant = None,
+    store: StoreOption = None,
+    as_json: AsJson = False,
+) -> int:
+    """Which paused runs of the agent would break with the code as it is now, and why. Nothing is changed, and no tool,
+    model or hook is called.
+
+    Of every tenant, unless one is named. Exit code 1 if any would break. With --json: {"runs", "broken": [...],
+    "not_asked": [...]}.
+    """
+    from shipworthy.app.commands import runs as commands
+    from shipworthy.app.commands.checking import check as go
+
+    if tenant is not None:
+        commands.whose(tenant)
+    return go(agent, tenant, store, as_json=as_json)
 
 
 @runs.command()

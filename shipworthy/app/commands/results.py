@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from shipworthy.app.commands.answering import waiting_words
 from shipworthy.app.commands.printing import ERROR, OK, PAUSED, STOPPED, Printer, note
 from shipworthy.app.commands.timeline import one_line
 from shipworthy.app.results import to_parts
@@ -69,20 +70,25 @@ def show(printer: Printer, result: RunResult[Any], *, agent: str, shown: bool = 
 
 def _show_paused(result: RunResult[Any], agent: str) -> None:
     note(f"paused: run {result.run_id} of tenant {result.scope.tenant} waits for a person.")
-    for call in result.pending:
+    doubtful = [call for call in result.pending if call.kind == "in_doubt"]
+    for call in doubtful:
         note(f"  in doubt: {call.tool}({one_line(call.arguments)})")
         note(f"    {call.reason}")
+    for call in result.pending:
+        if call.kind != "in_doubt":
+            for line in waiting_words(call, result.run_id, result.scope.tenant):
+                note(f"  {line.strip()}")
     if not result.pending:
         note(f"  {result.error}")
     resume = settle_command(result, agent)
-    note(f"  Find out whether it happened, then: {resume}" if result.pending else f"  Then: {resume}")
+    note(f"  Find out whether it happened, then: {resume}" if doubtful else f"  Then: {resume}")
 
 
 def settle_command(result: RunResult[Any], agent: str) -> str:
     """The command that goes on with a paused run."""
     words = ["shipworthy", "runs", "resume", result.run_id, "--tenant", result.scope.tenant, "--agent", agent]
     command = shlex.join(words)
-    for call in result.pending:
+    for call in [call for call in result.pending if call.kind == "in_doubt"]:
         command += f" --settle {call.call_id}=happened|did_not_happen"
     return command
 

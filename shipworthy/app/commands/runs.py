@@ -9,19 +9,25 @@ import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
 from shipworthy.app.commands import results, timeline
-from shipworthy.app.commands.printing import OK, Printer
+from shipworthy.app.commands.answering import waiting_words
+from shipworthy.app.commands.printing import OK, PAUSED, Printer
 from shipworthy.app.commands.target import closing, load_agent
+from shipworthy.app.commands.visible import visible
 from shipworthy.app.inputs import run_id_of
 from shipworthy.app.runtimes import runtime_for
+from shipworthy.app.signing import keys_of
 from shipworthy.domain.effects import DidNotHappen, Happened, Settlement
+from shipworthy.domain.grants import SigningKey
 from shipworthy.domain.journal import RunFilter, RunSummary
 from shipworthy.domain.scope import Operator, Scope
+from shipworthy.engine.pending import pending_of
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import ConfigurationError, IdentityMissing, InputError
 from shipworthy.ports.store import Store
@@ -36,40 +42,71 @@ class Where(msgspec.Struct, frozen=True):
 
     store: str | None
     agent: str | None
+    key_file: str | None = None
 
 
 def with_store(
     where: Where, *, as_json: bool, work: Callable[[Printer, Store], Coroutine[Any, Any, int]]
 ) -> int:
     """Do *work* on the store; gives its exit code."""
+    return with_runtime(where, as_json=as_json, work=lambda printer, runtime: work(printer, runtime.store))
+
+
+def with_runtime(
+    where: Where, *, as_json: bool, work: Callable[[Printer, Runtime], Coroutine[Any, Any, int]]
+) -> int:
+    """Do *work* on the store and its keys; gives its exit code."""
     printer = Printer(as_json=as_json)
 
     async def go() -> int:
-        async with _opened(where) as store:
-            return await work(printer, store)
+        async with opened(where) as runtime:
+            return await work(printer, runtime)
 
     with printer.user_code():
         return asyncio.run(go())
 
 
 @contextlib.asynccontextmanager
-async def _opened(where: Where) -> AsyncIterator[Store]:
+async def opened(where: Where) -> AsyncIterator[Runtime]:
+    """The runtime that is meant, in which nothing is driven. Raises ConfigurationError."""
     if (where.store is None) == (where.agent is None):
         raise ConfigurationError(
             "Which store?",
             fix="Pass one of --store sqlite:<path> (or postgres://...) and --agent module:agent.",
         )
     if where.agent is not None:
+        if where.key_file is not None:
+            raise ConfigurationError(
+                "--agent has the keys of its own runtime.", fix="Leave --key-file out, or name --store."
+            )
         async with closing(load_agent(where.agent)) as agent:
             await agent.runtime.open()
-            yield agent.runtime.store
+            yield agent.runtime
         return
     runtime = existing(where.store or "")
+    if where.key_file is not None:
+        runtime = Runtime(runtime.store, runtime.driver, signing_keys=keys_in(where.key_file))
     await runtime.open()
     try:
-        yield runtime.store
+        yield runtime
     finally:
         await runtime.close()
+
+
+def keys_in(file: str) -> tuple[SigningKey, ...]:
+    """The keys in a file: one a line, newest first; empty lines, and those that begin with #, are left out. Raises
+    ConfigurationError, which quotes none of it."""
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigurationError(
+            f"The key file {file} cannot be read: {why}.", fix="Name a file with a key on each line."
+        ) from None
+    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not keys:
+        raise ConfigurationError(f"The key file {file} has no key.", fix="Write a key on each line.")
+    return keys_of(keys)
 
 
 def existing(address: str) -> Runtime:
@@ -126,8 +163,10 @@ async def show(printer: Printer, store: Store, scope: Scope, run_id: str, *, ful
     run = await store.find(scope, run_id)
     events = await store.read(scope, run_id)
     state = replay(events)
+    waiting = await pending_of(store, state)
     if printer.as_json:
-        printer.emit({"run": summary_data(run), "charged": state.charged, "events": events})
+        told = {"run": summary_data(run), "charged": state.charged, "pending": waiting, "events": events}
+        printer.emit(told)
         return OK
     whose = " / ".join([part for part in (run.scope.tenant, run.scope.user, run.scope.session) if part])
     printer.say(
@@ -136,14 +175,27 @@ async def show(printer: Printer, store: Store, scope: Scope, run_id: str, *, ful
     printer.console.print(timeline.table(events, full=full))
     if state.charged is not None:
         printer.say(f"\ncharged: {timeline.charge_words(state.charged)}")
-    for call in state.calls.values():
-        if call.status == "in_doubt":
-            printer.say(f"\nin doubt: {call.call.name} ({call.call.call_id}): {call.doubt}")
-            printer.say(
-                f"  shipworthy runs resume {run_id} --tenant {run.scope.tenant} --agent module:agent \\"
-            )
-            printer.say(f"    --settle {call.call.call_id}=happened|did_not_happen")
+    for call in waiting:
+        for line in waiting_words(call, run_id, run.scope.tenant):
+            printer.say(line)
     return OK
+
+
+def cancel(target: str, tenant: str, run_id: str, *, as_json: bool) -> int:
+    """End a paused run as cancelled; gives the exit code."""
+    printer = Printer(as_json=as_json)
+
+    async def go() -> int:
+        async with closing(load_agent(target)) as agent:
+            result = await agent.cancel(run_id, tenant_id=tenant)
+        if printer.as_json or result.status == "paused":
+            results.show(printer, result, agent=target)
+        else:
+            printer.say(f"{visible(run_id)}: {result.status}.")
+        return PAUSED if result.status == "paused" else OK
+
+    with printer.user_code():
+        return asyncio.run(go())
 
 
 async def prune(printer: Printer, store: Store, before: int) -> int:
@@ -205,6 +257,14 @@ def settlement_of(text: str) -> tuple[str, Settlement]:
             f"The result in --settle {text!r} is not JSON.",
             fix="Quote a text: CALL_ID='happened:\"the text\"'.",
         ) from None
+
+
+def value_of(text: str) -> Any:
+    """A JSON value. Raises InputError."""
+    try:
+        return msgspec.json.decode(clean(text).encode())
+    except (msgspec.DecodeError, RecursionError):
+        raise InputError("--json-value is no JSON.", fix="Quote a text: --json-value '\"blue\"'.") from None
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
