@@ -229,7 +229,9 @@ class LiveRun:
         self.urgent = False
         batch = Batch(events, self.bodies.take() if self.bodies.fresh else {})
         if self.state.ended is not None or self.state.parked:
-            batch.status, batch.wake_at = status_of(self.state), self.state.wake_at
+            batch.status = status_of(self.state)
+            if self.state.started.parent is None:  # a nested run wakes with the one that it belongs to
+                batch.wake_at = self.state.wake_at
             batch.joins_session = joins_session(self.state, events[-1])
             if self.state.ended is not None:
                 self.meter.ending(self)

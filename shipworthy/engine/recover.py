@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -16,7 +16,6 @@ from shipworthy.engine.blueprint import Blueprint, Limits
 from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.live import NO_SETTLEMENTS, LiveRun
 from shipworthy.engine.metering import UNMETERED, Meter
-from shipworthy.engine.pending import has, pending_of
 from shipworthy.engine.plan import Resume
 from shipworthy.engine.runtime import Runtime, log
 from shipworthy.engine.sessions import read
@@ -66,6 +65,7 @@ async def _claim(runtime: Runtime, asked: Resume) -> LiveRun:
     claim = await store.claim(asked.scope, asked.run_id)
     catch_up(state, await store.read(asked.scope, asked.run_id, state.seq))  # nobody else appends any more
     if asked.at is not None and (not state.parked or state.parked_at != asked.at):
+        await store.release(claim.fence)
         raise CheckpointRefused
     run = await _revive(runtime, blueprint, state, claim.fence, deps, asked.limits, meter, asked)
     if state.ended is None:
@@ -83,20 +83,30 @@ async def _claim(runtime: Runtime, asked: Resume) -> LiveRun:
 async def _check(store: Store, state: RunState, asked: Resume) -> None:
     """Raises RunConflict for a nested run that goes on by itself, SettlementRefused for calls of nested runs that are
     not in doubt."""
-    if state.started.parent is not None and asked.parent is None:
-        root = state.started.parent.root
-        raise RunConflict(
-            f"Run {asked.run_id!r} is a nested run, and goes on with run {root!r}, which it belongs to.",
-            fix=f"Resume run {root!r}: its pending calls are those of its nested runs, too.",
-        )
-    nested = [address for address in asked.settlements if is_nested(state, address)]
-    if nested and asked.parent is None:
+    if asked.parent is None:
+        check_outermost(state)
+    if asked.parent is not None or not asked.settlements:
+        return
+    waiting = [call for call in state.calls.values() if call.status == "waiting" and call.children]
+    if waiting or any([is_nested(state, address) for address in asked.settlements]):
+        from shipworthy.engine.pending import pending_of
+
         doubts = [call.address for call in await pending_of(store, state) if call.kind == "in_doubt"]
-        if unknown := [address for address in nested if address not in doubts]:
+        if unknown := [address for address in asked.settlements if address not in doubts]:
             raise SettlementRefused(
                 f"Call {unknown[0]!r} of run {asked.run_id!r} is not in doubt.",
                 fix=f"Calls in doubt: {', '.join(doubts) or 'none'}.",
             )
+
+
+def check_outermost(state: RunState) -> None:
+    """Raises RunConflict for a nested run: it does not go on by itself."""
+    if state.started.parent is not None:
+        root = state.started.parent.root
+        raise RunConflict(
+            f"Run {state.started.run_id!r} is a nested run, and goes on with run {root!r}, which it belongs to.",
+            fix=f"Resume run {root!r}: its pending calls are those of its nested runs, too.",
+        )
 
 
 def _take_over(run: LiveRun, claim: Claim, asked: Resume) -> None:
@@ -117,10 +127,18 @@ def _take_over(run: LiveRun, claim: Claim, asked: Resume) -> None:
             skew=run.store.skew,
         )
     )
-    for answer in asked.answers:
+    if asked.answers:
+        _hear(run, asked.answers)
+    settle_by_person(run, asked.settlements)
+
+
+def _hear(run: LiveRun, answers: Sequence[Answer]) -> None:
+    """Record the answers that the run does not have yet."""
+    from shipworthy.engine.pending import has
+
+    for answer in answers:
         if not has(run.state, answer):
             run.record(_packed(run, answer))
-    settle_by_person(run, asked.settlements)
 
 
 def _packed(run: LiveRun, answer: Answer) -> Answer:
