@@ -204,8 +204,10 @@ async def _all(sittings: Sequence[_Sitting]) -> None:
             task.cancel()
         await outlast(tasks)
         raise
-    for task in tasks:
-        task.result()
+    errors = [task.exception() for task in tasks]
+    for error in errors:
+        if error is not None:
+            raise error
 
 
 def _paused(sittings: Sequence[_Sitting]) -> Paused | None:

@@ -35,7 +35,11 @@ class World:
 
     def process(self) -> Runtime:
         """A new process's runtime."""
-        made = Runtime(self._memory, InProcess()) if self._path is None else SqliteRuntime(self._path)
+        made = (
+            Runtime(self._memory, InProcess())
+            if self._path is None
+            else SqliteRuntime(self._path, durability="process")
+        )
         self._open.append(made)
         return made
 
