@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -28,6 +29,7 @@ from shipworthy import (
     InMemoryLedger,
     PriceTable,
     Replace,
+    ScriptedModel,
     ScriptedTurn,
     StandardBudget,
     StandardPermissions,
@@ -35,11 +37,14 @@ from shipworthy import (
     ToolCall,
     Usage,
     ask_human,
+    handoff,
     price_usd,
     tool,
 )
+from shipworthy.domain.events import AgentPaused
 from shipworthy.errors import AnswerRefused, LedgerUnavailable, RateLimited
 from shipworthy.rules.codec import encode_event
+from shipworthy.rules.state import replay
 from tests.engine.world import ALICE, agent
 
 PRICES = PriceTable({"scripted": price_usd(input=3, output=15)}, then=None)
@@ -210,6 +215,46 @@ async def denied_by_a_hook(tools: dict[str, Any]) -> Any:
     return a, await a.run("Look", run_id="denied-by-a-hook", **ALICE)
 
 
+async def nested(tools: dict[str, Any]) -> Any:
+    """A nested agent that waits for a yes, and one that the conversation is handed over to."""
+
+    @tool(effect="once", name="pay")
+    async def pay(amount: int) -> str:
+        return f"paid {amount}"
+
+    model = ScriptedModel([ToolCall("pay", {"amount": 50}), "Paid."])
+    billing = Agent("You pay.", model=model, tools=[pay], name="billing")
+    closing = Agent("You close.", model=ScriptedModel(["Goodbye."]), name="closing")
+    a = agent(
+        ToolCall("billing", {"input": "Pay 50."}),
+        ToolCall("hand_off_to_closing", {"input": "Say goodbye."}),
+        tools=[billing.as_tool(), handoff(closing)],
+        permissions=StandardPermissions(),
+        approval_handler=Inbox(),
+    )
+    paused = await a.run("Pay", run_id="nested", **ALICE)
+    return a, await a.resume(paused.checkpoint, answer=Approve(by="maria"))
+
+
+async def of_the_nested_run(tools: dict[str, Any]) -> Any:
+    """The run that was nested in that one."""
+    a, outer = await nested(tools)
+    journal = await a.runtime.store.read(outer.scope, outer.run_id)
+    [run_id] = next(event.runs for event in journal if isinstance(event, AgentPaused))
+    events = await a.runtime.store.read(outer.scope, run_id)
+    state = replay(events)
+    return a, SimpleNamespace(
+        scope=outer.scope,
+        run_id=run_id,
+        status="completed",
+        stop_reason=None,
+        turns=state.turns,
+        usage=state.usage,
+        charged=state.charged,
+        new_messages=state.messages,
+    )
+
+
 LIVES = (
     whole_life,
     rejected_output,
@@ -219,6 +264,8 @@ LIVES = (
     cut_off,
     controlled,
     denied_by_a_hook,
+    nested,
+    of_the_nested_run,
 )
 
 
