@@ -20,7 +20,6 @@ from shipworthy.errors import (
     InvalidOption,
     InvalidPrompt,
 )
-from shipworthy.rules.approvals import Forged, read_checkpoint
 from shipworthy.rules.text import clean
 from shipworthy.rules.values import misfit, misfit_part
 
@@ -77,6 +76,8 @@ def scope_of_run(
 
 def _checkpoint_of(given: Mapping[str, Any], tenant: str | None) -> tuple[Scope, str, Checkpoint]:
     """Whose run a checkpoint is about, by its own words: whoever uses it checks the signature first."""
+    from shipworthy.rules.approvals import Forged, read_checkpoint
+
     try:
         made = read_checkpoint(given)
         _check_id("tenant_id", made["tenant_id"])

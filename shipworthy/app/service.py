@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -211,7 +210,7 @@ class Service:
             except (Fenced, RunBusy) as error:
                 if not (await self.load(asked.scope, asked.run_id)).state.parked:
                     raise RunBusy(f"Run {asked.run_id!r} is being driven by somebody else.") from error
-            await asyncio.sleep(random.uniform(0, min(0.002 * 2**turn, 0.1)))
+            await _someone_first(turn)
         raise RunBusy(f"Run {asked.run_id!r} is being answered or resumed by others all the time.")
 
     async def _answer(
@@ -329,6 +328,13 @@ async def deps_of(
     if wanted is not None and not isinstance(deps, wanted):
         raise InvalidDeps(f"deps is a {type(deps).__name__}; this agent needs a {wanted.__name__}.")
     return deps
+
+
+async def _someone_first(turn: int) -> None:
+    """Wait, each for another time, so that one of those who try at once is first."""
+    import random
+
+    await asyncio.sleep(random.uniform(0, min(0.002 * 2**turn, 0.1)))
 
 
 def is_nested(first: Event) -> bool:

@@ -10,7 +10,6 @@ from shipworthy.domain.messages import Text, Thinking, ToolCall
 from shipworthy.domain.model import Answer, ModelRequest, ModelSettings, Purpose
 from shipworthy.engine.failures import failure_of
 from shipworthy.engine.live import LiveRun
-from shipworthy.engine.reviewing import may_be_sent, objection
 from shipworthy.errors import (
     BudgetExceeded,
     ConfigurationError,
@@ -41,17 +40,29 @@ async def ask(run: LiveRun, step: AskModel) -> None:
     if ordinal % BREATHER == BREATHER - 1:
         await asyncio.sleep(0)
     request = await _request(run, step.purpose, ordinal)
-    if run.governance.hooks.before_model and not await may_be_sent(run, request):
+    if run.governance.hooks.before_model and not await _may_be_sent(run, request):
         return
     metered = await run.meter.begin(run, request)
     if metered is not None:
         await _attempt(run, metered)
 
 
+async def _may_be_sent(run: LiveRun, request: ModelRequest) -> bool:
+    from shipworthy.engine.reviewing import may_be_sent
+
+    return await may_be_sent(run, request)
+
+
+async def _objection(run: LiveRun, answer: Answer) -> StopRequested | None:
+    from shipworthy.engine.reviewing import objection
+
+    return await objection(run, answer)
+
+
 async def _attempt(run: LiveRun, request: ModelRequest) -> None:
     try:
         answer = await _stream(run, request)
-        no = await objection(run, answer) if run.governance.hooks.after_model else None
+        no = await _objection(run, answer) if run.governance.hooks.after_model else None
     except BudgetExceeded as error:
         if (
             run.state.attempt is not None

@@ -10,14 +10,12 @@ from typing import assert_never
 
 from shipworthy.domain.events import RunEnded, RunParked, StopCause, StopRequested
 from shipworthy.engine.ask import ask
-from shipworthy.engine.cancelling import end_left
 from shipworthy.engine.deliver import deliver
 from shipworthy.engine.execute import execute
 from shipworthy.engine.judging import judge
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.nesting import unfinished
 from shipworthy.engine.settle import settle
-from shipworthy.engine.telling import tell
 from shipworthy.errors import StoreError
 from shipworthy.rules.decide import (
     AskModel,
@@ -44,9 +42,9 @@ async def drive(run: LiveRun) -> None:
         await perform(run, step)
     await run.commit()
     if run.left:
-        await end_left(run)
+        await _end_left(run)
     if run.asked:
-        await tell(run)
+        await _tell(run)
 
 
 async def one_step(run: LiveRun) -> None:
@@ -55,9 +53,9 @@ async def one_step(run: LiveRun) -> None:
     await perform(run, decide(run.state))
     await run.commit()
     if run.left:
-        await end_left(run)
+        await _end_left(run)
     if run.asked and run.state.parked:
-        await tell(run)
+        await _tell(run)
 
 
 async def sit(run: LiveRun, leave: Leave, work: Work = drive, finish: Work = drive) -> LiveRun:
@@ -139,6 +137,18 @@ def _end(run: LiveRun, step: End) -> None:
         if call.result is None:
             run.left += unfinished(run, call)
     run.record(RunEnded(status=step.status, stop_reason=step.stop_reason, error=step.error))
+
+
+async def _end_left(run: LiveRun) -> None:
+    from shipworthy.engine.cancelling import end_left
+
+    await end_left(run)
+
+
+async def _tell(run: LiveRun) -> None:
+    from shipworthy.engine.telling import tell
+
+    await tell(run)
 
 
 async def _stop(run: LiveRun, cause: StopCause, finish: Work) -> None:

@@ -26,7 +26,6 @@ from shipworthy.engine.live import LiveRun, idempotency_key
 from shipworthy.engine.nesting import Delegate, Paused
 from shipworthy.engine.pausing import Asking, asking, asking_of, is_pause
 from shipworthy.engine.refusing import missing, refuse
-from shipworthy.engine.reviewing import reviewed
 from shipworthy.errors import InvalidArguments, ModelRetry, NotDone, UnserialisableResult
 from shipworthy.ports.tools import Tool
 from shipworthy.rules.calls import Call
@@ -239,12 +238,12 @@ async def _returned(
     handed_over: bool = False,
 ) -> None:
     tool, call = attempt.tool, attempt.call
-    if (
-        run.governance.hooks.after_tool
-        and (no := await reviewed(run, call, tool, context, content)) is not None
-    ):
-        attempt.outcome = (no,)
-        return
+    if run.governance.hooks.after_tool:
+        from shipworthy.engine.reviewing import reviewed
+
+        if (no := await reviewed(run, call, tool, context, content)) is not None:
+            attempt.outcome = (no,)
+            return
     if call.edited is not None:
         content = (await _edited(run, call), *content)
     limit = sys.maxsize if handed_over else tool.max_result or run.blueprint.limits.max_result

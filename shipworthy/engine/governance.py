@@ -6,12 +6,13 @@ A nested run has what its parent has and adds its own; nothing takes away.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shipworthy.ports.hooks import AfterModel, AfterTool, BeforeModel, BeforeTool, Desk, Handler
-from shipworthy.ports.policy import Policy
+if TYPE_CHECKING:
+    from shipworthy.ports.hooks import AfterModel, AfterTool, BeforeModel, BeforeTool, Desk, Handler
+    from shipworthy.ports.policy import Policy
 
 
 class Hooks(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from shipworthy.domain.messages import Text
-from shipworthy.domain.pausing import Checkpoint
+from shipworthy.domain.pausing import Checkpoint, PendingCall
 from shipworthy.domain.results import RunResult
 from shipworthy.engine.live import LiveRun
-from shipworthy.engine.pending import pending_of
-from shipworthy.rules.approvals import checkpoint
 from shipworthy.rules.state import status_of
 
 
@@ -30,7 +28,7 @@ async def result_of(run: LiveRun) -> RunResult[Any]:
         error=state.waiting_for if end is None else end.error,
         value=value,
         has_output=has_output,
-        pending=await pending_of(run.store, state),
+        pending=await _pending(run) if state.parked else (),
         checkpoint=await _checkpoint(run) if state.parked else None,
         seq=state.seq,
         usage=state.usage,
@@ -44,8 +42,16 @@ async def result_of(run: LiveRun) -> RunResult[Any]:
     )
 
 
+async def _pending(run: LiveRun) -> tuple[PendingCall, ...]:
+    from shipworthy.engine.pending import pending_of
+
+    return await pending_of(run.store, run.state)
+
+
 async def _checkpoint(run: LiveRun) -> Checkpoint | None:
     """A reference to this pause; a nested run is resumed through the one that it belongs to."""
     if run.state.started.parent is not None:
         return None
+    from shipworthy.rules.approvals import checkpoint
+
     return checkpoint(await run.keyring.newest(), run.scope.tenant, run.run_id, run.state.parked_at)
