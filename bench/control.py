@@ -40,7 +40,7 @@ from shipworthy import (
     tool,
 )
 from shipworthy.domain.grants import SigningKey
-from shipworthy.engine import judging
+from shipworthy.engine import gate
 from shipworthy.rules import approvals
 from shipworthy.rules.calls import Call
 
@@ -122,10 +122,10 @@ def judged(made: Agent[Any, str], each: Any, times: int) -> float:
         run = await service.begin(await service.asked(ADA, PROMPT, **none))
         assert run is not None
         call = Call(ToolCall("weather", ARGUMENTS, "call_1"))
-        assert await judging._may_run(run, call, each) is not None
+        assert await gate._may_run(run, call, each) is not None
         begun = time.process_time_ns()
         for _ in range(times):
-            await judging._may_run(run, call, each)
+            await gate._may_run(run, call, each)
         return (time.process_time_ns() - begun) / 1000 / times
 
     return asyncio.run(measured())

@@ -12,7 +12,7 @@ from shipworthy.domain.events import RunEnded, RunParked, StopCause, StopRequest
 from shipworthy.engine.ask import ask
 from shipworthy.engine.deliver import deliver
 from shipworthy.engine.execute import execute
-from shipworthy.engine.judging import judge
+from shipworthy.engine.gate import judge
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.nesting import unfinished
 from shipworthy.engine.settle import settle

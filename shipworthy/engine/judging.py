@@ -1,6 +1,6 @@
-"""Which calls of an answer may run. Nothing runs that was not judged; whatever goes wrong in judging is a no.
+"""Whether a call may run that somebody may object to, or that has to be asked about. Whatever goes wrong is a no.
 
-Whoever wants to know what the guarantee is reads the order of the lines in `_rule`.
+Whoever wants to know what the guarantee is reads the order of the lines in `rule`.
 """
 
 from __future__ import annotations
@@ -11,22 +11,19 @@ from typing import Any
 
 import msgspec
 
-from shipworthy.domain.events import ArgumentsReplaced, Judged, ToolInDoubt
+from shipworthy.domain.events import ArgumentsReplaced, Judged
 from shipworthy.domain.policy import Action, Decision, Replace
 from shipworthy.engine import approving
-from shipworthy.engine.deliver import deliver_call
 from shipworthy.engine.governance import name_of
 from shipworthy.engine.live import LiveRun
-from shipworthy.engine.nesting import unfinished
 from shipworthy.engine.objecting import decided, decided_at_once
-from shipworthy.engine.refusing import deny, missing, refuse
+from shipworthy.engine.refusing import deny, refuse
 from shipworthy.engine.reviewing import action_of
 from shipworthy.errors import InvalidArguments
 from shipworthy.ports.policy import Policy
 from shipworthy.ports.tools import Tool
 from shipworthy.rules.approvals import canonical, digest_of, same_call
 from shipworthy.rules.calls import Call
-from shipworthy.rules.decide import Judge, budget_words
 from shipworthy.rules.policies.combine import strictest
 from shipworthy.rules.text import clean
 
@@ -46,65 +43,8 @@ class Made(msgspec.Struct):
         return digest_of(self.text)
 
 
-async def judge(run: LiveRun, step: Judge) -> None:
-    """Record what `_judge` says; nested runs that a call made before, and may not go on with, are to be ended."""
-    await _judge(run, step)
-    for call in step.calls:
-        if call.attempts and call.result is not None:
-            run.left += unfinished(run, call)
-
-
-async def _judge(run: LiveRun, step: Judge) -> None:
-    """Record for each call that it may run, what the model is told instead, or who is asked. Live code decides, also
-    after a resume. An output tool's call ends the run."""
-    judged: list[Judged] = []
-    if run.governance.judges:
-        run.allowed = _allowed_before(run, step)
-    for call in step.calls:
-        name = call.call.name
-        if name in run.blueprint.output_tools:
-            if await deliver_call(run, call):
-                return
-        elif (tool := run.blueprint.tools.get(name)) is not None:
-            if (allowed := await _may_run(run, call, tool)) is not None:
-                judged.append(allowed)
-                run.allowed[name] = run.allowed.get(name, 0) + 1
-        elif call.effect is not None:
-            return missing(run, name)
-        else:
-            known = ", ".join(run.blueprint.tools) or "none"
-            refuse(run, call, f"There is no tool {name!r}. Available tools: {known}.")
-    if judged and not await run.meter.judged(run, judged) and (limit := run.state.limit) and limit.wrap_up:
-        for each in judged:
-            refuse(run, run.state.calls[each.call_id], f"Not run: {budget_words(limit)}")
-
-
-def _allowed_before(run: LiveRun, step: Judge) -> dict[str, int]:
-    """How often each tool was allowed in this run, without the calls that are judged once more."""
-    counts = dict(run.state.allowed)
-    for call in step.calls:
-        if call.allowed:
-            counts[call.call.name] -= 1
-    return counts
-
-
-async def _may_run(run: LiveRun, call: Call, tool: Tool) -> Judged | None:
-    call_id = call.call.call_id
-    if tool.effect == "once" and call.open_attempt:
-        reason = "An earlier attempt has no recorded result, and the tool's effect is `once` now."
-        run.record(ToolInDoubt(call_id=call_id, reason=reason))
-        return None
-    if not run.governance.judges and not tool.asks and call.ask is None and call.question is None:
-        try:
-            run.arguments[call_id] = tool.parse(await run.arguments_of(call.wanted))
-        except InvalidArguments as problem:
-            refuse(run, call, f"Invalid arguments for {call.call.name}: {problem.what}")
-            return None
-        return Judged(call_id, tool.effect)
-    return await _rule(run, call, tool)
-
-
-async def _rule(run: LiveRun, call: Call, tool: Tool) -> Judged | None:
+async def rule(run: LiveRun, call: Call, tool: Tool) -> Judged | None:
+    """That the call may run; None where something else is recorded of it."""
     if approving.is_over(run, call):
         return None
     for _ in range(ROUNDS):

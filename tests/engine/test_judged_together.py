@@ -18,7 +18,7 @@ from shipworthy import (
     ToolCall,
     tool,
 )
-from shipworthy.engine import judging
+from shipworthy.engine import gate
 
 ONCE = PolicyDocument(
     [
@@ -88,6 +88,6 @@ def test_counting_only_earlier_answers_would_let_both_through(monkeypatch: pytes
         def __setitem__(self, name: str, count: int) -> None:
             pass
 
-    before = judging._allowed_before
-    monkeypatch.setattr(judging, "_allowed_before", lambda run, step: Forgetful(before(run, step)))
+    before = gate._allowed_before
+    monkeypatch.setattr(gate, "_allowed_before", lambda run, step: Forgetful(before(run, step)))
     assert refunds(permissions=ONCE) == [1, 2]
