@@ -245,7 +245,7 @@ async def _returned(
             attempt.outcome = (no,)
             return
     if call.edited is not None:
-        content = (await _edited(run, call), *content)
+        content = (_edited(call, await run.arguments_of(call.wanted)), *content)
     limit = sys.maxsize if handed_over else tool.max_result or run.blueprint.limits.max_result
     parts, whole = fit(run, content, limit)
     attempt.outcome = (
@@ -259,9 +259,8 @@ async def _returned(
     )
 
 
-async def _edited(run: LiveRun, call: Call) -> Text:
+def _edited(call: Call, arguments: str) -> Text:
     """What the model is told of a call that was made with other arguments than its own."""
-    arguments = await run.arguments_of(call.wanted)
     who = "an approver" if call.edited_by.startswith("approver:") else "a rule of this service"
     return Text(f"[Called with arguments that {who} changed: {arguments}]\n", RUNTIME, "untrusted")
 
@@ -342,7 +341,11 @@ def settled_content(run: LiveRun, call: Call, value: Any) -> tuple[tuple[Any, ..
     """What a settlement says that the call returned, as its tool would have shown it."""
     tool = run.blueprint.tools.get(call.call.name)
     limit = run.blueprint.limits.max_result
-    return fit(run, parts_of(run, call, value), limit if tool is None else tool.max_result or limit)
+    parts = parts_of(run, call, value)
+    if call.edited is not None:
+        long = call.wanted.stored is not None  # too long to be at hand
+        parts = (_edited(call, "they are long" if long else call.wanted.raw_arguments), *parts)
+    return fit(run, parts, limit if tool is None else tool.max_result or limit)
 
 
 def parts_of(run: LiveRun, call: Call, value: Any) -> tuple[Text | Image | File, ...]:
