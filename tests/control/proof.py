@@ -131,6 +131,7 @@ class World:
 
     def copy(self, into: Path) -> World:
         """The same world again, as it lies. The shared-memory file is not a part of the database."""
+        assert self.folder not in into.parents, "A copy within the world would be copied with it, and so on."
         shutil.copytree(self.folder, into, ignore=shutil.ignore_patterns("*-shm", "died"))
         copy = World(into, self.setting, self.mutant)
         copy._generation = itertools.count(1000)

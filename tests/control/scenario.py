@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,8 +129,13 @@ SCRIPTS: dict[str, list[Any]] = {
         ToolCall("pay", {"amount": AMOUNT}),
         ScriptedTurn("Paid again."),
     ],
+    # agents that are tools of other ones: one deep, and two
+    "n": [ToolCall("helper", {"input": "Pay."}), ScriptedTurn("Had it paid.")],
+    "o": [ToolCall("middle", {"input": "Have it paid."}), ScriptedTurn("Had it paid.")],
 }
 """Answers of the model by the first letter of the run's id."""
+HELPER: list[Any] = [ToolCall("pay", {"amount": AMOUNT}), ScriptedTurn("Paid.")]
+MIDDLE: list[Any] = [ToolCall("helper", {"input": "Pay."}), ScriptedTurn("Had it paid.")]
 
 
 class Script:
@@ -148,7 +153,7 @@ class Script:
         """Nothing to close."""
 
 
-def tools(sink: Sink, points: Points, *, verified: bool) -> Sequence[Any]:
+def tools(sink: Sink, points: Points, *, verified: bool) -> list[Any]:
     """A read, and two that act once; one of them asks people itself."""
 
     async def ask_the_world(ctx: RunContext[Any], args: Any) -> Happened | DidNotHappen:
@@ -219,11 +224,16 @@ def handler(setting: Setting) -> Any:
 
 def agent(folder: Path, runtime: Runtime, points: Points, setting: Setting) -> Agent[Any, str]:
     """The agent of these proofs."""
+    mine = tools(Sink(folder), points, verified=setting.verified)
+    helper: Agent[Any, str] = Agent("You pay.", name="helper", model=ScriptedModel(HELPER), tools=mine)
+    middle: Agent[Any, str] = Agent(
+        "You have it paid.", name="middle", model=ScriptedModel(MIDDLE), tools=[helper.as_tool()]
+    )
     return Agent(
         "You pay.",
         name="clerk",
         model=Script(),
-        tools=tools(Sink(folder), points, verified=setting.verified),
+        tools=[*mine, helper.as_tool(), middle.as_tool()],
         runtime=runtime,
         permissions=permissions(setting.policy),
         approval_handler=handler(setting),

@@ -1,4 +1,4 @@
-"""Fifty who bring one checkpoint, or one answer, at once: one of them goes on with the run, and the others are told no."""
+"""Fifty who bring one checkpoint, or one answer, at once: one goes on with the run, and the others are told no."""
 
 from __future__ import annotations
 
