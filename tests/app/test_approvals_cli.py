@@ -22,7 +22,7 @@ from shipworthy.app import cli
 from shipworthy.app.commands import approvals as commands
 from shipworthy.app.commands.visible import foreign, pretty, visible
 from shipworthy.app.runtimes import InMemoryRuntime, SqliteRuntime
-from shipworthy.domain.events import AnswerRejected, AnyEvent
+from shipworthy.domain.events import AgentPaused, AnswerRejected, AnyEvent, RunEnded
 from shipworthy.domain.scope import Scope
 from shipworthy.errors import ConfigurationError
 
@@ -72,6 +72,19 @@ BOT = """
     curious = Agent("Pay.", model=ScriptedModel([[ToolCall("look", {"order": "A1"})], [ToolCall("pay", {"amount": 3})],
                     "Done."]), tools=[pay, look], name="bot", runtime=SqliteRuntime("bot.db"),
                     permissions=StandardPermissions(), approval_handler=Inbox())
+
+    @tool(effect="once")
+    def fail() -> str:
+        "Fail."
+        did("tried")
+        raise RuntimeError("the line went dead")
+
+    doubtful = Agent("Pay.", model=ScriptedModel([ToolCall("fail"), "Done."]), tools=[fail], name="bot",
+                     runtime=SqliteRuntime("bot.db"))
+    child = made(ToolCall("pay", {"amount": 50}), name="child")
+    parent = Agent("Pay.", model=ScriptedModel([ToolCall("child", {"input": "Pay for me."}), "Done."]), name="bot",
+                   tools=[child.as_tool()], runtime=child.runtime, permissions=StandardPermissions(),
+                   approval_handler=child._control.inbox)
     keyed = made(ToolCall("pay", {"amount": 50}), keys=["the team's own secret, of 32 bytes or more"])
 """
 WORKER = """
@@ -575,3 +588,91 @@ def test_a_command_that_is_suggested_means_nothing_else_to_a_shell(invoke: Invok
     out = invoke("runs", "show", "r1; rm -rf $HOME", *ACME)[1]
 
     assert "--run 'r1; rm -rf $HOME'" in out
+
+
+def test_what_is_in_doubt_keeps_a_cancelled_run_paused_until_it_is_settled(
+    invoke: Invoke, folder: Path
+) -> None:
+    begin(invoke, "doubtful")
+    asked = ("runs", "cancel", "r1", "--tenant", "acme", "--agent", "bot:doubtful")
+    code, _, err = invoke(*asked)
+    assert (code, "in doubt: fail" in err) == (3, True)
+    call = re.findall(r"--settle (call_\w+)=", err)[0]
+
+    settle = ("--tenant", "acme", "--agent", "bot:doubtful", "--settle", f"{call}=did_not_happen")
+    assert invoke("runs", "resume", "r1", *settle)[0] == 4
+    assert effects(folder) == ["tried"]
+
+
+def test_the_nested_runs_of_a_cancelled_run_end_with_it(invoke: Invoke, folder: Path) -> None:
+    begin(invoke, "parent")
+    [each] = waiting(invoke)
+    assert each["agents"] == ["bot", "child"]
+    assert invoke("runs", "cancel", "r1", "--tenant", "acme", "--agent", "bot:parent")[0] == 0
+
+    nested = [run_id for event in events() if isinstance(event, AgentPaused) for run_id in event.runs]
+    ends = [events(run_id)[-1] for run_id in ("r1", *nested)]
+    assert [end.status if isinstance(end, RunEnded) else None for end in ends] == ["cancelled", "cancelled"]
+    assert (waiting(invoke), effects(folder)) == ([], [])
+
+
+def test_a_call_of_a_nested_run_is_shown_with_both_conversations_and_approved(
+    invoke: Invoke, folder: Path
+) -> None:
+    begin(invoke, "parent")
+    out = invoke("approvals", "show", *R1)[1]
+    assert "pay (once), by bot > child" in out
+    assert out.index("  | Pay it.") < out.index("  | Pay for me.")
+
+    assert invoke("approvals", "approve", *R1, *MARIA)[0] == 0
+    assert resume(folder, "parent").returncode == 0
+    assert effects(folder) == ["paid 50"]
+
+
+# --- the mutants --------------------------------------------------------------------------------
+
+
+def test_showing_text_as_it_is_is_caught(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "pretty", lambda text: text)
+
+    with pytest.raises(AssertionError):
+        test_the_arguments_are_shown_whole_and_with_all_that_is_in_them(invoke)
+
+
+def test_approving_whatever_the_run_waits_with_now_is_caught(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    class Trusting(commands.Answering):
+        def __init__(self, *given: Any, shown: str, **named: Any) -> None:
+            super().__init__(*given, **named)
+
+    monkeypatch.setattr(commands, "Answering", Trusting)
+    with pytest.raises(AssertionError):
+        test_what_was_shown_is_what_is_approved(invoke, monkeypatch, folder)
+
+
+def test_leaving_nested_runs_behind_is_caught(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    from shipworthy.engine import cancelling
+
+    async def nothing(*given: Any) -> None:
+        """What cancelling would do, were it not for this."""
+
+    monkeypatch.setattr(cancelling, "_end", nothing)
+    with pytest.raises(AssertionError):
+        test_the_nested_runs_of_a_cancelled_run_end_with_it(invoke, folder)
+
+
+def test_keeping_a_yes_that_stands_no_more_is_caught(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    from shipworthy.rules import state
+
+    monkeypatch.setattr(state, "drop_grants", lambda call, by: None)
+    begin(invoke, "agent")
+    assert invoke("approvals", "approve", *R1, *MARIA, "--expires-in", "1s")[0] == 0
+    time.sleep(1.1)
+
+    assert invoke("runs", "resume", "r1", "--tenant", "acme", "--agent", "bot:agent")[0] == 3
+    assert waiting(invoke) == []  # it waits for nobody, and for ever
