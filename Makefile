@@ -16,7 +16,7 @@ DEV  := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint format types bench proof-budget proof-crash proof-machines extras lock clean
+.PHONY: help demo test check lint format types bench proof-budget proof-control proof-crash proof-machines extras lock clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -47,6 +47,9 @@ bench: $(DEV) ## measure the overhead beside its floors
 
 proof-crash: $(DEV) ## the long form of the crash proofs
 	SHIPWORTHY_PROOF=long $(BIN)/python -m pytest -n $(JOBS) tests/crash $(PYTEST_ARGS)
+
+proof-control: $(DEV) ## the long form of the proofs of approvals, on SQLite
+	SHIPWORTHY_PROOF=long $(BIN)/python -m pytest -n $(JOBS) tests/control $(PYTEST_ARGS)
 
 proof-machines: $(DEV) ## the long form of the crash proofs on Postgres, DBOS and Temporal
 	SHIPWORTHY_PROOF=long $(BIN)/python -m pytest -n $(JOBS) tests/postgres tests/dbos tests/temporal $(PYTEST_ARGS)
