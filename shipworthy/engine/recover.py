@@ -81,10 +81,16 @@ async def _claim(runtime: Runtime, asked: Resume) -> LiveRun:
 
 
 async def _check(store: Store, state: RunState, asked: Resume) -> None:
-    """Raises RunConflict for a nested run that goes on by itself, SettlementRefused for calls of nested runs that are
-    not in doubt."""
+    """Raises RunConflict for a nested run that goes on by itself and for one of another agent, SettlementRefused for
+    calls of nested runs that are not in doubt."""
     if asked.parent is None:
         check_outermost(state)
+        if state.started.agent != asked.plan.blueprint.name:
+            raise RunConflict(
+                f"Run {asked.run_id!r} was begun by the agent {state.started.agent!r}, and this one is "
+                f"{asked.plan.blueprint.name!r}.",
+                fix="Resume it with the agent of that name: its permissions, hooks and budget are what the run is held to.",
+            )
     if asked.parent is not None or not asked.settlements:
         return
     waiting = [call for call in state.calls.values() if call.status == "waiting" and call.children]
