@@ -17,6 +17,9 @@ from shipworthy.rules.policies.check import sound
 from shipworthy.rules.text import described
 
 log = logging.getLogger("shipworthy")
+_asked: set[asyncio.Task[Any]] = set()
+_LAST = 0.1
+"""Seconds for which something whose time is over is waited for, so that it can put away what it has in its hands."""
 
 
 async def decided(ask: Callable[[], Any], patience: float, name: str) -> Decision | Replace | None:
@@ -51,31 +54,51 @@ def decided_at_once(policy: Policy, scope: Scope, action: Action, name: str) -> 
 
 
 async def answered(ask: Callable[[], Any], patience: float) -> Any:
-    """What *ask* gives in time, which may be awaitable. Raises what it raises, but no cancellation that is not the
-    run's own: something that cancels itself has given no answer. Whatever it makes of the run's, that is raised."""
-    task = asyncio.current_task()
-    before = task.cancelling() if task is not None else 0
-    limit = asyncio.timeout(patience)
+    """What *ask* gives in time, which may be awaitable. Raises what it raises, but no exit and no cancellation that is
+    not the run's own: something that cancels itself has given no answer."""
     try:
         answer = ask()
-        if inspect.isawaitable(answer):
-            async with limit:
-                answer = await answer
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt):
         raise
     except BaseException as error:
-        if task is not None and task.cancelling() > before:
-            raise asyncio.CancelledError from error
-        if isinstance(error, asyncio.CancelledError):
-            raise RuntimeError("It cancelled itself.") from error
-        if isinstance(error, Exception):
-            raise
         raise RuntimeError(f"It raised {type(error).__name__}.") from error
-    if task is not None and task.cancelling() > before:
-        raise asyncio.CancelledError  # it was kept from the run
-    if limit.expired():
+    return await _awaited(answer, patience) if inspect.isawaitable(answer) else answer
+
+
+async def _awaited(answer: Awaitable[Any], patience: float) -> Any:
+    """In a task of its own, so that whatever it does with a cancellation, the run's own is the run's, and the time is
+    over when it is over."""
+    task = asyncio.create_task(_without_exits(answer))
+    _asked.add(task)
+    task.add_done_callback(lambda done: _forget(done, answer))
+    try:
+        await asyncio.wait((task,), timeout=patience)
+    finally:
+        if not task.done():
+            task.cancel()
+    if not task.done():
+        await asyncio.wait((task,), timeout=_LAST)
         raise TimeoutError
-    return answer
+    return task.result()
+
+
+async def _without_exits(answer: Awaitable[Any]) -> Any:
+    try:
+        return await answer
+    except (Exception, KeyboardInterrupt):
+        raise
+    except asyncio.CancelledError as error:
+        raise RuntimeError("It cancelled itself.") from error
+    except BaseException as error:
+        raise RuntimeError(f"It raised {type(error).__name__}.") from error
+
+
+def _forget(task: asyncio.Task[Any], answer: Awaitable[Any]) -> None:
+    _asked.discard(task)
+    if inspect.iscoroutine(answer):
+        answer.close()  # it has not begun where the loop ended first
+    if not task.cancelled():
+        task.exception()  # whoever waited has been told
 
 
 def _no(name: str, why: str) -> Decision:
