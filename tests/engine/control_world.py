@@ -255,6 +255,20 @@ def _late(place: Place) -> Any:
     return late
 
 
+def _grouped(place: Place) -> Any:
+    """Breaks within a group of tasks, which cancels whoever waits for it."""
+
+    async def breaks() -> None:
+        raise ValueError("It broke.")
+
+    async def grouped(*_: Any) -> Any:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(breaks())
+        return place.consents[-1]
+
+    return grouped
+
+
 def _never(place: Place) -> Any:
     async def never(*_: Any) -> Any:
         await asyncio.get_running_loop().create_future()
@@ -391,6 +405,7 @@ ODDITIES = [
     Odd("hangs", _hanging),
     Odd("answers too late", _late, kinds=("async",)),
     Odd("is never done", _never, kinds=("async",)),
+    Odd("breaks in a group", _grouped, kinds=("async",)),
 ]
 
 
