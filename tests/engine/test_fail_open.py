@@ -253,6 +253,25 @@ def test_a_run_whose_time_is_over_while_somebody_thinks_is_stopped(place: w.Plac
     assert not bodies.ran or place.name == "after_tool"
 
 
+@pytest.mark.parametrize(
+    "place", [p for p in w.PLACES if str(p) in ("before_tool-async", "handler-async")], ids=str
+)
+def test_whoever_does_not_let_itself_be_cancelled_keeps_nobody_waiting(place: w.Place) -> None:
+    async def law() -> None:
+        over = asyncio.Event()
+
+        async def stubborn(*_: Any) -> Any:
+            while not over.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await over.wait()
+            return place.consents[-1]
+
+        assert w.escaped(place, await w.hunt(place, stubborn, tuning=w.HURRY)) == []
+        over.set()
+
+    go(law())
+
+
 # ------------------------------------------------------------------------------------------------- the store
 
 
