@@ -31,7 +31,8 @@ class PendingCall(msgspec.Struct, frozen=True, gc=False):
     `kind`: "in_doubt" is settled with `resume(settle=)`, the others with `resume(answer=)`. An "approval" has `rule`,
     `approvers` (how many different people), `among` (who may; everybody where it is empty) and `approved_by` so far;
     an "answer" has `data`, which says what is asked, and the JSON Schema of the answer. `agents`: the names from the
-    outermost agent to the one that waits. `expires_at`: milliseconds since the Unix epoch.
+    outermost agent to the one that waits. `expires_at`: milliseconds since the Unix epoch. `key`: the name of the key
+    with which whoever asks would sign.
     """
 
     call_id: str
@@ -53,3 +54,4 @@ class PendingCall(msgspec.Struct, frozen=True, gc=False):
     data: Any = None
     schema: Any = None
     ordinal: int = 0
+    key: str = ""

@@ -301,6 +301,7 @@ def pending_approval(
         among=asked.among,
         approved_by=tuple(yes),
         expires_at=asked.expires_at,
+        key=asked.key,
     )
 
 

@@ -38,6 +38,8 @@ async def token_of(
         raise Refusal("an approval is answered with Approve(by=...) or Deny(by=...)")
     if (wrong := rules.misfit_answer(answer)) is not None:
         raise Refusal(wrong)
+    if waiting.key and waiting.key not in [known.id for known in await keyring.all(waiting.key)]:
+        raise Refusal("whoever asks signs with other keys: give this process the same signing_keys=")
     key, now = await keyring.newest(), time.time_ns() // 1_000_000
     yes = answer if isinstance(answer, Approve) else None
     lasts = LASTS if yes is None or yes.expires_in is None else yes.expires_in
