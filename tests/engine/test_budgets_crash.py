@@ -14,11 +14,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from shipworthy import InMemoryRuntime, SqliteRuntime, ToolCall, tool
+from shipworthy import InMemoryRuntime, SqliteRuntime, tool
 from shipworthy.domain.events import AnyEvent
 from shipworthy.domain.scope import Operator
 from shipworthy.engine.budgeting import BudgetMeter
 from shipworthy.testing.faults import Point, Points
+from tests.engine.nested_spending import Asking, journals
 from tests.engine.spending import (
     Provider,
     balances,
@@ -44,16 +45,16 @@ LIMITS = {
 
 
 @tool(effect="read")
-async def look() -> str:
+async def look(input: str) -> str:
     """Look."""
     return "seen"
 
 
-class Billing(Provider):
+class Billing(Asking):
     """Notes outside the process what it bills, before it answers."""
 
-    def __init__(self, folder: Path, points: Points) -> None:
-        super().__init__(ToolCall("look"), ToolCall("look"), "Done.")
+    def __init__(self, folder: Path, points: Points, *script: str) -> None:
+        super().__init__(*script)
         self.folder, self.points = folder, points
 
     async def stream(self, request: Any) -> Any:
@@ -94,34 +95,37 @@ class Books(msgspec.Struct):
     ledger: dict[str, int]
     held: int
     asked: int
+    left: int
 
 
-def world(folder: Path, where: str, points: Points) -> tuple[Any, Any]:
-    """The agent, and its ledger."""
+def world(folder: Path, where: str, shape: str, points: Points) -> tuple[Any, Any]:
+    """The agent, and its ledger. "nested": it asks another one, which has a budget of its own."""
     runtime = SqliteRuntime(folder / "bot.db", durability="process")
     points.watch(runtime)
     ledger: Any = None
     if where == "apart":
         ledger = Watched(SqliteRuntime(folder / "spent.db", durability="process").store.ledger, points)
-    agent = spender(
-        Billing(folder, points), budget(ledger, **LIMITS), tools=[look], runtime=runtime, name="a"
-    )
+    model, limits = Billing(folder, points, "look", "look"), budget(ledger, **LIMITS)
+    agent = spender(model, limits, tools=[look], runtime=runtime, name="a")
+    if shape == "nested":
+        model, limits = Billing(folder, points, "a"), budget(ledger, **LIMITS)
+        agent = spender(model, limits, tools=[agent.as_tool()], runtime=runtime, name="around")
     return agent, ledger or runtime.store.ledger
 
 
-async def first(folder: Path, where: str, way: Any, at: Point | None) -> list[Point]:
+async def first(folder: Path, where: str, shape: str, way: Any, at: Point | None) -> list[Point]:
     points = Points(at)
-    agent, _ = world(folder, where, points)
+    agent, _ = world(folder, where, shape, points)
     await go_by(way, agent, run_id="r", **ALICE)
     await agent.close()
     return points.reached
 
 
-async def second(folder: Path, where: str) -> Books | None:
+async def second(folder: Path, where: str, shape: str) -> Books | None:
     """Go on, and look at the books; None if the run was not begun."""
     from shipworthy.errors import RunNotFound
 
-    agent, ledger = world(folder, where, Points())
+    agent, ledger = world(folder, where, shape, Points())
     try:
         result = await agent.resume("r", tenant_id="acme")
     except RunNotFound:
@@ -131,7 +135,7 @@ async def second(folder: Path, where: str) -> Books | None:
     if any([held for _, held in (await balances(ledger, "acme")).values()]):
         await asyncio.sleep(0.35)
         await ledger.sweep(Operator("what the dead process held"))
-    events: list[AnyEvent] = await journal(agent, "r")
+    events: list[AnyEvent] = [e for each in (await journals(agent.runtime)).values() for e in each]
     total = summed(charges(events))
     found = await balances(ledger, "acme", "alice")
     billed = folder / "billed"
@@ -150,23 +154,24 @@ async def second(folder: Path, where: str) -> Books | None:
         ledger={unit: spent for (_, _, unit), (spent, _) in found.items()},
         held=sum([held for _, held in (await balances(ledger, "acme")).values()]),
         asked=max([e.reserved.input_tokens for e in of_kind(events, "ModelRequested")]) + 500,
+        left=len([key for key in await balances(ledger, "acme") if key[0] == "run"]),
     )
     await agent.close()
     return books
 
 
-def main(folder: Path, where: str, way: str) -> None:
+def main(folder: Path, where: str, shape: str, way: str) -> None:
     """Tell of every point: which it was, and the books after a death there. Each death is a process of its own."""
     (folder / "whole").mkdir()
-    points = go(first(folder / "whole", where, way, None))
+    points = go(first(folder / "whole", where, shape, way, None))
     for index, point in enumerate(dict.fromkeys(points)):
         place = folder / str(index)
         place.mkdir()
         if (child := os.fork()) == 0:
-            go(first(place, where, way, point))
+            go(first(place, where, shape, way, point))
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
-        books = go(second(place, where))
+        books = go(second(place, where, shape))
         print(json.dumps([str(point), None if books is None else msgspec.to_builtins(books)]), flush=True)
 
 
@@ -184,6 +189,8 @@ def wrong(books: Books, where: str) -> str | None:
         return "less was charged than was billed"
     if where == "joined" and (extra or any(others.values())):
         return "ledger and journal differ"
+    if where == "joined" and books.left:
+        return "counters of runs that have ended are kept"
     if extra not in range(books.asked + 1) or any([more not in (0, 1) for more in others.values()]):
         return "the ledger has less than the journal, or more than what was reserved and never recorded"
     return None
@@ -191,10 +198,12 @@ def wrong(books: Books, where: str) -> str | None:
 
 @pytest.mark.parametrize("way", ["run", "stream"])
 @pytest.mark.parametrize("where", ["joined", "apart"])
+@pytest.mark.parametrize(("shape", "whole"), [("alone", 180), ("nested", 300)])
 def test_a_death_at_any_point_charges_what_may_have_been_sent_once(
-    where: str, way: str, tmp_path: Path
+    shape: str, whole: int, where: str, way: str, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "tests.engine.test_budgets_crash", str(tmp_path), where, way]
+    """`whole`: the tokens that are billed where nobody dies."""
+    command = [sys.executable, "-m", "tests.engine.test_budgets_crash", str(tmp_path), where, shape, way]
     told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert told.returncode == 0, told.stderr
     lines = [json.loads(line) for line in told.stdout.splitlines()]
@@ -202,7 +211,7 @@ def test_a_death_at_any_point_charges_what_may_have_been_sent_once(
     assert {point: problem for point, books in after.items() if (problem := wrong(books, where))} == {}
     assert len(after) >= 20
     assert {books.crashed for books in after.values()} == {0, 1}
-    assert sum([books.billed > 180 for books in after.values()]) >= 3
+    assert sum([books.billed > whole for books in after.values()]) >= 3
 
 
 # in one process: what was in flight when its store was taken away
@@ -260,4 +269,4 @@ def test_a_hold_that_is_released_after_a_crash_is_noticed(monkeypatch: pytest.Mo
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+    main(Path(sys.argv[1]), *sys.argv[2:])
