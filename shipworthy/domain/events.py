@@ -218,8 +218,8 @@ class ArgumentsReplaced(Event, frozen=True, gc=False, kw_only=True, tag="argumen
 class ApprovalRequested(Event, frozen=True, gc=False, kw_only=True, tag="approval_requested"):
     """People are asked whether a call may run, with exactly these arguments (`digest`), under this `rule` of policies
     of this version. `approvers`: how many different ones have to say yes; `among`: who may, everybody where it is
-    empty. Whoever has not answered by `expires_at` (milliseconds since the epoch) has said no. `key`: the name of the key
-    that whoever asks would sign with."""
+    empty. Whoever has not answered by `expires_at` (milliseconds since the epoch) has said no. `key`: the name of the
+    key that whoever asks would sign with."""
 
     call_id: str
     tool: str

@@ -89,7 +89,7 @@ async def _check(store: Store, state: RunState, asked: Resume) -> None:
             raise RunConflict(
                 f"Run {asked.run_id!r} was begun by the agent {state.started.agent!r}, and this one is "
                 f"{asked.plan.blueprint.name!r}.",
-                fix="Resume it with the agent of that name: its permissions, hooks and budget are what the run is held to.",
+                fix="Resume it with the agent of that name: the run is held to its permissions, hooks and budget.",
             )
     if asked.parent is not None or not asked.settlements:
         return
