@@ -48,7 +48,8 @@ def approval(made_by: SigningKey, call: PendingCall, now: int, **changes: Any) -
         "at": now,
         "expires_at": now + HOUR,
     }
-    return Approval(**({"key": made_by.id} | said | changes))
+    whole: dict[str, Any] = {"key": made_by.id} | said | changes
+    return Approval(**whole)
 
 
 def each_byte_altered(token: str) -> Iterator[str]:
