@@ -167,7 +167,7 @@ class FunctionPolicy:
 
     def __init__(self, function: Callable[[Scope, Action], Answer], version: str, *, immediate: bool) -> None:
         self._function, self.version = function, version
-        self._name = str(getattr(function, "__name__", type(function).__name__))
+        self.name = str(getattr(function, "__name__", type(function).__name__))
         self.immediate = immediate or inspect.iscoroutinefunction(function)
         self.__doc__ = function.__doc__
 
@@ -181,7 +181,7 @@ class FunctionPolicy:
 
     def _ruled(self, answer: Decision) -> Decision:
         if type(answer) is Decision and answer.rule == "":
-            return replace(answer, rule=self._name)
+            return replace(answer, rule=self.name)
         return answer
 
 
