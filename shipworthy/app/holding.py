@@ -14,6 +14,7 @@ from shipworthy.app.service import is_mine
 from shipworthy.domain.effects import DidNotHappen, Happened
 from shipworthy.domain.events import AnyEvent, RunStarted, StopRequested, ToolSettled
 from shipworthy.domain.scope import Scope
+from shipworthy.engine.cancelling import end_left
 from shipworthy.engine.drive import perform
 from shipworthy.engine.driver import is_over, seat, step
 from shipworthy.engine.live import LiveRun
@@ -156,6 +157,8 @@ async def _one_step(run: LiveRun) -> None:
         following = msgspec.structs.replace(following, delay=0.0)
     await perform(run, following)
     await run.commit()
+    if run.left:
+        await end_left(run)
     if run.asked and run.state.parked:
         await tell(run)
 
