@@ -106,18 +106,25 @@ def type_of(given: type[Any] | None) -> type[Any] | None:
 
 def limits_of(max_turns: int, timeout: float | None, tuning: Tuning) -> Limits:
     """The bounds of a run. Raises ConfigurationError."""
-    if max_turns == _LIMITS.max_turns and timeout is None and tuning is NO_TUNING:
-        return _LIMITS
     if not isinstance(tuning, Tuning):
         raise ConfigurationError(f"tuning is a {type(tuning).__name__}.", fix="Pass Tuning(...).")
+    limits = _LIMITS if tuning is NO_TUNING else _tuned(tuning)
+    if max_turns == limits.max_turns and timeout is None:
+        return limits
+    return msgspec.structs.replace(
+        limits,
+        max_turns=_count("max_turns", max_turns, 1),
+        timeout=None if timeout is None else seconds("timeout", timeout),
+    )
+
+
+def _tuned(tuning: Tuning) -> Limits:
     flag_of("wait_for_paused", tuning.wait_for_paused)
     for name in ("recover_every", "policy_timeout", "approval_timeout"):
         seconds(name, getattr(tuning, name))
     return Limits(
-        max_turns=_count("max_turns", max_turns, 1),
         output_retries=_count("output_retries", tuning.output_retries, 0),
         model_retries=_count("model_retries", tuning.model_retries, 0),
-        timeout=None if timeout is None else seconds("timeout", timeout),
         tool_timeout=seconds("tool_timeout", tuning.tool_timeout),
         max_result=_count("max_result", tuning.max_result, 1),
         wait_for_paused=tuning.wait_for_paused,

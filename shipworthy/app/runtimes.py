@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 
 from shipworthy.adapters.inmemory.store import InMemoryStore
 from shipworthy.app.configuration import LONGEST
-from shipworthy.app.signing import SigningKeys, keys_of
 from shipworthy.engine.driver import InProcess
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import ConfigurationError, MissingExtra
@@ -17,6 +16,8 @@ from shipworthy.ports.store import Store
 
 if TYPE_CHECKING:
     from shipworthy.adapters.postgres.store import PostgresStore
+    from shipworthy.app.signing import SigningKeys
+    from shipworthy.domain.grants import SigningKey
 
 
 class InMemoryRuntime(Runtime):
@@ -26,7 +27,7 @@ class InMemoryRuntime(Runtime):
     def __init__(self, *, max_runs: int = 10_000, signing_keys: SigningKeys = ()) -> None:
         if isinstance(max_runs, bool) or not isinstance(max_runs, int) or max_runs < 1:
             raise ConfigurationError(f"max_runs={max_runs!r} holds no run.", fix="Pass an int of at least 1.")
-        super().__init__(InMemoryStore(max_runs), InProcess(), signing_keys=keys_of(signing_keys))
+        super().__init__(InMemoryStore(max_runs), InProcess(), signing_keys=_keys(signing_keys))
 
 
 class SqliteRuntime(Runtime):
@@ -69,7 +70,7 @@ class SqliteRuntime(Runtime):
                 vfs=vfs,
             ),
             InProcess(),
-            signing_keys=keys_of(signing_keys),
+            signing_keys=_keys(signing_keys),
         )
 
 
@@ -111,7 +112,7 @@ class DBOSRuntime(Runtime):
             database = f"postgresql:{path}"
         executor = executor_id or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
         driver = DBOSDriver(database, name=name, executor_id=executor, queue=queue)
-        super().__init__(store, driver, signing_keys=keys_of(signing_keys))
+        super().__init__(store, driver, signing_keys=_keys(signing_keys))
 
 
 class PostgresRuntime(Runtime):
@@ -145,7 +146,7 @@ class PostgresRuntime(Runtime):
             patience=patience,
             readers=readers,
         )
-        super().__init__(store, InProcess(), signing_keys=keys_of(signing_keys))
+        super().__init__(store, InProcess(), signing_keys=_keys(signing_keys))
 
 
 def _postgres_store() -> type[PostgresStore]:
@@ -184,3 +185,12 @@ def runtime_for(runtime: Runtime | str | None) -> Runtime:
         f"{_named(runtime)} is not a runtime.",
         fix='Pass InMemoryRuntime(), "sqlite:./bot.db", "postgres://user@host/database", or a runtime.',
     )
+
+
+def _keys(given: SigningKeys) -> tuple[SigningKey, ...]:
+    """Raises ConfigurationError."""
+    if type(given) is tuple and not given:
+        return ()
+    from shipworthy.app.signing import keys_of
+
+    return keys_of(given)

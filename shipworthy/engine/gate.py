@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import cache
+
 from shipworthy.domain.events import Judged, ToolInDoubt
 from shipworthy.engine.deliver import deliver_call
 from shipworthy.engine.live import LiveRun
@@ -69,6 +72,12 @@ async def _may_run(run: LiveRun, call: Call, tool: Tool) -> Judged | None:
             refuse(run, call, f"Invalid arguments for {call.call.name}: {problem.what}")
             return None
         return Judged(call_id, tool.effect)
+    return await _rule()(run, call, tool)
+
+
+@cache
+def _rule() -> Callable[[LiveRun, Call, Tool], Awaitable[Judged | None]]:
+    """Imported where somebody may object, once."""
     from shipworthy.engine.judging import rule
 
-    return await rule(run, call, tool)
+    return rule
