@@ -154,8 +154,7 @@ class Process:
         answer = scenario.decoded(step.answer)
         match step.do:
             case "run":
-                ids = {"tenant_id": step.tenant, "user_id": step.user}
-                return await self._agent.run("Go.", run_id=step.run, **ids)
+                return await self._agent.run("Go.", run_id=step.run, tenant_id=step.tenant, user_id=step.user)
             case "inbox":
                 await self._answer_in_inbox(step, answer)
                 return None
