@@ -81,7 +81,7 @@ async def edit_of(run: LiveRun, call: Call) -> tuple[str, ToolCall] | None:
             return None
         said = await _signed(run, grant)
         text = await run.arguments_of(grant.call)
-        if said is not None and digest_of(text) == said.digest and not _is_past(said.expires_at):
+        if said is not None and digest_of(text) == said.digest and not _is_over(call, grant):
             return f"approver:{said.approver}", grant.call
     return None
 
@@ -103,7 +103,7 @@ async def standing(
             continue
         if decision.among and grant.approver not in decision.among:
             continue
-        if not _is_past(grant.expires_at) and await _signed(run, grant) is not None:
+        if not _is_over(call, grant) and await _signed(run, grant) is not None:
             approved.setdefault(grant.approver, grant.id)
     if len(approved) >= decision.approvers:
         return tuple(approved.values())
@@ -200,7 +200,7 @@ async def _drop_invalid(run: LiveRun, call: Call) -> None:
     """Whoever said a yes that does not stand any more can say it again."""
     address = address_of(run.state.started.parent, call.call.call_id)
     for grant in call.grants:
-        reason = "expired" if _is_past(grant.expires_at) else "signature"
+        reason = "expired" if _is_over(call, grant) else "signature"
         if reason == "expired" or await _signed(run, grant) is None:
             run.record(AnswerRejected(reason=reason, address=address, by=f"approver:{grant.approver}"))
 
@@ -331,6 +331,11 @@ def request_of(
 
 def _end(seconds: float | None) -> int | None:
     return None if seconds is None else time.time_ns() // 1_000_000 + int(seconds * 1000)
+
+
+def _is_over(call: Call, grant: ApprovalGranted) -> bool:
+    """Whether the time to begin the call by this yes has passed; one that it was begun by goes on covering it."""
+    return _is_past(grant.expires_at) and grant.id not in call.used
 
 
 def _is_past(at: int | None) -> bool:

@@ -36,8 +36,9 @@ class Call(msgspec.Struct, gc=False):
     `not_before`: milliseconds on the lease clock until which an earlier attempt may still be under way, so that "it did
     not happen" is not believed sooner. `open_attempt`: an attempt was made whose outcome is not known. `edited`: the
     call as it is to be made, where that is not what the model asked for, and `edited_by` whom. `ask`, `grants` and
-    `denied`: what people were asked and said; `question`, `answers`: the same for its body; `children`, `down`: nested
-    runs that it waits for, and answers for calls of theirs.
+    `denied`: what people were asked and said, `approvals` what it may run by, and `used` what it was begun by;
+    `question`, `answers`: the same for its body; `children`, `down`: nested runs that it waits for, and answers for
+    calls of theirs.
     """
 
     call: ToolCall
@@ -57,6 +58,8 @@ class Call(msgspec.Struct, gc=False):
     ask: ApprovalRequested | None = None
     grants: tuple[ApprovalGranted, ...] = ()
     denied: ApprovalDenied | None = None
+    approvals: tuple[str, ...] = ()
+    used: tuple[str, ...] = ()
     question: HumanAsked | None = None
     answers: tuple[HumanAnswered, ...] = ()
     children: tuple[str, ...] = ()

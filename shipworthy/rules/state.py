@@ -45,7 +45,7 @@ from shipworthy.domain.events import (
 )
 from shipworthy.domain.messages import RUNTIME, ContentPart, Message, Text, ToolCall, ToolResult
 from shipworthy.domain.model import FinishReason
-from shipworthy.domain.usage import Charge, TotalUsage, Usage
+from shipworthy.domain.usage import Charge, Spent, TotalUsage, Usage
 from shipworthy.errors import JournalDamaged
 from shipworthy.rules.calls import (
     UNKNOWN,
@@ -57,12 +57,14 @@ from shipworthy.rules.calls import (
     drop_edits,
     drop_grants,
 )
+from shipworthy.rules.spending import plus
 
 
 class RunState(msgspec.Struct, kw_only=True):
     """A run as it stands. `messages` is a valid conversation whenever `calls` is empty.
 
-    `attempt`: one on the wire that has no outcome yet. `charged`: the sum over all attempts. `counted`: tokens of the
+    `attempt`: one on the wire that has no outcome yet. `charged`: the sum over all attempts; `nested`: what the runs of
+    each call used, by its id. `counted`: tokens of the
     first `counted_to` messages, as the provider of the model `counted_by` counted them. `paused_ms`: time in which
     nobody drove the run. `parked_at`: the event with which it was parked; `wake_at`: when it stops waiting by itself;
     `refusals`: answers that were refused since. `returned`: results by tool, and `allowed`: calls
@@ -96,6 +98,7 @@ class RunState(msgspec.Struct, kw_only=True):
     usage: TotalUsage
     attempt: ModelRequested | None = None
     charged: Charge | None = None
+    nested: dict[str, Spent] | None = None
     counted: int = 0
     counted_to: int = 0
     counted_by: str = ""
@@ -181,15 +184,16 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
             for judged in event.calls:
                 call = _call(run, judged.call_id)
                 call.status, call.effect = "ready", judged.effect
-                call.charged = call.charged or event.charged
+                call.charged, call.approvals = call.charged or event.charged, judged.approvals
                 if not call.allowed:
                     call.allowed, name = True, call.call.name
                     run.allowed[name] = run.allowed.get(name, 0) + 1
         case ToolAttempted():
             call = _call(run, event.call_id)
-            call.status, call.attempts = "attempted", event.attempt
+            call.status, call.attempts, call.used = "attempted", event.attempt, call.approvals
             call.start_by, call.timeout, call.open_attempt = event.start_by, event.timeout, True
         case ToolReturned():
+            _nest(run, event)
             if event.outcome == "ok":
                 _count_result(run, event)
             _returned(run, event.call_id, event.content, is_error=event.outcome != "ok")
@@ -225,6 +229,7 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
             call = _call(run, event.call_id)
             call.status, call.question, call.children = "waiting", None, event.runs
             call.wake_at, call.open_attempt = event.wake_at, False
+            _nest(run, event)
         case AnswerDropped():
             call = _call(run, event.call_id)
             call.answers = call.answers[: event.ordinal]
@@ -278,13 +283,7 @@ def _charge(run: RunState, charge: Charge | None) -> None:
     run.attempt = None
     if charge is None:
         return
-    if (sum_ := run.charged) is None:
-        run.charged = charge
-    else:
-        cost = None if sum_.cost is None or charge.cost is None else sum_.cost + charge.cost
-        run.charged = Charge(
-            sum_.input_tokens + charge.input_tokens, sum_.output_tokens + charge.output_tokens, cost
-        )
+    run.charged = charge if run.charged is None else plus(run.charged, charge)
 
 
 def _count(run: RunState, usage: Usage, model: str) -> None:
@@ -300,6 +299,12 @@ def _spend(total: TotalUsage, usage: Usage) -> None:
     for field in Usage.__struct_fields__:
         if (more := getattr(usage, field)) is not None:
             setattr(total, field, (getattr(total, field) or 0) + more)
+
+
+def _nest(run: RunState, event: ToolReturned | AgentPaused) -> None:
+    """What the runs of a call used, in place of what was known of that before."""
+    if event.nested is not None:
+        run.nested = {**(run.nested or {}), event.call_id: event.nested}
 
 
 def take_answer(run: RunState, event: Answer) -> None:

@@ -26,8 +26,8 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     agents from the outermost one on, joined with "/"), `source`, `effect`, `labels`, `returned.<tool>` (results that
     the run has had from it; calls of one answer of the model are judged before any of them has one), `allowed.<tool>`
     (calls of it that were allowed before this one, those of the same answer included: what bounds how often), and
-    `time` with `zone`, `hours` ("22:00-06:00"), `weekdays` (["mon"]), `after` and `before`. The operators: ==, !=, in, not_in;
-    matches, not_matches (with `*`); <, <=, >, >= of numbers; exists; has_any, has_all, has_none, every_in and
+    `time` with `zone`, `hours` ("22:00-06:00"), `weekdays` (["mon"]), `after` and `before`. The operators: ==, !=, in,
+    not_in; matches, not_matches (with `*`); <, <=, >, >= of numbers; exists; has_any, has_all, has_none, every_in and
     every_matches of lists. Texts may have ${user}, ${tenant}, ${session} and ${agent} in them.
     """
 
