@@ -27,7 +27,7 @@ from shipworthy.engine.driver import InProcess
 from shipworthy.engine.execute import parts_of
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.plan import Resume
-from shipworthy.engine.recover import load, take
+from shipworthy.engine.recover import check_outermost, load, take
 from shipworthy.engine.runtime import Runtime, log
 from shipworthy.engine.settle import check
 from shipworthy.errors import (
@@ -125,8 +125,9 @@ class TemporalDriver:
 
     async def take(self, runtime: Runtime, asked: Resume) -> LiveRun:
         """Have the run's workflow go on, with what a person found out. Raises SettlementRefused, CheckpointRefused,
-        RunNotFound, RunBusy for a settlement of a run that is driven."""
+        RunNotFound, RunConflict for a nested run, RunBusy for a settlement of a run that is driven."""
         run = await load(runtime, asked.plan.blueprint, asked.scope, asked.run_id)
+        check_outermost(run.state)
         while run.state.parked:
             if asked.at not in (None, run.state.parked_at):
                 raise CheckpointRefused
@@ -292,11 +293,12 @@ def _sent(run: LiveRun, settlements: Mapping[str, Settlement]) -> Told:
     """What a person found out, as it travels: as it would be recorded. Raises SettlementRefused."""
     check(run, settlements)
     told: Told = {}
-    for call_id, settlement in settlements.items():
-        told[call_id] = None
+    for address, settlement in settlements.items():
+        told[address] = None
         if isinstance(settlement, Happened):
-            parts = parts_of(run, run.state.calls[call_id], settlement.result)
-            told[call_id] = parts[0].text if len(parts) == 1 and isinstance(parts[0], Text) else parts
+            outermost = run.state.calls[address.partition("/")[0]]
+            parts = parts_of(run, outermost, settlement.result)
+            told[address] = parts[0].text if len(parts) == 1 and isinstance(parts[0], Text) else parts
     if (size := len(msgspec.json.encode(told))) > _LARGEST_SETTLEMENT:
         raise SettlementRefused(
             f"The settlements take {size} bytes, and Temporal carries {_LARGEST_SETTLEMENT}.",

@@ -20,6 +20,7 @@ from shipworthy.domain.scope import Scope
 from shipworthy.ports.store import Store
 from shipworthy.rules.codec import encode_event
 from shipworthy.testing.faults import Point, Points
+from tests.control import scenario as people
 from tests.crash import checks, mutants, scenario
 from tests.crash.databases import Kind
 from tests.crash.scenario import append
@@ -32,7 +33,7 @@ PATIENCE, TTL, SKEW, TOOL_TIMEOUT = 0.9, 0.6, 0.1, 1.0
 class Job(msgspec.Struct, kw_only=True):
     """What a child is to do. `run`: the run that a caller begins; a worker has none. `dsn`: of the database, if it is
     not the file in the folder. `fenced`: the world outside refuses whoever lost the run. `untold`: Temporal cannot
-    tell a worker that its step was given up."""
+    tell a worker that its step was given up. `controlled`: the agent is the one of the proofs of people in control."""
 
     folder: str
     dsn: str = ""
@@ -44,10 +45,11 @@ class Job(msgspec.Struct, kw_only=True):
     mutant: Mutant | None = None
     fenced: bool = False
     untold: bool = False
+    controlled: bool = False
     log: str = ""
 
 
-def agent(job: Job, points: Points | None = None) -> Agent[Any, scenario.Report]:
+def agent(job: Job, points: Points | None = None) -> Agent[Any, Any]:
     """The scenario's agent, under Temporal; what its store acknowledges is written down."""
     folder = Path(job.folder)
     store: Store = SqliteStore(folder / "runs.db", lease_ttl=TTL, clock_skew=SKEW)
@@ -65,6 +67,8 @@ def agent(job: Job, points: Points | None = None) -> Agent[Any, scenario.Report]
 
     points = points or Points()
     points.watch(runtime, acknowledged=acknowledged)
+    if job.controlled:
+        return people.agent(folder, runtime, points, people.USUAL)
     return scenario.agent(folder, runtime, points, setting(job))
 
 

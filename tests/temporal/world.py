@@ -50,17 +50,23 @@ class Bank:
         self.knows = True
 
     def agent(
-        self, *turns: Any, name: str = "bank", store: str | None = None, **options: Any
+        self,
+        *turns: Any,
+        name: str = "bank",
+        store: str | None = None,
+        tools: Sequence[Any] | None = None,
+        recovers: float = 0.3,
+        **options: Any,
     ) -> Agent[Any, str]:
-        """A new agent, as another process would have it."""
+        """A new agent, as another process would have it. `recovers`: how often it looks for runs that are left."""
         runtime = TemporalRuntime(self.address, store=store or f"sqlite:{self.path}", **self.options)
         return Agent(
             f"Keep {SECRET}.",
             name=name,
             model=ScriptedModel(turns),
-            tools=self.tools(),
+            tools=self.tools() if tools is None else tools,
             runtime=runtime,
-            tuning=Tuning(recover_every=0.3),
+            tuning=Tuning(recover_every=recovers),
             **options,
         )
 

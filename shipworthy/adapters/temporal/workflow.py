@@ -58,14 +58,16 @@ class RunWorkflow:
             raise RuntimeError(
                 f"Run {given.run_id!r} is of a newer release: upgrade shipworthy on this worker."
             )
-        going = asyncio.create_task(self._go_on())
+        going, cancelled = asyncio.create_task(self._go_on()), False
         while True:
             try:
                 following = await asyncio.shield(going)
                 await workflow.wait_condition(workflow.all_handlers_finished)
                 break
             except asyncio.CancelledError:
-                self._stopping = True
+                if cancelled:  # it is let go of: a workflow is cancelled once
+                    raise
+                self._stopping = cancelled = True
                 await self._interrupt()
         if following is not None:
             stopped = self._sitting is not None and self._sitting.state.stopping is not None
