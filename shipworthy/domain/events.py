@@ -25,7 +25,7 @@ from shipworthy.domain.messages import (
 )
 from shipworthy.domain.model import FinishReason, ModelSettings, Purpose
 from shipworthy.domain.policy import Covers, Remember
-from shipworthy.domain.usage import Charge, Reserved, Usage
+from shipworthy.domain.usage import Charge, Reserved, Spent, Usage
 
 FORMAT = 1
 """Version of the journal's format, written in `RunStarted`."""
@@ -290,11 +290,12 @@ class HumanAnswered(Event, frozen=True, gc=False, kw_only=True, tag="human_answe
 
 
 class AgentPaused(Event, frozen=True, gc=False, kw_only=True, tag="agent_paused"):
-    """The nested runs that a call made wait for somebody, and so does the call."""
+    """The nested runs that a call made wait for somebody, and so does the call. `nested`: what they used so far."""
 
     call_id: str
     runs: tuple[str, ...]
     wake_at: int | None = None
+    nested: Spent | None = None
 
 
 class AnswerRejected(Event, frozen=True, gc=False, kw_only=True, tag="answer_rejected"):
@@ -330,7 +331,8 @@ class ToolReturned(Event, frozen=True, gc=False, kw_only=True, tag="tool_returne
     """What the model is told of a call. `whole` is the full result where `content` shows a part of it.
 
     `thread_running`: the body's thread outlived its time and could not be stopped. `rule`, `policy` and `reason` are
-    those of a denial. `handed_over`: the result is the run's answer, as far as it is a valid output.
+    those of a denial. `handed_over`: the result is the run's answer, as far as it is a valid output. `nested`: what the
+    runs of the call used, from its beginning.
     """
 
     call_id: str
@@ -342,6 +344,7 @@ class ToolReturned(Event, frozen=True, gc=False, kw_only=True, tag="tool_returne
     policy: str = ""
     reason: str = ""
     handed_over: bool = False
+    nested: Spent | None = None
     trust: Trust = "untrusted"
 
 

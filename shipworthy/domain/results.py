@@ -31,10 +31,10 @@ class RunResult(msgspec.Struct, Generic[OutputT], frozen=True, kw_only=True):
 
     `output` raises RunFailed, RunStopped or RunPaused where there is none; `has_output` asks first. `stop_reason` is
     the run's ("max_turns", "timeout", "cancelled", ...); `finish_reason` the provider's for the last answer.
-    `charged`: the sum over all attempts under a budget, failed ones included; `cost_usd` is None while no price is
-    known. `checkpoint` is there while the run is paused. `seq`: the last event. `messages` is the conversation as the
-    model saw it and what it answered: the `history` that was there before the run, and the `new_messages` that it
-    added.
+    `usage`: the sum over all attempts, and `charged` under a budget, failed ones included, with those of nested runs
+    whose calls have returned or wait; `cost_usd` is None while no price is known. `checkpoint` is there while the run
+    is paused. `seq`: the last event. `messages` is the conversation as the model saw it and what it answered: the
+    `history` that was there before the run, and the `new_messages` that it added.
     """
 
     run_id: str

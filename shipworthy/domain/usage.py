@@ -74,3 +74,10 @@ class Charge(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     input_tokens: int = 0
     output_tokens: int = 0
     cost: int | None = None
+
+
+class Spent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What runs used, and what they are charged: None where that is not known of a part of it."""
+
+    usage: TotalUsage
+    charged: Charge | None = None

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from shipworthy.domain.events import ApprovalGranted, HumanAnswered, RunStarted
 from shipworthy.domain.messages import MODEL, RUNTIME, Message, Text
 from shipworthy.domain.scope import Scope
+from shipworthy.domain.usage import Spent
 from shipworthy.engine.begin import Start, begin
 from shipworthy.engine.blueprint import Limits
 from shipworthy.engine.execute import outlast
@@ -25,6 +26,7 @@ from shipworthy.engine.plan import Plan, Resume
 from shipworthy.engine.recover import load, take
 from shipworthy.errors import InvalidOutput, MissingTool, RunBusy, RunNotFound, SettlementRefused, StoreError
 from shipworthy.rules.calls import Answer, Call
+from shipworthy.rules.spending import spent, together
 from shipworthy.rules.state import RunState, replay
 
 DEEPEST = 8
@@ -188,7 +190,7 @@ class Delegating(Delegate):
         else:
             ((text, _, _),) = outcomes.values()
         some = any([ok for _, _, ok in outcomes.values()])
-        return Ended((Text(text, self.origin, "untrusted"),), ok=some)
+        return Ended((Text(text, self.origin, "untrusted"),), ok=some, nested=_used(sittings))
 
 
 async def _all(sittings: Sequence[_Sitting]) -> None:
@@ -217,7 +219,14 @@ def _paused(sittings: Sequence[_Sitting]) -> Paused | None:
         return None
     ends = [child.state.wake_at for child in waiting if child.state.wake_at is not None]
     raised = next((each.raised for each in sittings if each.raised is not None), None)
-    return Paused(tuple([child.run_id for child in waiting]), min(ends, default=None), raised)
+    runs = tuple([child.run_id for child in waiting])
+    return Paused(runs, min(ends, default=None), raised, _used(sittings))
+
+
+def _used(sittings: Sequence[_Sitting]) -> Spent | None:
+    """What the nested runs used, and those that are nested in them."""
+    made = [spent(each.child.state) for each in sittings if each.child is not None]
+    return together(made) if made else None
 
 
 async def _outcome(each: _Sitting) -> tuple[str, bool, bool]:

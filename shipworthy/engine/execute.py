@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from shipworthy.domain.context import RunContext
 from shipworthy.domain.events import (
@@ -22,6 +23,7 @@ from shipworthy.domain.events import (
     ToolReturned,
 )
 from shipworthy.domain.messages import RUNTIME, File, Image, Stored, Text
+from shipworthy.domain.usage import Spent
 from shipworthy.engine.live import LiveRun, idempotency_key
 from shipworthy.engine.nesting import Delegate, Paused
 from shipworthy.engine.pausing import Asking, asking, asking_of, is_pause
@@ -197,6 +199,12 @@ async def _delegate(run: LiveRun, attempt: Attempt, tool: Delegate) -> None:
     else:
         parts, whole = fit(run, found.content, attempt.tool.max_result or run.blueprint.limits.max_result)
         attempt.outcome = (ToolReturned(call_id=call_id, content=parts, whole=whole, outcome="error"),)
+    attempt.outcome = tuple([_with(event, found.nested) for event in attempt.outcome])
+
+
+def _with(event: AnyEvent, nested: Spent | None) -> AnyEvent:
+    """The event, with what the nested runs used."""
+    return replace(event, nested=nested) if isinstance(event, (ToolReturned, AgentPaused)) else event
 
 
 async def _invoke(

@@ -10,23 +10,28 @@ import msgspec
 from shipworthy.domain.events import Parent
 from shipworthy.domain.messages import File, Image, Text
 from shipworthy.domain.scope import is_too_long
+from shipworthy.domain.usage import Spent
 from shipworthy.engine.live import LiveRun
 from shipworthy.rules.calls import Call
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """The nested runs came to their end with this result; `ok`: with one that is an output."""
+    """The nested runs came to their end with this result; `ok`: with one that is an output. `nested`: what all of them
+    used."""
 
     content: tuple[Text | Image | File, ...]
     ok: bool = True
+    nested: Spent | None = None
 
 
 class Paused(msgspec.Struct, frozen=True):
-    """These nested runs wait for somebody, at most until `wake_at`. `raises`: what the caller is told of why."""
+    """These nested runs wait for somebody, at most until `wake_at`. `raises`: what the caller is told of why; `nested`:
+    what all runs of the call used so far."""
 
     runs: tuple[str, ...]
     wake_at: int | None = None
     raises: Exception | None = None
+    nested: Spent | None = None
 
 
 class Delegate:

@@ -8,6 +8,7 @@ from shipworthy.domain.messages import Text
 from shipworthy.domain.pausing import Checkpoint, PendingCall
 from shipworthy.domain.results import RunResult
 from shipworthy.engine.live import LiveRun
+from shipworthy.rules.spending import spent
 from shipworthy.rules.state import status_of
 
 
@@ -20,6 +21,7 @@ async def result_of(run: LiveRun) -> RunResult[Any]:
         text = await run.bodies.part(end.output)
         if isinstance(text, Text):
             value, has_output = run.blueprint.output.decode(text.text), True
+    used = spent(state)
     return RunResult(
         run_id=run.run_id,
         scope=run.scope,
@@ -31,13 +33,13 @@ async def result_of(run: LiveRun) -> RunResult[Any]:
         pending=await _pending(run) if state.parked else (),
         checkpoint=await _checkpoint(run) if state.parked else None,
         seq=state.seq,
-        usage=state.usage,
+        usage=used.usage,
         turns=state.turns,
         finish_reason=state.finish_reason,
         conversation=await run.messages(),
         inherited=run.history,
         changed=run.changed,
-        charged=state.charged,
+        charged=used.charged,
         reopens_at=None if state.limit is None else state.limit.reopens_at,
     )
 

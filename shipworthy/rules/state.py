@@ -64,13 +64,12 @@ class RunState(msgspec.Struct, kw_only=True):
     """A run as it stands. `messages` is a valid conversation whenever `calls` is empty.
 
     `attempt`: one on the wire that has no outcome yet. `charged`: the sum over all attempts; `nested`: what the runs of
-    each call used, by its id. `counted`: tokens of the
-    first `counted_to` messages, as the provider of the model `counted_by` counted them. `paused_ms`: time in which
-    nobody drove the run. `parked_at`: the event with which it was parked; `wake_at`: when it stops waiting by itself;
-    `refusals`: answers that were refused since. `returned`: results by tool, and `allowed`: calls
-    that were. `remembered`: approvals that hold for the
-    whole run. `handed_over`: the call whose result is the answer. `taken`: names of the tokens that were taken.
-    `prefix`: what the addresses of its calls begin with.
+    each call used, by its id. `counted`: tokens of the first `counted_to` messages, as the provider of the model
+    `counted_by` counted them. `paused_ms`: time in which nobody drove the run. `parked_at`: the event with which it was
+    parked; `wake_at`: when it stops waiting by itself; `refusals`: answers that were refused since. `returned`: results
+    by tool, and `allowed`: calls that were. `remembered`: approvals that hold for the whole run. `handed_over`: the
+    call whose result is the answer. `taken`: names of the tokens that were taken. `prefix`: what the addresses of its
+    calls begin with.
     """
 
     started: RunStarted

@@ -20,11 +20,12 @@ from shipworthy import (
     RateLimit,
     StandardBudget,
     ToolCall,
+    ask_human,
     price_usd,
     tool,
 )
 from shipworthy.domain.ledger import Forget
-from shipworthy.engine import budgeting, layers
+from shipworthy.engine import budgeting, delegating, layers
 from shipworthy.engine.accounts import Accounts
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import ConfigurationError
@@ -123,6 +124,11 @@ def wraps_up_alike(monkeypatch: pytest.MonkeyPatch) -> None:
             return nested_(self, model, wrap_up=wrap_up)
 
     monkeypatch.setattr(layers.Nested, "of_attempt", of_attempt)
+
+
+def untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call of a nested agent does not say what its runs used."""
+    monkeypatch.setattr(delegating, "_used", lambda sittings: None)
 
 
 # the caps around a nested run
@@ -619,6 +625,70 @@ def test_nested_runs_that_reach_a_warning_together_tell_of_it() -> None:
         await task
         found = await of_all(runtime, "BudgetWarned")
         assert [(e.limit, e.cap) for e in found] == [("max_tokens", 30_000)]
+
+    go(law())
+
+
+# what the outermost run says
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+@pytest.mark.parametrize("planted", [None, untold])
+def test_a_result_has_what_nested_runs_used_and_were_charged(
+    kind: str, planted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if planted is not None:
+        planted(monkeypatch)
+
+    async def law() -> bool:
+        async with runtime_of(kind, tmp_path) as runtime:
+            last = spender(Provider(AGAIN), None, runtime=runtime, name="last", tools=[look])
+            middle = spender(
+                Asking("last", "last"), None, runtime=runtime, name="middle", tools=[last.as_tool()]
+            )
+            agent = spender(
+                Asking(["middle", "middle"]),
+                {"per_user_max_cost_usd": 1},
+                runtime=runtime,
+                name="first",
+                tools=[middle.as_tool()],
+            )
+            result = await agent.run("Hi", run_id="r", **ALICE)
+            requests, total = await spent_by(runtime)
+            assert (requests, total.cost) == (16, 16 * 240_000)
+            again = await agent.run("Hi", run_id="r", **ALICE)
+            assert (again.usage, again.charged) == (result.usage, result.charged)
+            return (result.usage.requests, result.usage.input_tokens, result.charged) == (16, 16 * 40, total)
+
+    assert go(law()) is (planted is None)
+
+
+def test_what_nested_runs_cost_is_not_said_for_a_run_whose_own_cost_nobody_knows() -> None:
+    async def law() -> None:
+        agent = agents(InMemoryRuntime(), None, {"max_requests": 9}, asks=Asking("child"), does=Provider())
+        result = await agent.run("Hi", run_id="r", **ALICE)
+        assert (result.usage.requests, result.charged, result.cost_usd) == (3, None, None)
+
+    go(law())
+
+
+def test_a_paused_run_has_what_its_nested_runs_used_so_far_and_counts_it_once() -> None:
+    async def law() -> None:
+        runtime = InMemoryRuntime()
+
+        @tool(effect="read")
+        async def wonder() -> str:
+            return await ask_human("Well?")
+
+        child = spender(Provider(ToolCall("wonder")), None, runtime=runtime, name="child", tools=[wonder])
+        agent = spender(
+            Asking("child"), {"max_requests": 9}, runtime=runtime, name="parent", tools=[child.as_tool()]
+        )
+        paused = await agent.run("Hi", run_id="r", **ALICE)
+        assert (paused.status, paused.usage.requests) == ("paused", 2)
+        result = await agent.resume(paused, answer="Yes.")
+        assert (result.status, result.usage.requests) == ("completed", 4)
+        assert result.charged == (await spent_by(runtime))[1]
 
     go(law())
 

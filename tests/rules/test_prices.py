@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from shipworthy.domain.usage import Price, Tier, Usage
-from shipworthy.rules.prices import bound, cost_of
+from shipworthy.rules.prices import bound, cost_of, dearer, misprice
 
 NANO = 10**9
 SONNET = Price(
@@ -301,3 +301,46 @@ def test_what_is_free_costs_nothing_and_reserves_nothing() -> None:
 def test_a_reservation_is_made_for_the_tier_that_the_input_can_reach() -> None:
     assert bound(SONNET, 200_000) == (750_000_000, 15_000)
     assert bound(SONNET, 200_001) == (1_500_007_500, 22_500)
+
+
+# two prices for one model
+
+
+Dearer = Callable[[Price, Price], Price]
+
+
+def is_dearer(of: Dearer) -> None:
+    """Raises AssertionError where *of* gives a price by which something costs less than by one of the two."""
+
+    @settings(max_examples=300, suppress_health_check=list(HealthCheck), database=None, deadline=None)
+    @given(prices(), prices(), usages())
+    def law(one: Price, other: Price, usage: Usage) -> None:
+        both = of(one, other)
+        assert misprice(both) is None
+        costs = [cost_of(price, usage) for price in (one, other, both)]
+        if None in costs:
+            assert costs == [None] * 3
+        else:
+            assert costs[2] >= max(costs[0], costs[1])  # type: ignore[operator, type-var]
+
+    law()
+
+
+def test_of_two_prices_nothing_costs_less_than_by_either() -> None:
+    is_dearer(dearer)
+    price = Price(3, 4, 1, 2, 5, (Tier(10, 6, 7),))
+    assert dearer(price, msgspec.structs.replace(price)) == price
+
+
+def the_dearer_input(one: Price, other: Price) -> Price:
+    return max(one, other, key=lambda price: price.input)
+
+
+def without_tiers(one: Price, other: Price) -> Price:
+    return msgspec.structs.replace(dearer(one, other), tiers=())
+
+
+@pytest.mark.parametrize("mutant", [the_dearer_input, without_tiers])
+def test_a_price_that_makes_something_cheaper_is_caught(mutant: Dearer) -> None:
+    with pytest.raises(AssertionError):
+        is_dearer(mutant)

@@ -31,6 +31,7 @@ from shipworthy.engine.pending import pending_of
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import ConfigurationError, IdentityMissing, InputError
 from shipworthy.ports.store import Store
+from shipworthy.rules.spending import spent
 from shipworthy.rules.state import replay
 from shipworthy.rules.text import clean
 
@@ -163,9 +164,9 @@ async def show(printer: Printer, store: Store, scope: Scope, run_id: str, *, ful
     run = await store.find(scope, run_id)
     events = await store.read(scope, run_id)
     state = replay(events)
-    waiting = await pending_of(store, state)
+    waiting, used = await pending_of(store, state), spent(state)
     if printer.as_json:
-        told = {"run": summary_data(run), "charged": state.charged, "pending": waiting, "events": events}
+        told = {"run": summary_data(run), "charged": used.charged, "pending": waiting, "events": events}
         printer.emit(told)
         return OK
     whose = " / ".join([part for part in (run.scope.tenant, run.scope.user, run.scope.session) if part])
@@ -173,8 +174,8 @@ async def show(printer: Printer, store: Store, scope: Scope, run_id: str, *, ful
         f"{run.run_id}: {run.status}, {run.events} events, {whose}, {timeline.moment(run.started_at)}\n"
     )
     printer.console.print(timeline.table(events, full=full))
-    if state.charged is not None:
-        printer.say(f"\ncharged: {timeline.charge_words(state.charged)}")
+    if used.charged is not None:
+        printer.say(f"\ncharged: {timeline.charge_words(used.charged)}")
     for call in waiting:
         for line in waiting_words(call, run_id, run.scope.tenant):
             printer.say(line)
