@@ -41,7 +41,7 @@ def test_the_output_of_the_other_agent_is_that_of_the_run(world: World, how: str
         async with world.agent(make) as agent:
             result = await act(agent, how)
             assert (result.status, result.output) == ("completed", "x" * 60_000)
-            assert result.usage.requests == 1
+            assert (result.turns, result.usage.requests) == (1, 2)  # its own, and the other one's
             (returned,) = [e for e in await journal(agent, "r") if isinstance(e, ToolReturned)]
             assert returned.handed_over
 
