@@ -75,7 +75,7 @@ async def rule(run: LiveRun, call: Call, tool: Tool) -> Judged | None:
 
 async def _made(run: LiveRun, call: Call, tool: Tool) -> Made | None:
     """The arguments as they are to be judged; None where the model is told that they are none."""
-    if (edit := await approving.edit_of(run, call)) is not None:
+    if call.grants and (edit := await approving.edit_of(run, call)) is not None:
         by, event = edit
         text = await run.arguments_of(event)
         made = _parsed(text, tool)
@@ -123,9 +123,7 @@ async def _decide(run: LiveRun, call: Call, tool: Tool, made: Made) -> Decision 
         if answer is not None:
             said.append(answer)
     for policy in run.governance.policies:
-        given = (
-            decided_at_once(policy, run.scope, action.copied(), name_of(policy)) if policy.immediate else None
-        )
+        given = decided_at_once(policy, run.scope, action.copied()) if policy.immediate else None
         said.append(given if type(given) is Decision else await _waited(run, policy, action.copied(), given))
     if tool.asks:
         own = tool.parse(made.text)

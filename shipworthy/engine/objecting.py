@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from shipworthy.domain.policy import Action, Decision, Replace
 from shipworthy.domain.scope import Scope
+from shipworthy.engine.governance import name_of
 from shipworthy.ports.policy import Policy
 from shipworthy.rules.policies.check import sound
 from shipworthy.rules.text import described
@@ -38,7 +39,7 @@ async def decided(ask: Callable[[], Any], patience: float, name: str) -> Decisio
     return made if made.rule else replace(made, rule=name)
 
 
-def decided_at_once(policy: Policy, scope: Scope, action: Action, name: str) -> Decision | Awaitable[Any]:
+def decided_at_once(policy: Policy, scope: Scope, action: Action) -> Decision | Awaitable[Any]:
     """The same of a policy that may be called here, without the cost of waiting; what has to be waited for is handed
     on."""
     try:
@@ -46,11 +47,11 @@ def decided_at_once(policy: Policy, scope: Scope, action: Action, name: str) -> 
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        return _no(name, f"it raised {described(error)}")
+        return _no(name_of(policy), f"it raised {described(error)}")
     if (wrong := sound(answer)) is not None:
-        return answer if inspect.isawaitable(answer) else _no(name, wrong)
+        return answer if inspect.isawaitable(answer) else _no(name_of(policy), wrong)
     made: Decision = answer
-    return made if made.rule else replace(made, rule=name)
+    return made if made.rule else replace(made, rule=name_of(policy))
 
 
 async def answered(ask: Callable[[], Any], patience: float) -> Any:

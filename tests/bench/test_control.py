@@ -39,7 +39,7 @@ ROWS = [
     "12 parked runs: open files",
     "12 parked runs: resident memory a run",
     "beside 12 parked runs: asking the store what is due, where nothing is",
-    "beside 12 parked runs: asking the store what is due, where all are",
+    "beside 12 parked runs: a page of what is due, where all are",
     "beside 12 parked runs: the requests of one tenant, 4",
     "beside 12 parked runs: a fresh run, wall",
 ]
