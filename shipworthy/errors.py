@@ -4,7 +4,7 @@ ShipworthyError
 ├── ConfigurationError      the developer's code or settings: fix them and build again
 │   ├── EffectRequired, DuplicateTool, InvalidTool, InvalidOutputType, UnknownModel, MissingExtra, MissingKey
 │   ├── UnknownPrice
-│   ├── InvalidPolicy, InvalidHook, NotInTool
+│   ├── InvalidHook, NotInTool
 │   └── AgentInUse, RealModelRefused, ScriptError
 ├── InputError              one call's arguments: nothing was started
 │   ├── EmptyPrompt, IdentityMissing, InvalidPrompt, InvalidHistory, InvalidOption, InvalidDeps
@@ -106,12 +106,8 @@ class AgentInUse(ConfigurationError):
     fix = "Register tools and validators before the first run, or build a second Agent."
 
 
-class InvalidPolicy(ConfigurationError):
-    """`permissions=`, or a policy document, is none that calls could be judged by."""
-
-
 class InvalidHook(ConfigurationError):
-    """A function cannot be a hook, an approval handler or a predicate."""
+    """A function cannot be a hook or an approval handler."""
 
 
 class NotInTool(ConfigurationError):

@@ -14,8 +14,8 @@ from shipworthy.app.permissions import permissions_of
 from shipworthy.app.threads import in_thread
 from shipworthy.domain.policy import Action, Decision
 from shipworthy.domain.scope import Scope
-from shipworthy.engine.governance import UNGOVERNED, Governance, Hooks
-from shipworthy.errors import ConfigurationError, InvalidHook
+from shipworthy.engine.governance import UNGOVERNED, Governance, Hooks, name_of
+from shipworthy.errors import InvalidHook
 from shipworthy.ports.policy import Policy
 
 ApprovalHandler = Inbox | Callable[..., Any]
@@ -52,7 +52,7 @@ class _OffLoop:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self.version = policy.version
-        self.name = str(getattr(policy, "name", None) or type(policy).__name__)
+        self.name = name_of(policy)
 
     async def decide(self, scope: Scope, action: Action) -> Decision:
         answer: Any = await in_thread(None, self._policy.decide, scope, action)
@@ -96,9 +96,9 @@ class Control:
 
 
 def _handler_of(given: Any) -> Hook:
-    """What `Agent(approval_handler=)` takes. Raises ConfigurationError."""
+    """What `Agent(approval_handler=)` takes. Raises InvalidHook."""
     if not callable(given) or isinstance(given, type) or not (_binds(given, 2) or _binds(given, 1)):
-        raise ConfigurationError(
+        raise InvalidHook(
             f"approval_handler={given!r} is no handler.",
             fix="Pass an Inbox(), or a function of (request) or (ctx, request) that gives Approve(by=...) or "
             "Deny(by=...).",
