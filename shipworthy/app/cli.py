@@ -210,8 +210,8 @@ def resume(
         list[str] | None,
         typer.Option(
             metavar="CALL=VERDICT",
-            help="What is known of a call in doubt: CALL_ID=happened, CALL_ID=happened:<json of its result>, or "
-            "CALL_ID=did_not_happen. May be given several times.",
+            help="What is known of a call in doubt, by its address: CALL=happened, CALL=happened:<json of its "
+            "result>, or CALL=did_not_happen. May be given several times.",
         ),
     ] = None,
     as_json: AsJson = False,

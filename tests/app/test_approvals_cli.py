@@ -81,6 +81,9 @@ BOT = """
 
     doubtful = Agent("Pay.", model=ScriptedModel([ToolCall("fail"), "Done."]), tools=[fail], name="bot",
                      runtime=SqliteRuntime("bot.db"))
+    unsure = Agent("Pay.", model=ScriptedModel([ToolCall("fail"), "Done."]), tools=[fail], name="child")
+    worried = Agent("Pay.", model=ScriptedModel([ToolCall("child", {"input": "Pay for me."}), "Done."]), name="bot",
+                    tools=[unsure.as_tool()], runtime=SqliteRuntime("bot.db"))
     child = made(ToolCall("pay", {"amount": 50}), name="child")
     parent = Agent("Pay.", model=ScriptedModel([ToolCall("child", {"input": "Pay for me."}), "Done."]), name="bot",
                    tools=[child.as_tool()], runtime=child.runtime, permissions=StandardPermissions(),
@@ -601,6 +604,19 @@ def test_what_is_in_doubt_keeps_a_cancelled_run_paused_until_it_is_settled(
 
     settle = ("--tenant", "acme", "--agent", "bot:doubtful", "--settle", f"{call}=did_not_happen")
     assert invoke("runs", "resume", "r1", *settle)[0] == 4
+    assert effects(folder) == ["tried"]
+
+
+def test_the_command_that_settles_a_call_of_a_nested_run_names_it_by_its_address(
+    invoke: Invoke, folder: Path
+) -> None:
+    err = invoke("run", "bot:worried", "Pay it.", "--tenant", "acme", "--run-id", "r1")[2]
+    suggested = [err, invoke("runs", "show", "r1", *ACME)[1]]
+    [address] = {found for text in suggested for found in re.findall(r"--settle (\S+?)=", text)}
+    assert address.count("/") == 1
+
+    settle = ("--tenant", "acme", "--agent", "bot:worried", "--settle", f"{address}=happened")
+    assert invoke("runs", "resume", "r1", *settle)[0] == 0
     assert effects(folder) == ["tried"]
 
 

@@ -32,7 +32,7 @@ def waiting_words(call: PendingCall, run_id: str, tenant: str) -> list[str]:
             return [
                 f"\nin doubt: {name}: {visible(call.reason)}",
                 f"  {command('runs', 'resume', run_id, '--tenant', tenant)} --agent module:agent \\",
-                f"    --settle {call.call_id}=happened|did_not_happen",
+                f"    --settle {call.address}=happened|did_not_happen",
             ]
         case "approval":
             yes = f"{len(call.approved_by)} of {call.approvers}"

@@ -91,7 +91,7 @@ async def _say(printer: Printer, talk: Chat, said: str) -> int:
             result = stream.result
     if result.status == "paused":
         talk.paused = result
-        if printer.interactive:
+        if printer.interactive and any([call.kind == "in_doubt" for call in result.pending]):
             printer.say(f"  or here: {_SETTLE}CALL=happened|did_not_happen", "dim")
     return code
 

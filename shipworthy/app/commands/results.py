@@ -89,7 +89,7 @@ def settle_command(result: RunResult[Any], agent: str) -> str:
     words = ["shipworthy", "runs", "resume", result.run_id, "--tenant", result.scope.tenant, "--agent", agent]
     command = shlex.join(words)
     for call in [call for call in result.pending if call.kind == "in_doubt"]:
-        command += f" --settle {call.call_id}=happened|did_not_happen"
+        command += f" --settle {call.address}=happened|did_not_happen"
     return command
 
 

@@ -241,22 +241,22 @@ def known_as(run_id: str) -> str:
 
 
 def settlement_of(text: str) -> tuple[str, Settlement]:
-    """`CALL_ID=happened`, `CALL_ID=happened:<json>` or `CALL_ID=did_not_happen`. Raises InputError."""
-    call_id, _, verdict = text.partition("=")
+    """`CALL=happened`, `CALL=happened:<json>` or `CALL=did_not_happen`, with the call's address. Raises InputError."""
+    address, _, verdict = text.partition("=")
     word, colon, result = verdict.partition(":")
-    if call_id and verdict == "did_not_happen":
-        return call_id, DidNotHappen()
-    if not call_id or word != "happened":
+    if address and verdict == "did_not_happen":
+        return address, DidNotHappen()
+    if not address or word != "happened":
         raise InputError(
             f"--settle {text!r} settles nothing.",
-            fix="Write CALL_ID=happened, =happened:<json> or =did_not_happen.",
+            fix="Write CALL=happened, =happened:<json> or =did_not_happen.",
         )
     try:
-        return call_id, Happened(msgspec.json.decode(result.encode()) if colon else None)
+        return address, Happened(msgspec.json.decode(result.encode()) if colon else None)
     except (msgspec.DecodeError, UnicodeEncodeError):
         raise InputError(
             f"The result in --settle {text!r} is not JSON.",
-            fix="Quote a text: CALL_ID='happened:\"the text\"'.",
+            fix="Quote a text: CALL='happened:\"the text\"'.",
         ) from None
 
 
