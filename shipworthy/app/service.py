@@ -209,6 +209,8 @@ class Service:
                 return await result_of(await self.runtime.resume(asked))
             except (Fenced, RunBusy) as error:
                 if not (await self.load(asked.scope, asked.run_id)).state.parked:
+                    if isinstance(error, RunBusy):
+                        raise  # it says who has the run
                     raise RunBusy(f"Run {asked.run_id!r} is being driven by somebody else.") from error
             await _someone_first(turn)
         raise RunBusy(f"Run {asked.run_id!r} is being answered or resumed by others all the time.")

@@ -27,7 +27,7 @@ from shipworthy.engine.driver import InProcess
 from shipworthy.engine.execute import parts_of
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.plan import Resume
-from shipworthy.engine.recover import check_outermost, load, take
+from shipworthy.engine.recover import check_whose, load, take
 from shipworthy.engine.runtime import Runtime, log
 from shipworthy.engine.settle import check
 from shipworthy.errors import (
@@ -125,9 +125,10 @@ class TemporalDriver:
 
     async def take(self, runtime: Runtime, asked: Resume) -> LiveRun:
         """Have the run's workflow go on, with what a person found out. Raises SettlementRefused, CheckpointRefused,
-        RunNotFound, RunConflict for a nested run, RunBusy for a settlement of a run that is driven."""
+        RunNotFound, RunConflict for a nested run or one of another agent, RunBusy for a settlement of a run that is
+        driven."""
         run = await load(runtime, asked.plan.blueprint, asked.scope, asked.run_id)
-        check_outermost(run.state)
+        check_whose(run.state, asked)
         while run.state.parked:
             if asked.at not in (None, run.state.parked_at):
                 raise CheckpointRefused

@@ -84,13 +84,7 @@ async def _check(store: Store, state: RunState, asked: Resume) -> None:
     """Raises RunConflict for a nested run that goes on by itself and for one of another agent, SettlementRefused for
     calls of nested runs that are not in doubt."""
     if asked.parent is None:
-        check_outermost(state)
-        if state.started.agent != asked.plan.blueprint.name:
-            raise RunConflict(
-                f"Run {asked.run_id!r} was begun by the agent {state.started.agent!r}, and this one is "
-                f"{asked.plan.blueprint.name!r}.",
-                fix="Resume it with the agent of that name: the run is held to its permissions, hooks and budget.",
-            )
+        check_whose(state, asked)
     if asked.parent is not None or not asked.settlements:
         return
     waiting = [call for call in state.calls.values() if call.status == "waiting" and call.children]
@@ -105,13 +99,19 @@ async def _check(store: Store, state: RunState, asked: Resume) -> None:
             )
 
 
-def check_outermost(state: RunState) -> None:
-    """Raises RunConflict for a nested run: it does not go on by itself."""
-    if state.started.parent is not None:
-        root = state.started.parent.root
+def check_whose(state: RunState, asked: Resume) -> None:
+    """Raises RunConflict for a nested run, which does not go on by itself, and for a run of another agent."""
+    started, mine = state.started, asked.plan.blueprint.name
+    if started.parent is not None:
+        root = started.parent.root
         raise RunConflict(
-            f"Run {state.started.run_id!r} is a nested run, and goes on with run {root!r}, which it belongs to.",
+            f"Run {started.run_id!r} is a nested run, and goes on with run {root!r}, which it belongs to.",
             fix=f"Resume run {root!r}: its pending calls are those of its nested runs, too.",
+        )
+    if started.agent != mine:
+        raise RunConflict(
+            f"Run {started.run_id!r} was begun by the agent {started.agent!r}, and this one is {mine!r}.",
+            fix="Resume it with the agent of that name: the run is held to its permissions, hooks and budget.",
         )
 
 

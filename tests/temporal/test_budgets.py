@@ -244,7 +244,7 @@ async def test_a_ledger_elsewhere_is_waited_for_swept_and_closed_by_its_worker(b
 def _for_itself(patch: pytest.MonkeyPatch) -> None:
     """Who takes the steps has ledgers that nobody else knows."""
     build = Runtime.__init__
-    patch.setattr(Runtime, "__init__", lambda self, store, driver, of=None: build(self, store, driver))
+    patch.setattr(Runtime, "__init__", lambda self, store, driver, of=None, **_: build(self, store, driver))
 
 
 def _no_second_look(patch: pytest.MonkeyPatch) -> None:
