@@ -7,17 +7,15 @@ from typing import Any
 import msgspec
 
 from shipworthy.domain.approvals import ApprovalRequest
-from shipworthy.domain.journal import RunFilter
 from shipworthy.domain.messages import Message
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.approving import request_of
 from shipworthy.engine.bodies import Bodies
+from shipworthy.engine.listing import listed
 from shipworthy.engine.pending import pending_of
 from shipworthy.ports.store import Store
 from shipworthy.rules.approvals import root_of
 from shipworthy.rules.state import RunState, replay
-
-_PAGE = 200
 
 
 async def of_run(store: Store, scope: Scope, run_id: str) -> list[ApprovalRequest]:
@@ -42,21 +40,9 @@ async def of_state(store: Store, state: RunState) -> list[ApprovalRequest]:
 
 
 async def of_tenant(store: Store, scope: Scope) -> list[ApprovalRequest]:
-    """What all paused runs of a tenant wait for approval of, those that began first at first."""
-    found: list[ApprovalRequest] = []
-    before: int | None = None
-    known: set[str] = set()
-    while page := await store.list(scope, RunFilter(status="paused", limit=_PAGE, before=before)):
-        new = [run for run in page if run.run_id not in known]
-        if not new:
-            break
-        for run in new:
-            known.add(run.run_id)
-            found += await of_run(store, scope, run.run_id)
-        before = page[-1].started_at + 1  # of those that began in the same millisecond some may be missing
-        if len(page) < _PAGE:
-            break
-    return found[::-1]
+    """What all paused runs of a tenant wait for approval of, those that began first at first. Raises StoreError."""
+    found = [await of_run(store, scope, run.run_id) async for run in listed(store, scope, "paused")]
+    return [request for requests in reversed(found) for request in requests]
 
 
 async def _conversation(store: Store, scope: Scope, run_id: str) -> list[Message]:

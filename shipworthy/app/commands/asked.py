@@ -9,7 +9,6 @@ import msgspec
 
 from shipworthy.app.commands.answering import command
 from shipworthy.domain.events import ApprovalRequested
-from shipworthy.domain.journal import RunFilter, RunSummary
 from shipworthy.domain.messages import (
     AnyPart,
     File,
@@ -24,6 +23,7 @@ from shipworthy.domain.messages import (
 from shipworthy.domain.pausing import PendingCall
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.bodies import Bodies
+from shipworthy.engine.listing import listed
 from shipworthy.engine.pending import pending_of
 from shipworthy.engine.recover import scope_of
 from shipworthy.engine.sessions import read
@@ -32,8 +32,6 @@ from shipworthy.ports.store import Store
 from shipworthy.rules.approvals import canonical, digest_of
 from shipworthy.rules.codec import decode_messages
 from shipworthy.rules.state import RunState, replay
-
-_PAGE = 200
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -63,26 +61,9 @@ class Seen(msgspec.Struct, frozen=True):
 
 async def of_tenant(store: Store, scope: Scope) -> AsyncIterator[Asked]:
     """What the paused runs of a tenant, or of its user, wait for, newest first. Raises StoreError."""
-    async for run in paused(store, scope):
+    async for run in listed(store, scope, "paused"):
         for each in await of_run(store, scope, run.run_id):
             yield each
-
-
-async def paused(store: Store, scope: Scope) -> AsyncIterator[RunSummary]:
-    """The paused runs of a tenant, or of its user, newest first, each once. Raises StoreError."""
-    seen: set[str] = set()
-    before: int | None = None
-    size = _PAGE
-    while True:
-        page = await store.list(scope, RunFilter("paused", size, before))
-        fresh = [run for run in page if run.run_id not in seen]
-        for run in fresh:
-            seen.add(run.run_id)
-            yield run
-        if len(page) < size:
-            return
-        size = size if fresh else size * 2  # many began in one millisecond
-        before = page[-1].started_at + 1
 
 
 async def of_run(store: Store, scope: Scope, run_id: str) -> list[Asked]:

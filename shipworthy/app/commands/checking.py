@@ -11,7 +11,6 @@ import msgspec
 
 from shipworthy.adapters.inmemory.store import InMemoryStore
 from shipworthy.app.agent import Agent
-from shipworthy.app.commands.asked import paused
 from shipworthy.app.commands.foresight import Foresight, NotAsked, Problem, Whole
 from shipworthy.app.commands.printing import ERROR, OK, Printer, note
 from shipworthy.app.commands.runs import existing
@@ -21,6 +20,7 @@ from shipworthy.domain.journal import RunSummary
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.engine.blueprint import UNNAMED
 from shipworthy.engine.keyring import Keyring
+from shipworthy.engine.listing import listed
 from shipworthy.errors import ConfigurationError, JournalDamaged, RunNotFound, UnknownEvent
 from shipworthy.ports.store import Store
 from shipworthy.rules.state import RunState, replay
@@ -76,7 +76,7 @@ async def _check(target: str, tenant: str | None, address: str | None) -> list[C
 async def _summaries(store: Store, tenant: str | None) -> AsyncIterator[RunSummary]:
     """The paused runs of a tenant, or of all."""
     if tenant is not None:
-        async for each in paused(store, Scope(tenant)):
+        async for each in listed(store, Scope(tenant), "paused"):
             yield each
         return
     after = 0

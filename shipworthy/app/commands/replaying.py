@@ -15,18 +15,17 @@ from shipworthy.app.commands.target import load_agent
 from shipworthy.app.policy_documents import PolicyDocument
 from shipworthy.domain.effects import Effect
 from shipworthy.domain.events import RunStarted
-from shipworthy.domain.journal import RunFilter, RunSummary
+from shipworthy.domain.journal import RunSummary
 from shipworthy.domain.policy import Action, Decision
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.bodies import Bodies
+from shipworthy.engine.listing import listed
 from shipworthy.errors import JournalDamaged, RunNotFound, UnknownEvent
 from shipworthy.ports.store import Store
 from shipworthy.ports.tools import Tool
 from shipworthy.rules.approvals import canonical
 from shipworthy.rules.policies.replay import Recorded, recorded
 from shipworthy.rules.text import described
-
-_PAGE = 200
 
 
 class Replay(msgspec.Struct, frozen=True):
@@ -118,23 +117,15 @@ async def _read(store: Store, scope: Scope, asked: Replay) -> tuple[list[_Run], 
 
 
 async def _summaries(store: Store, scope: Scope, asked: Replay) -> AsyncIterator[RunSummary]:
-    """The newest runs, page by page. Pages end between two times of starting: what started in one millisecond with the
-    last of a page comes with the next one, each once."""
-    seen: set[str] = set()
-    before: int | None = None
-    size = _PAGE
-    while len(seen) < asked.limit:
-        page = await store.list(scope, RunFilter(None, size, before))
-        fresh = [each for each in page if each.run_id not in seen]
-        for each in fresh:
-            if len(seen) == asked.limit or (asked.since is not None and each.started_at < asked.since):
-                return
-            seen.add(each.run_id)
-            yield each
-        if len(page) < size:
+    """The newest runs, as many as are asked for."""
+    count = 0
+    async for each in listed(store, scope):
+        if asked.since is not None and each.started_at < asked.since:
             return
-        size = size if fresh else size * 2
-        before = page[-1].started_at + 1
+        yield each
+        count += 1
+        if count == asked.limit:
+            return
 
 
 async def _run(store: Store, summary: RunSummary) -> _Run:
