@@ -291,8 +291,8 @@ def test_another_store_can_be_named_and_is_not_made(invoke: Invoke) -> None:
 
 
 UNASKED = {
-    "slow": "policy FunctionPolicy",
-    "awaited": "policy FunctionPolicy",
+    "slow": "policy may_wait",
+    "awaited": "policy waits",
     "hooked": "before_tool hook hooked.<locals>.looks",
     "predicated": "requires_approval= of tool pay",
 }
