@@ -64,7 +64,8 @@ class Inbox:
         self._runtime = runtime
 
     async def requests(self, tenant_id: str, *, run_id: str | None = None) -> list[ApprovalRequest]:
-        """What waits for a yes, of one tenant or of one of its runs. Raises RunNotFound."""
+        """What waits for a yes, of one tenant or of one of its runs. Raises RunNotFound, IdentityMissing,
+        ConfigurationError for an inbox without a runtime."""
         runtime, scope = await self._open(tenant_id)
         if run_id is None:
             return await of_tenant(runtime.store, scope)

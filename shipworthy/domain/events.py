@@ -299,7 +299,11 @@ class AgentPaused(Event, frozen=True, gc=False, kw_only=True, tag="agent_paused"
 
 
 class AnswerRejected(Event, frozen=True, gc=False, kw_only=True, tag="answer_rejected"):
-    """An answer, a token or a checkpoint was brought to the paused run and not accepted; nothing else happened."""
+    """An answer, a token or a checkpoint was brought to the paused run and not accepted; nothing else happened.
+
+    Or a yes that is in the journal does not count any more: its `reason` is "expired", "signature" (it is not signed as
+    the event says) or "arguments" (those it gives do not fit the tool), and `address` and `by` say whose it was.
+    """
 
     reason: str
     address: str = ""

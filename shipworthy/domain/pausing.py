@@ -30,7 +30,8 @@ class PendingCall(msgspec.Struct, frozen=True, gc=False):
 
     `kind`: "in_doubt" is settled with `resume(settle=)`, the others with `resume(answer=)`. An "approval" has `rule`,
     `approvers` (how many different people), `among` (who may; everybody where it is empty) and `approved_by` so far;
-    an "answer" has `data`, which says what is asked, and the JSON Schema of the answer. `agents`: the names from the
+    an "answer" has `data`, which says what is asked, the JSON Schema of the answer, and `ordinal`: which of the
+    questions of its call it is, from 0. `digest`: of the arguments, or of the question. `agents`: the names from the
     outermost agent to the one that waits. `expires_at`: milliseconds since the Unix epoch. `key`: the name of the key
     with which whoever asks would sign.
     """
