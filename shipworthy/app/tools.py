@@ -13,7 +13,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, get_args, overload
 
 import msgspec
 
-from shipworthy.app.approvals import NO_OBJECTION, Requires, ToolApproval, approval_of, labels_of
+from shipworthy.app.approvals import NO_OBJECTION, Requires, ToolApproval, approval_of, is_async, labels_of
 from shipworthy.app.results import Parts, to_parts
 from shipworthy.app.schemas import Mismatch, Record, Unsupported, codec_for
 from shipworthy.app.signatures import Signature, read_signature
@@ -68,11 +68,11 @@ class FunctionTool(Generic[P, R]):
         self.timeout = timeout
         self.retries = retries
         self.max_result = max_result
-        self.threaded = not _is_async(fn)
+        self.threaded = not is_async(fn)
         self.verifies = verify is not None
         self._fn: Callable[..., Any] = fn
         self._verify = verify
-        self._verify_threaded = verify is not None and not _is_async(verify)
+        self._verify_threaded = verify is not None and not is_async(verify)
         self._record = record
         self._takes_context = signature.takes_context
         self._by_keyword = signature.by_keyword
@@ -338,10 +338,6 @@ def _check_verify(named: str, effect: Effect, verify: Verify | None) -> None:
             f"verify= of tool {named!r} does not take (ctx, args): {error}.",
             fix="Write `async def verify(ctx, args)`; args.<parameter> is what the call was made with.",
         ) from error
-
-
-def _is_async(fn: Any) -> bool:
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
 
 
 def _key(ctx: RunContext[Any]) -> Key:

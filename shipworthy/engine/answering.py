@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from msgspec.structs import force_setattr, replace
@@ -75,7 +75,7 @@ class Answering:
             except CheckpointRefused as no:
                 taken = no
             if not state.parked:
-                self._raise(state, taken)
+                self._raise_unparked(state, taken)
             if not isinstance(taken, _Taken) and await self._is_answered(state):
                 raise taken
             if await self._record(state, taken, wake_in):
@@ -115,7 +115,8 @@ class Answering:
         answers = state.seq - state.parked_at - state.refusals
         return answers > 0 and not await pending_of(self._store, state)
 
-    def _raise(self, state: RunState, taken: _Taken | AnswerRefused | CheckpointRefused) -> None:
+    def _raise_unparked(self, state: RunState, taken: _Taken | AnswerRefused | CheckpointRefused) -> NoReturn:
+        """Of a run that waits for nobody."""
         if isinstance(taken, CheckpointRefused):
             raise taken
         if state.ended is not None:
@@ -130,13 +131,13 @@ class Answering:
             )
         waiting = {w.address: w for w in await pending_of(self._store, state) if w.kind != "in_doubt"}
         scope = Scope(state.started.tenant, state.started.user, state.started.session)
-        taken = _Taken(Bodies(_no_body), complete=len(waiting) == 0)
+        taken = _Taken()
         for address, each in (await self._by_address(waiting, answer)).items():
-            if self._shown is not None and waiting[address].digest != self._shown:
-                raise Refusal("the call has other arguments now than those that were shown")
+            if self._shown is not None and shown_of(waiting[address]) != self._shown:
+                raise Refusal("something else is asked now than what was shown: look at it again")
             await taken.add(self._keyring, scope, self._run_id, waiting[address], each)
-        after = replace_state(state, taken.events)
-        taken.complete = not [w for w in await pending_of(self._store, after) if w.kind != "in_doubt"]
+        _tell(state, taken.events)
+        taken.complete = not [w for w in await pending_of(self._store, state) if w.kind != "in_doubt"]
         return taken
 
     async def _by_address(self, waiting: Mapping[str, PendingCall], answer: Any) -> Mapping[str, Any]:
@@ -203,8 +204,8 @@ class Answering:
 class _Taken:
     """What is to be recorded of answers. `complete`: nothing else is waited for then."""
 
-    def __init__(self, bodies: Bodies, *, complete: bool) -> None:
-        self.bodies, self.complete = bodies, complete
+    def __init__(self) -> None:
+        self.bodies, self.complete = Bodies(_no_body), False
         self.events: list[AnyEvent] = []
         self.grants: list[Grant] = []
 
@@ -249,11 +250,10 @@ class _Taken:
         )
 
 
-def replace_state(state: RunState, events: list[Any]) -> RunState:
-    """The state as it would be: a run's own is folded in place, and this one was read for the purpose."""
+def _tell(state: RunState, events: list[AnyEvent]) -> None:
+    """Make of *state*, which was read for the purpose, what it would be after these events; its `seq` stays."""
     for event in events:
         fold(state, replace(event, seq=state.seq, at=state.at))
-    return state
 
 
 async def _no_body(digest: str) -> bytes:

@@ -38,9 +38,9 @@ _NOBODY = "It needs the approval of a person, and there is nobody to ask."
 _LATE = "Nobody approved of it in time."
 
 
-def is_over(run: LiveRun, call: Call) -> bool:
-    """Whether people have said no, or nobody has answered the body's question in time: that is recorded, and the call
-    is not judged."""
+def conclude(run: LiveRun, call: Call) -> bool:
+    """Record what becomes of a call that people said no to, or whose body's question nobody answered in time; whether
+    that was its end, so that it is not judged."""
     if call.denied is not None:
         no = call.denied
         told = f"a person said no. {no.reason}".rstrip()
@@ -224,14 +224,14 @@ async def _handled(run: LiveRun, call: Call, tool: Tool, text: str, data: Mappin
     except TimeoutError:
         patience = run.governance.handler_patience
         return _unanswered(run, call, handler.name, f"it gave no answer within {patience:g} seconds")
+    except StoreError:
+        raise
     except Exception as error:
-        if isinstance(error, StoreError):
-            raise
         return _unanswered(run, call, handler.name, f"it raised {described(error)}")
     _record(run, event)
     await run.commit()  # what a person said is not asked again after a crash
     if isinstance(event, ApprovalDenied):
-        is_over(run, call)
+        conclude(run, call)
         return False
     return True
 

@@ -45,7 +45,7 @@ class Made(msgspec.Struct):
 
 async def rule(run: LiveRun, call: Call, tool: Tool) -> Judged | None:
     """That the call may run; None where something else is recorded of it."""
-    if approving.is_over(run, call):
+    if approving.conclude(run, call):
         return None
     for _ in range(ROUNDS):
         made = await _made(run, call, tool)

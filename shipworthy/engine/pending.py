@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from shipworthy.domain.effects import Effect
 from shipworthy.domain.pausing import PendingCall
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.approving import pending_approval
@@ -72,17 +71,16 @@ def has(state: RunState, answer: Answer) -> bool:
 
 
 async def _in_doubt(state: RunState, call: Call, bodies: Bodies) -> PendingCall:
-    effect: Effect | None = call.effect
     return PendingCall(
-        call.call.call_id,
-        call.call.name,
-        await bodies.arguments(call.wanted),
-        call.doubt,
-        "in_doubt",
-        _address(state, call),
-        _agents(state),
-        state.started.run_id,
-        effect or "",
+        call_id=call.call.call_id,
+        tool=call.call.name,
+        arguments=await bodies.arguments(call.wanted),
+        reason=call.doubt,
+        kind="in_doubt",
+        address=_address(state, call),
+        agents=_agents(state),
+        run_id=state.started.run_id,
+        effect=call.effect or "",
     )
 
 
