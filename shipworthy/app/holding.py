@@ -14,14 +14,12 @@ from shipworthy.app.service import is_mine
 from shipworthy.domain.effects import DidNotHappen, Happened
 from shipworthy.domain.events import AnyEvent, RunStarted, StopRequested, ToolSettled
 from shipworthy.domain.scope import Scope
-from shipworthy.engine.cancelling import end_left
-from shipworthy.engine.drive import perform
+from shipworthy.engine.drive import one_step
 from shipworthy.engine.driver import is_over, seat, step
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.plan import Plan
 from shipworthy.engine.recover import take
 from shipworthy.engine.runtime import Runtime, log
-from shipworthy.engine.telling import tell
 from shipworthy.errors import DriverError, RunBusy, ShipworthyError, StoreError
 from shipworthy.rules.decide import AskModel, decide
 from shipworthy.rules.state import replay
@@ -155,12 +153,7 @@ async def _one_step(run: LiveRun) -> None:
     following = decide(run.state)
     if isinstance(following, AskModel):
         following = msgspec.structs.replace(following, delay=0.0)
-    await perform(run, following)
-    await run.commit()
-    if run.left:
-        await end_left(run)
-    if run.asked and run.state.parked:
-        await tell(run)
+    await one_step(run, following)
 
 
 async def _stopped(run: LiveRun) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from typing import TYPE_CHECKING
 
 from msgspec.structs import force_setattr
 
@@ -12,11 +14,15 @@ from shipworthy.domain.scope import Scope
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.plan import Plan
 from shipworthy.engine.recover import load, take
-from shipworthy.engine.runtime import Runtime, log
 from shipworthy.errors import Fenced, RunBusy, RunNotFound
 from shipworthy.ports.store import Store
 from shipworthy.rules.decide import End, decide
 from shipworthy.rules.state import RunState, fold, replay, status_of
+
+if TYPE_CHECKING:
+    from shipworthy.engine.runtime import Runtime
+
+log = logging.getLogger("shipworthy")
 
 
 async def cancel(runtime: Runtime, plan: Plan, scope: Scope, run_id: str) -> LiveRun:

@@ -47,10 +47,11 @@ async def drive(run: LiveRun) -> None:
         await _tell(run)
 
 
-async def one_step(run: LiveRun) -> None:
-    """What is next, and no more, for a driver that keeps an account of steps; durable when this returns."""
+async def one_step(run: LiveRun, step: Step | None = None) -> None:
+    """What is next, or this *step* in its place, and no more, for a driver that keeps an account of steps; durable when
+    this returns."""
     await run.commit()
-    await perform(run, decide(run.state))
+    await perform(run, decide(run.state) if step is None else step)
     await run.commit()
     if run.left:
         await _end_left(run)

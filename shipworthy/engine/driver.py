@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shipworthy.domain.effects import Settlement
 from shipworthy.domain.scope import Scope
@@ -12,8 +12,10 @@ from shipworthy.engine.drive import Work, drive, one_step, sit
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.plan import NOTHING, Plan, Resume
 from shipworthy.engine.recover import take
-from shipworthy.engine.runtime import Runtime
 from shipworthy.rules.decide import Finished, decide
+
+if TYPE_CHECKING:
+    from shipworthy.engine.runtime import Runtime
 
 
 class InProcess:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -17,7 +18,6 @@ from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.live import NO_SETTLEMENTS, LiveRun
 from shipworthy.engine.metering import UNMETERED, Meter
 from shipworthy.engine.plan import Resume
-from shipworthy.engine.runtime import Runtime, log
 from shipworthy.engine.sessions import read
 from shipworthy.engine.settle import is_nested, settle_by_person
 from shipworthy.errors import CheckpointRefused, RunBusy, RunConflict, SettlementRefused
@@ -25,6 +25,11 @@ from shipworthy.ports.store import Store
 from shipworthy.rules.calls import Answer
 from shipworthy.rules.codec import decode_messages
 from shipworthy.rules.state import RunState, catch_up, replay
+
+if TYPE_CHECKING:
+    from shipworthy.engine.runtime import Runtime
+
+log = logging.getLogger("shipworthy")
 
 
 async def load(runtime: Runtime, blueprint: Blueprint, scope: Scope, run_id: str) -> LiveRun:

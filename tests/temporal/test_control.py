@@ -132,7 +132,7 @@ async def test_an_inbox_that_is_not_told_waits_on(bank: Bank, monkeypatch: pytes
     async def nothing(run: Any) -> None:
         """Tells nobody."""
 
-    monkeypatch.setattr("shipworthy.app.holding.tell", nothing)
+    monkeypatch.setattr("shipworthy.engine.telling.tell", nothing)
     asked: list[Any] = []
     caller = bank.agent(*PAYS, **control())
     async with bank.worker(*PAYS, **control(notify=asked.extend)):
