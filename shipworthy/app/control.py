@@ -103,7 +103,7 @@ def _handler_of(given: Any) -> Hook:
             fix="Pass an Inbox(), or a function of (request) or (ctx, request) that gives Approve(by=...) or "
             "Deny(by=...).",
         )
-    function = given if _binds(given, 2) else _only_request(given)
+    function = _only_request(given) if _binds(given, 1) else given
     return Hook(_name(given), function, not is_async(given))
 
 

@@ -13,7 +13,7 @@ from shipworthy.app.threads import in_thread
 from shipworthy.domain.approvals import ApprovalRequest
 from shipworthy.domain.policy import Approve, Deny
 from shipworthy.domain.scope import Scope
-from shipworthy.engine.answering import Answering
+from shipworthy.engine.answering import Answering, shown_of
 from shipworthy.engine.requests import of_run, of_tenant
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import ConfigurationError, IdentityMissing
@@ -86,7 +86,7 @@ class Inbox:
                 fix=f"Pass one of inbox.requests(...), and {kind.__name__}(by=...).",
             )
         runtime, scope = await self._open(request.scope.tenant)
-        answering = Answering(runtime, scope, run_id_of(request.run_id) or "", shown=request.digest)
+        answering = Answering(runtime, scope, run_id_of(request.run_id) or "", shown=shown_of(request))
         await answering.take({request.address: answer})
 
     async def _open(self, tenant_id: str) -> tuple[Runtime, Scope]:

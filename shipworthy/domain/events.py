@@ -48,12 +48,14 @@ class Event(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=T
 
 
 class Fingerprint(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """Digests of what an agent is made of; a resumed run reports which of them changed."""
+    """Digests of what an agent is made of; a resumed run reports which of them changed. `permissions`: the policies'
+    versions, and that there are hooks."""
 
     instructions: str = ""
     model: str = ""
     tools: str = ""
     output: str = ""
+    permissions: str = ""
 
 
 class Parent(msgspec.Struct, frozen=True, gc=False):

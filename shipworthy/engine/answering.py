@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import msgspec
 from msgspec.structs import force_setattr, replace
 
+from shipworthy.domain.approvals import ApprovalRequest
 from shipworthy.domain.events import AnswerRejected, AnyEvent, ApprovalGranted, HumanAnswered
 from shipworthy.domain.grants import Grant
 from shipworthy.domain.journal import Batch, Claim
@@ -24,13 +25,13 @@ from shipworthy.domain.pausing import Checkpoint, PendingCall
 from shipworthy.domain.policy import Approve, Deny
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.bodies import Bodies
+from shipworthy.engine.fitting import misfit
 from shipworthy.engine.keyring import Keyring
 from shipworthy.engine.pending import pending_of
 from shipworthy.engine.runtime import Runtime
 from shipworthy.engine.signing import NOT_TAKEN, TOO_LATE, Refusal, event_of, grant_of, token_of, verified
 from shipworthy.errors import AnswerRefused, CheckpointRefused, Fenced, RunBusy
 from shipworthy.rules import approvals as rules
-from shipworthy.rules.schemas import misfit_data
 from shipworthy.rules.state import RunState, fold, replay
 from shipworthy.rules.text import clean
 
@@ -39,12 +40,21 @@ MOST_REFUSALS = 100
 _TRIES = 30
 GRACE = 30_000
 """Milliseconds for which a run that was answered is left to whoever answered it."""
-_LONGEST = 1_000_000
+_LONGEST = 100_000
+
+
+Shown = tuple[object, ...]
+
+
+def shown_of(asked: PendingCall | ApprovalRequest) -> Shown:
+    """What an answer is held to of what was shown: the arguments, or the question, and why who was asked."""
+    request = (asked.rule, asked.policy, asked.reason, asked.approvers, asked.among)
+    return (asked.digest, *request)
 
 
 class Answering:
-    """One answer, or several, to a paused run of *scope*'s tenant; *checkpoint*: what it was brought with. *shown*: the
-    digest of the arguments that whoever answers has seen. *address*: the one call that the answer is for."""
+    """One answer, or several, to a paused run of *scope*'s tenant; *checkpoint*: what it was brought with. *shown*: what
+    whoever answers has seen (`shown_of`). *address*: the one call that the answer is for."""
 
     def __init__(
         self,
@@ -52,7 +62,7 @@ class Answering:
         scope: Scope,
         run_id: str,
         checkpoint: Checkpoint | None = None,
-        shown: str | None = None,
+        shown: Shown | None = None,
         address: str | None = None,
     ) -> None:
         self._shown, self._address = shown, address
@@ -214,7 +224,7 @@ class _Taken:
     ) -> None:
         """One of them. Raises Refusal, StoreError."""
         if waiting.kind == "answer":
-            self.events.append(self._human(waiting, answer))
+            self.events.append(await self._human(waiting, answer))
             return
         token = answer
         if not rules.is_token(answer):
@@ -228,17 +238,17 @@ class _Taken:
                 event = replace(event, call=self.bodies.pack(event.call))
         self.events.append(event)
 
-    def _human(self, waiting: PendingCall, answer: Any) -> HumanAnswered:
+    async def _human(self, waiting: PendingCall, answer: Any) -> HumanAnswered:
         if waiting.expires_at is not None and waiting.expires_at <= _now():
             raise Refusal(TOO_LATE)
         try:
-            text = clean(msgspec.json.encode(answer).decode())
-            data = msgspec.json.decode(text)
+            text = msgspec.json.encode(answer).decode()
+            if len(text) > _LONGEST:
+                raise Refusal(f"it has {len(text)} characters of JSON, and {_LONGEST} are taken")
+            data = msgspec.json.decode(text := clean(text))
         except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
             raise Refusal(f"it cannot be written as JSON: {error}") from None
-        if len(text) > _LONGEST:
-            raise Refusal(f"it has {len(text)} characters of JSON, and {_LONGEST} are taken")
-        if waiting.schema is not None and (wrong := misfit_data(data, waiting.schema)) is not None:
+        if waiting.schema is not None and (wrong := await misfit(data, waiting.schema)) is not None:
             raise Refusal(f"it does not fit what is asked: {wrong}")
         return HumanAnswered(
             id=os.urandom(12).hex(),

@@ -282,7 +282,7 @@ def pending_approval(
     text = arguments if found is None else found[1]
     digest = digest_of(text)
     now = (asked.rule, digest)
-    counted = [grant for grant in call.grants if (grant.rule, grant.digest) == now]
+    counted = [g for g in call.grants if (g.rule, g.digest) == now and not _is_over(call, g)]
     yes = dict.fromkeys([g.approver for g in counted if not asked.among or g.approver in asked.among])
     return PendingCall(
         call_id=call.call.call_id,

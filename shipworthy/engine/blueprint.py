@@ -87,6 +87,7 @@ class Blueprint(msgspec.Struct, kw_only=True):
                 model=model.name,
                 tools=_digest([[t.spec, t.effect] for t in tools.values()]),
                 output=_digest([output.tools, output.native, output.words]),
+                permissions=_digest(governance.version) if governance.judges else "",
             ),
             fixed=joined([*texts, output.words]) if len(texts) == len(instructions) else None,
             budget=budget,

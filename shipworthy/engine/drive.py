@@ -27,6 +27,7 @@ from shipworthy.rules.decide import (
     Park,
     Settle,
     Step,
+    again_at,
     decide,
 )
 from shipworthy.rules.text import described
@@ -171,5 +172,6 @@ async def _stop(run: LiveRun, cause: StopCause, finish: Work) -> None:
 async def _park(run: LiveRun, error: Exception) -> None:
     """A defect in code that is not ours to answer for ends the sitting, not the run."""
     if type(decide(run.state)) is not Finished:
-        run.record(RunParked(reason="error", detail=described(error)))
+        wake_at = again_at(run.state, time.time_ns() // 1_000_000)
+        run.record(RunParked(reason="error", detail=described(error), wake_at=wake_at))
     await run.commit()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +35,9 @@ from shipworthy.rules.calls import Call
 from shipworthy.rules.codec import encode_parts
 from shipworthy.rules.decide import Execute
 from shipworthy.rules.text import clean, described, shown
+
+
+_WITH_LEAK = sys.version_info < (3, 13)
 
 
 class Attempt(msgspec.Struct):
@@ -172,6 +176,9 @@ async def _perform(run: LiveRun, attempt: Attempt) -> None:
             _cancelled(attempt, context, error)
             raise
         except BaseException as error:
+            if _WITH_LEAK and task is not None and _of_a_group(error):
+                while task.cancelling() > before:
+                    task.uncancel()
             if task is not None and task.cancelling() > before:
                 _cancelled(attempt, context, error)
                 raise asyncio.CancelledError from error  # whatever the body made of it
@@ -184,6 +191,12 @@ async def _perform(run: LiveRun, attempt: Attempt) -> None:
             if task is not None and task.cancelling() > before:
                 raise asyncio.CancelledError  # the body kept it to itself
             return
+
+
+def _of_a_group(error: BaseException) -> bool:
+    """Whether a group of tasks broke, and not because it was cancelled: before Python 3.13 its own cancellation of the
+    task may stay behind."""
+    return isinstance(error, BaseExceptionGroup) and error.subgroup(asyncio.CancelledError) is None
 
 
 async def _delegate(run: LiveRun, attempt: Attempt, tool: Delegate) -> None:

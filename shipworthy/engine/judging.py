@@ -16,7 +16,7 @@ from shipworthy.domain.policy import Action, Decision, Replace
 from shipworthy.engine import approving
 from shipworthy.engine.governance import name_of
 from shipworthy.engine.live import LiveRun
-from shipworthy.engine.objecting import decided, decided_at_once
+from shipworthy.engine.objecting import UNDECIDED, decided, decided_at_once
 from shipworthy.engine.refusing import deny, refuse
 from shipworthy.engine.reviewing import action_of
 from shipworthy.errors import InvalidArguments
@@ -146,7 +146,7 @@ def _only_decision(answer: Decision | Replace | None, name: str) -> Decision:
     """A policy that says nothing denies."""
     if isinstance(answer, Decision):
         return answer
-    return Decision.deny_(f"{name} gave no decision.", rule=f"{name}:error")
+    return Decision.deny_(f"{name} gave no decision.", rule=f"{name}:error", tell=UNDECIDED)
 
 
 def _replaced(
@@ -154,11 +154,14 @@ def _replaced(
 ) -> Decision | Replace | None:
     """Record other arguments, which are judged anew; the same ones are no objection, and impossible ones a no."""
     try:
+        if type(answer.reason) is not str:
+            raise TypeError("its reason is no text")
         other = _parsed(msgspec.json.encode(answer.arguments).decode(), tool)
     except (msgspec.EncodeError, TypeError, ValueError, RecursionError) as error:
         other = f"they cannot be written as JSON: {error}"
     if isinstance(other, str):
-        return Decision.deny_(f"{by} gave arguments that do not fit: {other}", rule=f"{by}:error")
+        why = f"{by} gave arguments that do not fit: {other}"
+        return Decision.deny_(why, rule=f"{by}:error", tell=UNDECIDED)
     if other.text == made.text:
         return None
     event = run.pack(same_call(call.call, other.text))

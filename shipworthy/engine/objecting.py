@@ -18,6 +18,9 @@ from shipworthy.rules.policies.check import sound
 from shipworthy.rules.text import described
 
 log = logging.getLogger("shipworthy")
+
+UNDECIDED = "it could not be decided."
+"""What the model is told where something that may object has failed."""
 _asked: set[asyncio.Task[Any]] = set()
 _LAST = 0.1
 """Seconds for which something whose time is over is waited for, so that it can put away what it has in its hands."""
@@ -105,5 +108,5 @@ def _forget(task: asyncio.Task[Any], answer: Awaitable[Any]) -> None:
 def _no(name: str, why: str) -> Decision:
     log.warning("%s did not decide, so the call is denied: %s", name, why)
     return Decision.deny_(
-        f"{name} did not decide: {why}", rule=f"{name}:error", tell="it could not be decided."
+        f"{name} did not decide: {why}", rule=f"{name}:error", tell=UNDECIDED
     )

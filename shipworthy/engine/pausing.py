@@ -44,6 +44,8 @@ class Asking:
         decode: Callable[[str], Any],
     ) -> Any:
         """The answer to this question, decoded; *data*, *schema* and *default* are JSON. Raises Suspended."""
+        if self.pending is not None:
+            raise Suspended  # one question at a time: that of a task beside this one came first
         ordinal, self._count = self._count, self._count + 1
         digest = hashlib.sha256(msgspec.json.encode([data, schema])).hexdigest()
         if ordinal < len(self._answers) and self._dropped is None:

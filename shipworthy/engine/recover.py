@@ -13,14 +13,14 @@ from shipworthy.domain.events import ApprovalGranted, Fingerprint, HumanAnswered
 from shipworthy.domain.journal import Claim, Fence
 from shipworthy.domain.messages import Message, Text
 from shipworthy.domain.scope import Scope
-from shipworthy.engine.blueprint import Blueprint, Limits
+from shipworthy.engine.blueprint import UNNAMED, Blueprint, Limits
 from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.live import NO_SETTLEMENTS, LiveRun
 from shipworthy.engine.metering import UNMETERED, Meter
 from shipworthy.engine.plan import Resume
 from shipworthy.engine.sessions import read
 from shipworthy.engine.settle import is_nested, settle_by_person
-from shipworthy.errors import CheckpointRefused, RunBusy, RunConflict, SettlementRefused
+from shipworthy.errors import CheckpointRefused, RunBusy, RunConflict, RunNotFound, SettlementRefused
 from shipworthy.ports.store import Store
 from shipworthy.rules.calls import Answer
 from shipworthy.rules.codec import decode_messages
@@ -88,7 +88,7 @@ async def _claim(runtime: Runtime, asked: Resume) -> LiveRun:
 async def _check(store: Store, state: RunState, asked: Resume) -> None:
     """Raises RunConflict for a nested run that goes on by itself and for one of another agent, SettlementRefused for
     calls of nested runs that are not in doubt."""
-    if asked.parent is None:
+    if asked.parent is None and not await _is_left(store, state):
         check_whose(state, asked)
     if asked.parent is not None or not asked.settlements:
         return
@@ -104,6 +104,18 @@ async def _check(store: Store, state: RunState, asked: Resume) -> None:
             )
 
 
+async def _is_left(store: Store, state: RunState) -> bool:
+    """Whether the run is a nested one that was stopped, and that its root, which has ended, cannot go on with any more:
+    what of it is in doubt can still be settled, and it starts nothing."""
+    if state.started.parent is None or state.stopping is None:
+        return False
+    try:
+        root = await store.find(Scope(state.started.tenant), state.started.parent.root)
+    except RunNotFound:
+        return True
+    return root.status not in ("running", "paused")
+
+
 def check_whose(state: RunState, asked: Resume) -> None:
     """Raises RunConflict for a nested run, which does not go on by itself, and for a run of another agent."""
     started, mine = state.started, asked.plan.blueprint.name
@@ -117,6 +129,11 @@ def check_whose(state: RunState, asked: Resume) -> None:
         raise RunConflict(
             f"Run {started.run_id!r} was begun by the agent {started.agent!r}, and this one is {mine!r}.",
             fix="Resume it with the agent of that name: the run is held to its permissions, hooks and budget.",
+        )
+    if mine == UNNAMED and started.fingerprint.permissions and not asked.plan.blueprint.fingerprint.permissions:
+        raise RunConflict(
+            f"Run {started.run_id!r} was begun by an agent with permissions, and this one has none.",
+            fix="Give each Agent a name= of its own: those without one cannot be told apart.",
         )
 
 

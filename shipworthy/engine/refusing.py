@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 from shipworthy.domain.events import RunParked, ToolReturned
 from shipworthy.domain.messages import RUNTIME, Text
 from shipworthy.domain.policy import Decision
 from shipworthy.engine.live import LiveRun
 from shipworthy.errors import MissingTool
 from shipworthy.rules.calls import Call
+from shipworthy.rules.decide import again_at
 from shipworthy.rules.text import clean
 
 
@@ -38,4 +41,5 @@ def missing(run: LiveRun, name: str) -> None:
     run.raises = MissingTool(
         f"Run {run.run_id!r} has a call of the tool {name!r}, which the agent no longer has."
     )
-    run.record(RunParked(reason="missing_tool", detail=name))
+    wake_at = again_at(run.state, time.time_ns() // 1_000_000)
+    run.record(RunParked(reason="missing_tool", detail=name, wake_at=wake_at))

@@ -13,6 +13,7 @@ from shipworthy.domain.messages import ToolCall
 from shipworthy.domain.pausing import PendingCall
 from shipworthy.domain.policy import Approve, Deny
 from shipworthy.domain.scope import Scope
+from shipworthy.engine.blueprint import UNNAMED
 from shipworthy.engine.keyring import Keyring
 from shipworthy.rules import approvals as rules
 from shipworthy.rules.approvals import Approval, tool_key
@@ -20,6 +21,8 @@ from shipworthy.rules.text import clean
 
 LASTS = 7 * 86_400.0
 """Seconds for which an approval can be used that says nothing else."""
+LONGEST_ARGUMENTS = 1_000_000
+"""Characters of JSON that an approver's own arguments may have."""
 
 
 class Refusal(Exception):
@@ -39,7 +42,10 @@ async def token_of(
     if (wrong := rules.misfit_answer(answer)) is not None:
         raise Refusal(wrong)
     if waiting.key and waiting.key not in [known.id for known in await keyring.all(waiting.key)]:
-        raise Refusal("whoever asks signs with other keys: give this process the same signing_keys=")
+        raise Refusal(
+            "whoever asks signs with a key that is not here: give this process the same signing_keys=, or, where that "
+            "key was taken out of use, resume the run by its id without an answer, and it is asked anew"
+        )
     key, now = await keyring.newest(), time.time_ns() // 1_000_000
     yes = answer if isinstance(answer, Approve) else None
     lasts = LASTS if yes is None or yes.expires_in is None else yes.expires_in
@@ -154,6 +160,8 @@ def _check_approver(said: Approval, waiting: PendingCall, scope: Scope) -> None:
         raise Refusal("the same person has approved already, and another one has to")
     if said.remember is not None and waiting.approvers > 1:
         raise Refusal("what several people have to approve is not remembered")
+    if said.remember == "user" and UNNAMED in waiting.agents:
+        raise Refusal("agents without a name= are all one, so nothing can be remembered of them")
     if said.remember == "user" and scope.user is None:
         raise Refusal("the run is nobody's, so nothing can be remembered for its user")
 
@@ -169,6 +177,8 @@ def _text(yes: Approve) -> str:
         raise Refusal(f"its arguments cannot be written as JSON: {error}") from None
     if found is None:
         raise Refusal("its arguments are no JSON object")
+    if len(found[1]) > LONGEST_ARGUMENTS:
+        raise Refusal(f"its arguments have {len(found[1])} characters of JSON, and {LONGEST_ARGUMENTS} are taken")
     return found[1]
 
 

@@ -30,6 +30,8 @@ _plain = msgspec.json.Decoder().decode
 _APPROVAL, _CHECKPOINT = b"shipworthy approval 1\n", b"shipworthy checkpoint 1\n"
 LONGEST_TOKEN = 16_384
 """Characters that a token may have; edited arguments travel beside it."""
+LONGEST_REASON = 4_000
+"""Characters of the reason of a no; the model reads it."""
 _YEAR = 366 * 86_400
 
 
@@ -161,7 +163,8 @@ def read_checkpoint(given: Mapping[str, Any]) -> Checkpoint:
         made = msgspec.convert(dict(given), Checkpoint)
     except (msgspec.ValidationError, TypeError, ValueError):
         raise Forged from None
-    if set(given) != set(made) or made["v"] != 1:
+    texts = (made["tenant_id"], made["run_id"], made["key"], made["mac"])
+    if set(given) != set(made) or made["v"] != 1 or any([clean(text) != text for text in texts]):
         raise Forged
     return made
 
@@ -212,10 +215,11 @@ def _bytes(text: str) -> bytes:
 def misfit_answer(answer: Approve | Deny) -> str | None:
     """What is wrong with a person's yes or no, in words."""
     who = answer.by
-    if type(who) is not str or not who.strip() or clean(who) != who or is_too_long(who):
+    if type(who) is not str or not who.strip() or not who.isprintable() or is_too_long(who):
         return "by= has to name who it is"
     if isinstance(answer, Deny):
-        return None if type(answer.reason) is str else "its reason is no text"
+        short = type(answer.reason) is str and len(answer.reason) <= LONGEST_REASON
+        return None if short else f"its reason has to be a text of at most {LONGEST_REASON} characters"
     if answer.remember not in (None, "run", "user") or answer.covers not in ("arguments", "tool"):
         return 'remember= is None, "run" or "user", and covers= "arguments" or "tool"'
     if answer.arguments is not None and not isinstance(answer.arguments, Mapping):

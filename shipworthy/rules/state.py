@@ -66,10 +66,11 @@ class RunState(msgspec.Struct, kw_only=True):
     `attempt`: one on the wire that has no outcome yet. `charged`: the sum over all attempts; `nested`: what the runs of
     each call used, by its id. `counted`: tokens of the first `counted_to` messages, as the provider of the model
     `counted_by` counted them. `paused_ms`: time in which nobody drove the run. `parked_at`: the event with which it was
-    parked; `wake_at`: when it stops waiting by itself; `refusals`: answers that were refused since. `returned`: results
-    by tool, and `allowed`: calls that were. `remembered`: approvals that hold for the whole run. `handed_over`: the
-    call whose result is the answer. `taken`: names of the tokens that were taken. `prefix`: what the addresses of its
-    calls begin with.
+    parked; `wake_at`: when it stops waiting by itself; `refusals`: answers that were refused since, `answered`: that
+    some were not; `woken`: how often in a row it went on because of that, or of its time, and failed. `returned`:
+    results by tool, and `allowed`: calls that were. `remembered`: approvals that hold for the whole run. `handed_over`:
+    the call whose result is the answer. `taken`: names of the tokens that were taken. `prefix`: what the addresses of
+    its calls begin with.
     """
 
     started: RunStarted
@@ -104,6 +105,8 @@ class RunState(msgspec.Struct, kw_only=True):
     limit: BudgetReached | None = None
     paused_ms: int = 0
     parked_at: int = 0
+    answered: bool = False
+    woken: int = 0
     wake_at: int | None = None
     refusals: int = 0
     returned: dict[str, int] = {}
@@ -219,6 +222,7 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
         case ApprovalRequested():
             ask_anew(_call(run, event.call_id), event)
         case ApprovalGranted() | ApprovalDenied() | HumanAnswered():
+            run.answered = True
             take_answer(run, event)
         case HumanAsked():
             call = _call(run, event.call_id)
@@ -243,6 +247,8 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
         case RunParked():
             run.parked, run.waiting_for = True, event.detail or event.reason
             run.parked_at, run.wake_at, run.refusals = event.seq, event.wake_at, 0
+            if event.reason not in ("error", "missing_tool"):
+                run.woken = 0
         case RunResumed():
             run.paused_ms += max(event.at - before, 0)
             _resumed(run, event)
@@ -371,6 +377,8 @@ def _output_rejected(run: RunState, event: OutputRejected) -> None:
 
 def _resumed(run: RunState, event: RunResumed) -> None:
     """Live code judges again what was not attempted; what was attempted is in doubt if repeating it could hurt."""
+    run.woken = run.woken + 1 if run.parked and (run.wake_at is not None or run.answered) else 0
+    run.answered = False
     run.parked, run.waiting_for, run.wake_at = False, None, None
     run.failures = 0
     run.failure = None

@@ -12,7 +12,7 @@ from shipworthy.app.commands.timeline import moment
 from shipworthy.app.commands.visible import visible
 from shipworthy.domain.pausing import PendingCall
 from shipworthy.domain.scope import Scope
-from shipworthy.engine.answering import Answering
+from shipworthy.engine.answering import Answering, shown_of
 from shipworthy.engine.pending import pending_of
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import InputError
@@ -72,7 +72,7 @@ async def answer(
             f"No call {address!r} of run {run_id!r} asks for an answer.", fix=f"These do: {known}."
         )
     asked = next(iter(asks.values())) if address is None else asks[address]
-    await Answering(runtime, scope, run_id, shown=asked.digest, address=asked.address).take(value)
+    await Answering(runtime, scope, run_id, shown=shown_of(asked), address=asked.address).take(value)
     left = [
         call
         for call in await pending_of(store, replay(await store.read(scope, run_id)))

@@ -19,7 +19,7 @@ from shipworthy.app.commands.visible import foreign, pretty, visible
 from shipworthy.domain.grants import SigningKey
 from shipworthy.domain.policy import Approve, Deny
 from shipworthy.domain.scope import Operator, Scope
-from shipworthy.engine.answering import Answering
+from shipworthy.engine.answering import Answering, shown_of
 from shipworthy.engine.pending import pending_of
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import ConfigurationError, InputError
@@ -144,7 +144,7 @@ async def _look(printer: Printer, runtime: Runtime, which: Which) -> Asked:
 
 async def _answer(printer: Printer, runtime: Runtime, asked: Asked, answer: Approve | Deny) -> int:
     scope, address = Scope(asked.scope.tenant), asked.waiting.address
-    taking = Answering(runtime, scope, asked.run_id, shown=asked.waiting.digest, address=address)
+    taking = Answering(runtime, scope, asked.run_id, shown=shown_of(asked.waiting), address=address)
     await taking.take(answer)
     state = replay(await runtime.store.read(scope, asked.run_id))
     left = [each for each in await pending_of(runtime.store, state) if each.kind != "in_doubt"]
