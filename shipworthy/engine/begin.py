@@ -13,7 +13,7 @@ import msgspec
 from shipworthy.domain.context import RunContext
 from shipworthy.domain.events import RunStarted
 from shipworthy.domain.journal import Batch
-from shipworthy.domain.messages import DEVELOPER, MODEL, USER, Message, Text, UserPart
+from shipworthy.domain.messages import DEVELOPER, MODEL, USER, Message, Stored, Text, UserPart
 from shipworthy.domain.model import ModelSettings
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import Blueprint, Limits, joined
@@ -67,9 +67,7 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
         agent=blueprint.name,
         prompt=tuple([bodies.pack(part) for part in start.prompt]),
         instructions=bodies.pack(Text(instructions, origin=DEVELOPER)) if instructions else None,
-        history=bodies.keep(encode_messages(start.history), origin="user", trust="untrusted")
-        if start.history
-        else None,
+        history=_kept(bodies, start.history),
         session_head=head,
         digest=start.digest() if start.run_id is not None and start.parent is None else "",
         fingerprint=blueprint.fingerprint,
@@ -106,6 +104,13 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
     finally:
         runtime.expected(scope, run_id)
     return run
+
+
+def _kept(bodies: Bodies, history: tuple[Message, ...]) -> Stored | None:
+    """A conversation that a caller brought, as the journal carries it."""
+    if not history:
+        return None
+    return bodies.keep(encode_messages(history), origin="user", trust="untrusted")
 
 
 async def _instructions(blueprint: Blueprint, start: Start, run_id: str) -> str:

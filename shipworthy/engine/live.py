@@ -162,15 +162,7 @@ class LiveRun:
         self.timeout = timeout
         self.meter = meter
         self.operations: list[BudgetOp] = []
-        self.deadline_cause: StopCause = "timeout"
-        self.deadline = None if timeout is None else time.monotonic() + timeout
-        if meter.max_wall_clock is not None:
-            left = meter.max_wall_clock - (state.at - state.started.at - state.paused_ms) / 1000
-            if timeout is None or left < timeout:
-                self.deadline, self.deadline_cause = time.monotonic() + left, "budget:max_wall_clock"
-        outer = None if parent is None else parent.deadline
-        if parent is not None and outer is not None and (self.deadline is None or outer < self.deadline):
-            self.deadline, self.deadline_cause = outer, parent.deadline_cause
+        self.deadline, self.deadline_cause = _deadline(timeout, meter, state, parent)
         self.run_id = state.started.run_id
         self.left: list[str] = []
         self._short = ""
@@ -354,6 +346,22 @@ class LiveRun:
             deadline=self.deadline,
             fence=self.fence.token,
         )
+
+
+def _deadline(
+    timeout: float | None, meter: Meter, state: RunState, parent: LiveRun | None
+) -> tuple[float | None, StopCause]:
+    """The first of the times at which a sitting has to end, on the monotonic clock, and what it is stopped for then."""
+    cause: StopCause = "timeout"
+    deadline = None if timeout is None else time.monotonic() + timeout
+    if meter.max_wall_clock is not None:
+        left = meter.max_wall_clock - (state.at - state.started.at - state.paused_ms) / 1000
+        if timeout is None or left < timeout:
+            deadline, cause = time.monotonic() + left, "budget:max_wall_clock"
+    outer = None if parent is None else parent.deadline
+    if parent is not None and outer is not None and (deadline is None or outer < deadline):
+        return outer, parent.deadline_cause
+    return deadline, cause
 
 
 def _is_packed(message: Message) -> bool:
