@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
+import functools
 import math
-from collections.abc import Callable
-from typing import Any
+import operator
+from collections.abc import Callable, Mapping
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
 from shipworthy.app.configuration import LONGEST
-from shipworthy.app.schemas import Mismatch, Unsupported, codec_for
+from shipworthy.app.schemas import Codec, Mismatch, Unsupported, codec_for
 from shipworthy.engine.pausing import current
 from shipworthy.errors import AnswerUnfit, ConfigurationError
 from shipworthy.rules.text import clean
@@ -77,7 +81,32 @@ def _shape(schema: Any) -> tuple[str | None, Callable[[str], Any]]:
         except Mismatch as mismatch:
             raise AnswerUnfit(str(mismatch)) from mismatch
 
-    return msgspec.json.encode(codec.schema, order="deterministic").decode(), decode
+    return msgspec.json.encode(_told(schema, codec), order="deterministic").decode(), decode
+
+
+def _told(schema: Any, codec: Codec) -> Mapping[str, Any]:
+    """The codec's JSON Schema. msgspec's own calls a moment any text: what is told of it here is its format, wherever
+    it is not within a class."""
+    try:
+        return codec_for(_dated(schema)).schema
+    except Unsupported:
+        return codec.schema
+
+
+def _dated(kind: Any) -> Any:
+    """The type with its moments marked."""
+    if kind is datetime.datetime or kind is datetime.time:
+        named = "time" if kind is datetime.time else "date-time"
+        return Annotated[kind, msgspec.Meta(extra_json_schema={"format": named})]
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal or not args:
+        return kind
+    if origin is Annotated:
+        return Annotated[(_dated(args[0]), *args[1:])]
+    marked = tuple([_dated(arg) for arg in args])
+    if all(new is old for new, old in zip(marked, args, strict=True)):
+        return kind
+    return functools.reduce(operator.or_, marked) if origin in (Union, UnionType) else origin[marked]
 
 
 def _json(name: str, value: Any) -> str:

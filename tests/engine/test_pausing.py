@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime
+import decimal
 import json
 import sys
+import threading
+import uuid
 from typing import Any, Literal
 
 import msgspec
@@ -30,6 +34,7 @@ from shipworthy import (
     pause_here,
     tool,
 )
+from shipworthy.engine import fitting
 from shipworthy.errors import AnswerRefused, CheckpointRefused, ConfigurationError, NotInTool
 from shipworthy.ports.real_calls import allow_model_calls
 from tests.contracts import test_models as wires
@@ -262,6 +267,13 @@ class Packed(msgspec.Struct):
     ok: bool
 
 
+class Due(pydantic.BaseModel):
+    at: datetime.datetime
+
+
+DAY, MOMENT = datetime.date, datetime.datetime
+
+
 SHAPES: list[tuple[Any, Any, Any, Any]] = [
     (str, "blue", "blue", 7),
     (int, 7, 7, "seven"),
@@ -275,6 +287,23 @@ SHAPES: list[tuple[Any, Any, Any, Any]] = [
     (Choice, {"colour": "red"}, Choice(colour="red"), {"colour": "green"}),
     (Packed, {"ok": True}, Packed(True), {"ok": "yes"}),
     (None, {"any": [1, None]}, {"any": [1, None]}, object()),
+    (int, 3, 3, 3.0),
+    (float, 3, 3.0, "3"),
+    (DAY, "2026-02-28", DAY(2026, 2, 28), "2026-02-30"),
+    (MOMENT, "2026-02-28T10:00:00", MOMENT(2026, 2, 28, 10), "tomorrow"),
+    (
+        list[MOMENT | None],
+        ["2026-02-28T10:00:00", None],
+        [MOMENT(2026, 2, 28, 10), None],
+        ["2026-02-28T25:00:00"],
+    ),
+    (Due, {"at": "2026-02-28T10:00:00"}, Due(at=MOMENT(2026, 2, 28, 10)), {"at": "tomorrow"}),
+    (datetime.time, "10:30:00", datetime.time(10, 30), "half past ten"),
+    (datetime.timedelta, "PT90S", datetime.timedelta(seconds=90), "a minute"),
+    (uuid.UUID, str(uuid.UUID(int=7)), uuid.UUID(int=7), "7"),
+    (decimal.Decimal, "1.50", decimal.Decimal("1.50"), "much"),
+    (bytes, "aGk=", b"hi", "!!"),
+    (set[int | str], [1, "1"], {1, "1"}, [1, "1", 1]),
 ]
 
 
@@ -292,6 +321,41 @@ def test_an_answer_has_the_shape_that_is_asked_for_or_is_refused_and_waited_for(
         assert (await a.resume("r", tenant_id="acme")).pending == paused.pending
         result = await a.resume("r", tenant_id="acme", answer=answer)
         assert (result.status, heard) == ("completed", [value])
+
+    go(law())
+
+
+def test_an_answer_of_more_than_a_hundred_thousand_characters_is_refused_and_waited_for() -> None:
+    async def law() -> None:
+        a = surveying(lambda: str(len(ask_human("Which?", schema=str))))
+        await a.run("Go.", run_id="r", **ALICE)
+        with pytest.raises(AnswerRefused, match="it has 100001 characters of JSON, and 100000 are taken"):
+            await a.resume("r", tenant_id="acme", answer="x" * 99_999)
+        result = await a.resume("r", tenant_id="acme", answer="x" * 99_998)
+        assert (result.status, told(result)) == ("completed", "99998")
+
+    go(law())
+
+
+def test_an_answer_that_takes_long_to_check_holds_nobody_and_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    enough = threading.Event()
+
+    def slow(data: Any, schema: Any) -> None:
+        if data == "slow":
+            enough.wait(60)
+
+    async def law() -> None:
+        a = surveying(lambda: ask_human("Which?", schema=str))
+        await a.run("Go.", run_id="r", **ALICE)
+        monkeypatch.setattr(fitting, "misfit_data", slow)
+        monkeypatch.setattr(fitting, "SECONDS", 0.1)
+        with pytest.raises(AnswerRefused, match="checking it took more than"):
+            await a.resume("r", tenant_id="acme", answer="slow")
+        enough.set()
+        result = await a.resume("r", tenant_id="acme", answer="quick")
+        assert (result.status, told(result)) == ("completed", "quick")
 
     go(law())
 
