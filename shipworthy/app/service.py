@@ -213,7 +213,10 @@ class Service:
                         raise  # it says who has the run
                     raise RunBusy(f"Run {asked.run_id!r} is being driven by somebody else.") from error
             await _someone_first(turn)
-        raise RunBusy(f"Run {asked.run_id!r} is being answered or resumed by others all the time.")
+        raise RunBusy(
+            f"Run {asked.run_id!r} is being answered or resumed by others all the time.",
+            fix="Resume it again; what was answered is recorded, and is not to be brought again.",
+        )
 
     async def _answer(
         self,

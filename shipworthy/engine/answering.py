@@ -47,14 +47,14 @@ Shown = tuple[object, ...]
 
 
 def shown_of(asked: PendingCall | ApprovalRequest) -> Shown:
-    """What an answer is held to of what was shown: the arguments, or the question, and why who was asked."""
+    """What was shown, as far as an answer is held to it: the arguments, or the question; who is asked, and why."""
     request = (asked.rule, asked.policy, asked.reason, asked.approvers, asked.among)
     return (asked.digest, *request)
 
 
 class Answering:
-    """One answer, or several, to a paused run of *scope*'s tenant; *checkpoint*: what it was brought with. *shown*: what
-    whoever answers has seen (`shown_of`). *address*: the one call that the answer is for."""
+    """One answer, or several, to a paused run of *scope*'s tenant; *checkpoint*: what it was brought with. *shown*:
+    what whoever answers has seen (`shown_of`). *address*: the one call that the answer is for."""
 
     def __init__(
         self,
@@ -92,7 +92,10 @@ class Answering:
                 if not isinstance(taken, _Taken):
                     raise taken
                 return state.parked_at
-        raise RunBusy(f"Run {self._run_id!r} is being answered or resumed by others all the time.")
+        raise RunBusy(
+            f"Run {self._run_id!r} is being answered or resumed by others all the time.",
+            fix="Bring the answer again: it was not recorded.",
+        )
 
     async def _check(self, state: RunState) -> None:
         """Raises CheckpointRefused for a checkpoint that is not one of this pause."""
@@ -131,7 +134,10 @@ class Answering:
             raise taken
         if state.ended is not None:
             raise AnswerRefused(f"Run {self._run_id!r} has ended: nothing of it waits for an answer.")
-        raise RunBusy(f"Run {self._run_id!r} is not paused: nothing of it waits for an answer now.")
+        raise RunBusy(
+            f"Run {self._run_id!r} is not paused: nothing of it waits for an answer now.",
+            fix="Read its result once it has one: pending says whether it waits again.",
+        )
 
     async def _taken(self, state: RunState, answer: Any) -> _Taken:
         await self._check(state)

@@ -81,7 +81,10 @@ class PostgresStore(Reads):
                 f"durability={durability!r} is unknown.", fix='Use "power" or "process".'
             )
         if lease_ttl <= 0 or clock_skew < 0 or not 0 <= patience <= 3600:
-            raise ConfigurationError("lease_ttl must be above 0, clock_skew 0 or more, patience 0 to 3600 s.")
+            raise ConfigurationError(
+                f"lease_ttl={lease_ttl!r}, clock_skew={clock_skew!r}, patience={patience!r} are no such times.",
+                fix="Pass seconds: lease_ttl above 0, clock_skew 0 or more, patience 0 to 3600.",
+            )
         if type(readers) is not int or not 1 <= readers <= 64:
             raise ConfigurationError(f"readers={readers!r} is no number of sessions.", fix="Pass 1 to 64.")
         self._server = Server(checked(dsn), durability == "power", patience)
@@ -199,7 +202,7 @@ class PostgresStore(Reads):
         return key
 
     async def revoke(self, scope: Scope, grant_id: str) -> bool:
-        return await self._do(lambda c: signing.revoke(c, scope.tenant, grant_id))
+        return await self._do(lambda c: signing.revoke(c, scope, grant_id))
 
     async def adopt(
         self, operator: Operator, keys: Sequence[SigningKey], grants: Sequence[Grant] = ()

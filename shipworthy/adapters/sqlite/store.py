@@ -63,7 +63,10 @@ class SqliteStore(Reads):
                 f"durability={durability!r} is unknown.", fix='Use "power" or "process".'
             )
         if lease_ttl <= 0 or clock_skew < 0 or busy_timeout < 0:
-            raise ConfigurationError("lease_ttl must be above 0, clock_skew and busy_timeout not below it.")
+            raise ConfigurationError(
+                f"lease_ttl={lease_ttl!r}, clock_skew={clock_skew!r}, busy_timeout={busy_timeout!r} are no such times.",
+                fix="Pass seconds: lease_ttl above 0, clock_skew and busy_timeout 0 or more.",
+            )
         # Every process must mean the same file and the same folder of locks, whatever links lead there.
         self._database = Database(os.path.realpath(path), durability, busy_timeout, vfs)
         self.place = f"sqlite:{self._database.path}"
@@ -208,8 +211,8 @@ class SqliteStore(Reads):
         return await self._write(partial(signing.rotate, keep=keep))
 
     async def revoke(self, scope: Scope, grant_id: str) -> bool:
-        """Take a grant of the tenant back, for good."""
-        return await self._write(partial(signing.revoke, tenant=scope.tenant, grant_id=grant_id))
+        """Take a grant of the user, or of the tenant, back, for good."""
+        return await self._write(partial(signing.revoke, scope=scope, grant_id=grant_id))
 
     async def adopt(
         self, operator: Operator, keys: Sequence[SigningKey], grants: Sequence[Grant] = ()
