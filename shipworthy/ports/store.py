@@ -116,8 +116,8 @@ class Signing(Protocol):
         ...
 
     async def revoke(self, scope: Scope, grant_id: str) -> bool:
-        """Take a grant of the scope's tenant back, for good: one of this id is not taken again. False if none of this
-        id is in force."""
+        """Take a grant back, for good: one of this id is not taken again. It is the scope's user's, or anybody's of the
+        tenant where the scope names no user. False if none of this id is in force among those."""
         ...
 
     async def everyones_grants(self, operator: Operator, after: int = 0) -> Sequence[tuple[int, Grant]]:

@@ -21,6 +21,7 @@ from shipworthy.ports.store import Store
 from shipworthy.testing.contracts.store import check
 from shipworthy.testing.contracts.store.signing import (
     a_foreign_grant_is_revoked_as_an_unknown_one_is,
+    a_user_revokes_only_grants_of_that_user,
     grant,
     granting,
     grants_are_of_a_tenants_user,
@@ -118,6 +119,15 @@ def test_row_level_security_holds_where_the_store_forgets_the_tenant(postgres: P
     on(postgres.fresh_database(), foreign_grants)
     for law in (a_foreign_grant_is_revoked_as_an_unknown_one_is, grants_are_of_a_tenants_user):
         check(law, OnPostgres(postgres.fresh_database()))
+
+
+def test_whoever_lets_any_user_revoke_is_caught(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row-level security knows tenants, not users."""
+    query = signing._REVOKE.replace('coalesce(?, "user")', 'coalesce("user", ?)')
+    assert query != signing._REVOKE
+    monkeypatch.setattr(signing, "_REVOKE", query)
+    with pytest.raises(AssertionError):
+        check(a_user_revokes_only_grants_of_that_user, OnPostgres(postgres.fresh_database()))
 
 
 OPEN = "DROP POLICY tenant ON shipworthy.grants; CREATE POLICY tenant ON shipworthy.grants USING (true)"

@@ -166,6 +166,10 @@ OF_SIGNING: dict[str, tuple[Patch, Law]] = {
         changed(signing, "_REVOKE", "tenant = ?", "? IS NOT NULL"),
         laws.a_foreign_grant_is_revoked_as_an_unknown_one_is,
     ),
+    "any user revokes": (
+        changed(signing, "_REVOKE", "coalesce(?, user)", "coalesce(user, ?)"),
+        laws.a_user_revokes_only_grants_of_that_user,
+    ),
     "revoked is gone": (revoked_is_gone, laws.what_was_revoked_does_not_come_back),
     "a grant for ever": (
         changed(queries, "_GRANTS", "expires_at > {now}", "{now} IS NOT NULL"),

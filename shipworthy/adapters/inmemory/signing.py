@@ -71,9 +71,10 @@ class Vault:
         ]
         return found[:PAGE]
 
-    def revoke(self, tenant: str, grant_id: str) -> bool:
+    def revoke(self, scope: Scope, grant_id: str) -> bool:
+        tenant = scope.tenant
         _, grant = self._grants.get((tenant, grant_id), (0, None))
-        if grant is None or grant.expires_at <= _now():
+        if grant is None or grant.expires_at <= _now() or scope.user not in (None, grant.user):
             return False
         self._forget(tenant, grant_id)
         self._revoked[tenant, grant_id] = grant.expires_at

@@ -202,7 +202,7 @@ class InMemoryStore:
 
     async def revoke(self, scope: Scope, grant_id: str) -> bool:
         with self._lock:
-            return self._vault.revoke(scope.tenant, grant_id)
+            return self._vault.revoke(scope, grant_id)
 
     async def everyones_grants(self, operator: Operator, after: int = 0) -> Sequence[tuple[int, Grant]]:
         demand(operator)

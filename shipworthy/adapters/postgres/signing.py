@@ -13,6 +13,7 @@ from shipworthy.adapters.shared.grants import GrantRow
 from shipworthy.adapters.shared.keys import new_key
 from shipworthy.adapters.shared.queries import KEYS
 from shipworthy.domain.grants import SigningKey
+from shipworthy.domain.scope import Scope
 
 _ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(hashtextextended('shipworthy signing', 0))"
 _NEW_KEY = """INSERT INTO signing_keys (nth, id, secret, made_at)
@@ -22,7 +23,8 @@ SELECT min(nth) - 1, ?, ?, ? FROM signing_keys ON CONFLICT (id) DO NOTHING"""
 _DROP = """UPDATE signing_keys SET secret = NULL WHERE secret IS NOT NULL AND nth NOT IN (
   SELECT nth FROM signing_keys WHERE secret IS NOT NULL ORDER BY nth DESC LIMIT ?)"""
 _REVOKE = """UPDATE grants SET revoked = true, data = ''
-WHERE tenant = ? AND id = ? AND NOT revoked AND expires_at > now_ms() RETURNING true"""
+WHERE tenant = ? AND id = ? AND "user" = coalesce(?, "user") AND NOT revoked AND expires_at > now_ms()
+RETURNING true"""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -71,7 +73,7 @@ def adopt_grants(connection: Connection, grants: Sequence[GrantRow]) -> None:
         do(connection, "SELECT remember(?)", (_encode(grants).decode(),))
 
 
-def revoke(connection: Connection, tenant: str, grant_id: str) -> bool:
+def revoke(connection: Connection, scope: Scope, grant_id: str) -> bool:
     """`Signing.revoke`."""
-    with of(connection, "tenant", tenant):
-        return bool(ask(connection, _REVOKE, (tenant, grant_id)))
+    with of(connection, "tenant", scope.tenant):
+        return bool(ask(connection, _REVOKE, (scope.tenant, grant_id, scope.user)))

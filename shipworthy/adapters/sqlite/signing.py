@@ -12,6 +12,7 @@ from shipworthy.adapters.shared.keys import new_key
 from shipworthy.adapters.shared.queries import KEYS
 from shipworthy.adapters.sqlite.connection import rows
 from shipworthy.domain.grants import SigningKey
+from shipworthy.domain.scope import Scope
 
 NOW = "CAST(unixepoch('subsec') * 1000 AS INTEGER)"
 """Milliseconds of the wall clock."""
@@ -26,7 +27,7 @@ _SWEEP = f"DELETE FROM grants WHERE tenant = ? AND user = ? AND {_EXPIRED}"
 _REMEMBER = """INSERT INTO grants (tenant, id, user, expires_at, data) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (tenant, id) DO NOTHING"""
 _REVOKE = f"""UPDATE grants SET revoked = 1, data = x''
-WHERE tenant = ? AND id = ? AND NOT revoked AND NOT {_EXPIRED}"""
+WHERE tenant = ? AND id = ? AND user = coalesce(?, user) AND NOT revoked AND NOT {_EXPIRED}"""
 
 
 def keys(cursor: apsw.Cursor) -> list[SigningKey]:
@@ -65,9 +66,9 @@ def remember(cursor: apsw.Cursor, grants: Sequence[GrantRow]) -> None:
     cursor.executemany(_REMEMBER, values)
 
 
-def revoke(cursor: apsw.Cursor, tenant: str, grant_id: str) -> bool:
+def revoke(cursor: apsw.Cursor, scope: Scope, grant_id: str) -> bool:
     """`Signing.revoke`."""
-    cursor.execute(_REVOKE, (tenant, grant_id))
+    cursor.execute(_REVOKE, (scope.tenant, grant_id, scope.user))
     return cursor.connection.changes() > 0
 
 

@@ -239,6 +239,21 @@ async def a_foreign_grant_is_revoked_as_an_unknown_one_is(workers: Workers) -> N
     assert await _ids(store, ALICE) == ["other"]
 
 
+async def a_user_revokes_only_grants_of_that_user(workers: Workers) -> None:
+    """Another user's of the tenant is to them like an unknown one; where no user is named, it is the tenant's."""
+    store = await workers.new()
+    given = granting(answer(3), grant("g"), grant("other"))
+    await store.commit(await begun(store, ALICE, "r"), given)
+    await store.commit(await begun(store, BOB, "b"), granting(answer(3), grant("bobs", BOB)))
+    for other in (BOB, Scope("acme", "carol"), Scope("acme", "")):
+        assert await store.revoke(other, "g") is False
+    assert await store.revoke(ALICE, "bobs") is False
+    assert sorted(await _ids(store, ALICE)) == ["g", "other"]
+    assert await store.revoke(Scope("acme", "alice"), "g") is True
+    assert await store.revoke(Scope("acme"), "bobs") is True
+    assert (await _ids(store, ALICE), await _ids(store, BOB)) == (["other"], [])
+
+
 async def what_was_revoked_does_not_come_back(workers: Workers) -> None:
     """Neither with a batch nor from another store."""
     store = await workers.new()
@@ -334,6 +349,7 @@ SIGNING: tuple[Law, ...] = (
     grants_are_of_a_tenants_user,
     a_grant_that_is_there_is_not_written_over,
     a_foreign_grant_is_revoked_as_an_unknown_one_is,
+    a_user_revokes_only_grants_of_that_user,
     what_was_revoked_does_not_come_back,
     what_has_expired_is_not_given,
     an_operator_sees_the_grants_of_everybody,
