@@ -114,22 +114,27 @@ async def standing(
 
 async def _remembered(run: LiveRun, tool: Tool, decision: Decision, digest: str) -> tuple[str, ...] | None:
     started, now = run.state.started, time.time_ns() // 1_000_000
-    tokens = [(grant.token, root_of(started)) for grant in run.state.remembered]
+    here: LiveRun | None = run
+    kept = [*run.remembered]
+    while here is not None:  # what was said of a call of this tree of runs
+        kept += here.state.remembered
+        here = here.parent
+    tokens = [(grant.token, root_of(started)) for grant in kept]
     if run.scope.user is not None:
         key = tool_key(run.agents, tool.spec.name)
-        kept = await run.store.grants(run.scope)
-        tokens += [(grant.token, "") for grant in kept if grant.tool == key]
+        users = await run.store.grants(run.scope)
+        tokens += [(grant.token, "") for grant in users if grant.tool == key]
     for token, root in tokens:
         try:
             said = await verified(run.keyring, token)
         except Refusal:
             continue
         mine = (said.tenant, said.user, said.agents) == (run.scope.tenant, run.scope.user, run.agents)
-        here = said.run == root if root else said.remember == "user"
+        close = said.run == root if root else said.remember == "user"
         among = not decision.among or said.approver in decision.among
         if (
             mine
-            and here
+            and close
             and among
             and holds(said, tool=tool.spec.name, rule=decision.rule, digest=digest, now=now)
         ):
@@ -242,6 +247,8 @@ def _record(run: LiveRun, event: ApprovalGranted | ApprovalDenied) -> None:
             run.grants.append(grant)
         if event.call is not None:
             event = replace(event, call=run.pack(event.call))
+        if event.remember == "run":
+            run.remembered.append(event)
     run.record(event)
 
 

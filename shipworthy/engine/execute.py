@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,7 +34,6 @@ from shipworthy.rules.calls import Call
 from shipworthy.rules.codec import encode_parts
 from shipworthy.rules.decide import Execute
 from shipworthy.rules.text import clean, described, shown
-
 
 _WITH_LEAK = sys.version_info < (3, 13)
 
@@ -176,9 +174,7 @@ async def _perform(run: LiveRun, attempt: Attempt) -> None:
             _cancelled(attempt, context, error)
             raise
         except BaseException as error:
-            if _WITH_LEAK and task is not None and _of_a_group(error):
-                while task.cancelling() > before:
-                    task.uncancel()
+            _forget_leak(error, task, before)
             if task is not None and task.cancelling() > before:
                 _cancelled(attempt, context, error)
                 raise asyncio.CancelledError from error  # whatever the body made of it
@@ -193,10 +189,13 @@ async def _perform(run: LiveRun, attempt: Attempt) -> None:
             return
 
 
-def _of_a_group(error: BaseException) -> bool:
-    """Whether a group of tasks broke, and not because it was cancelled: before Python 3.13 its own cancellation of the
-    task may stay behind."""
-    return isinstance(error, BaseExceptionGroup) and error.subgroup(asyncio.CancelledError) is None
+def _forget_leak(error: BaseException, task: asyncio.Task[Any] | None, before: int) -> None:
+    """Where a group of tasks broke, and not because it was cancelled: before Python 3.13 its own cancellation of the
+    task may stay behind, and it is not the run's."""
+    broke = isinstance(error, BaseExceptionGroup) and error.subgroup(asyncio.CancelledError) is None
+    if _WITH_LEAK and broke and task is not None:
+        while task.cancelling() > before:
+            task.uncancel()
 
 
 async def _delegate(run: LiveRun, attempt: Attempt, tool: Delegate) -> None:

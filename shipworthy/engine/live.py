@@ -15,7 +15,7 @@ from msgspec.structs import force_setattr
 
 from shipworthy.domain.context import RunContext
 from shipworthy.domain.effects import Settlement
-from shipworthy.domain.events import AnyEvent, RunEnded, StopCause
+from shipworthy.domain.events import AnyEvent, ApprovalGranted, RunEnded, StopCause
 from shipworthy.domain.grants import Grant
 from shipworthy.domain.journal import Batch, Fence
 from shipworthy.domain.ledger import BudgetOp, Granted, Hold, Refused
@@ -24,6 +24,7 @@ from shipworthy.domain.model import Delta, ModelSettings
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import Blueprint
 from shipworthy.engine.bodies import INLINE, Bodies
+from shipworthy.engine.counting import Counts
 from shipworthy.engine.keyring import Keyring
 from shipworthy.engine.metering import UNMETERED, Meter
 from shipworthy.engine.watch import Watcher
@@ -75,9 +76,9 @@ class LiveRun:
     """One run in this process. `urgent`: something waits for its commit that cannot be had again, such as the result of
     an effect. `raises`: what the caller is told once the journal is in order. `agents`: the names from the outermost
     agent to its own. `settlements`: what a person found out of calls of nested runs. `grants`: approvals to be
-    remembered with the next commit. `allowed`: calls by tool that were allowed before the one that is judged. `left`:
-    nested runs whose call was answered without them, to be ended. `asked`: addresses of the calls that people are newly
-    asked about."""
+    remembered with the next commit. `counts`: how often calls were allowed, in its tree. `left`: nested runs
+    whose call was answered without them, to be ended. `asked`: addresses of the calls that people are newly asked
+    about."""
 
     __slots__ = (
         "_abandoned",
@@ -85,12 +86,12 @@ class LiveRun:
         "_pending",
         "_short",
         "agents",
-        "allowed",
         "arguments",
         "asked",
         "blueprint",
         "bodies",
         "changed",
+        "counts",
         "deadline",
         "deadline_cause",
         "deps",
@@ -107,6 +108,7 @@ class LiveRun:
         "operations",
         "parent",
         "raises",
+        "remembered",
         "run_id",
         "scope",
         "settings",
@@ -149,8 +151,9 @@ class LiveRun:
             self.agents = (*state.started.parent.agents, blueprint.name)
         self.settlements = settlements
         self.grants: list[Grant] = []
-        self.allowed: dict[str, int] = {}
+        self.counts = Counts()
         self.asked: set[str] = set() if parent is None else parent.asked
+        self.remembered: list[ApprovalGranted] = [] if parent is None else parent.remembered
         self.state = state
         self.bodies = bodies
         self.scope = scope

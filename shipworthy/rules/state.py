@@ -45,7 +45,7 @@ from shipworthy.domain.events import (
 )
 from shipworthy.domain.messages import RUNTIME, ContentPart, Message, Text, ToolCall, ToolResult
 from shipworthy.domain.model import FinishReason
-from shipworthy.domain.usage import Charge, Spent, TotalUsage, Usage
+from shipworthy.domain.usage import Charge, Spent, Tally, TotalUsage, Usage
 from shipworthy.errors import JournalDamaged
 from shipworthy.rules.calls import (
     UNKNOWN,
@@ -58,6 +58,7 @@ from shipworthy.rules.calls import (
     drop_grants,
 )
 from shipworthy.rules.spending import plus
+from shipworthy.rules.tallies import note
 
 
 class RunState(msgspec.Struct, kw_only=True):
@@ -68,7 +69,8 @@ class RunState(msgspec.Struct, kw_only=True):
     `counted_by` counted them. `paused_ms`: time in which nobody drove the run. `parked_at`: the event with which it was
     parked; `wake_at`: when it stops waiting by itself; `refusals`: answers that were refused since, `answered`: that
     some were not; `woken`: how often in a row it went on because of that, or of its time, and failed. `returned`:
-    results by tool, and `allowed`: calls that were. `remembered`: approvals that hold for the whole run. `handed_over`:
+    results by tool, and `allowed`: calls that were; `tallies`: the same of nested runs and those within, and `below`
+    its sum. `remembered`: approvals that hold for the whole run. `handed_over`:
     the call whose result is the answer. `taken`: names of the tokens that were taken. `prefix`: what the addresses of
     its calls begin with.
     """
@@ -111,6 +113,8 @@ class RunState(msgspec.Struct, kw_only=True):
     refusals: int = 0
     returned: dict[str, int] = {}
     allowed: dict[str, int] = {}
+    tallies: dict[str, Tally] = {}
+    below: Tally | None = None
     remembered: tuple[ApprovalGranted, ...] = ()
     handed_over: str | None = None
     taken: set[str] = set()
@@ -133,6 +137,7 @@ def begin(event: RunStarted) -> RunState:
         usage=TotalUsage(),
         returned={},
         allowed={},
+        tallies={},
         taken=set(),
         prefix="" if event.parent is None else "/".join((*event.parent.path, "")),
     )
@@ -310,6 +315,8 @@ def _nest(run: RunState, event: ToolReturned | AgentPaused) -> None:
     """What the runs of a call used, in place of what was known of that before."""
     if event.nested is not None:
         run.nested = {**(run.nested or {}), event.call_id: event.nested}
+        if event.nested.tallies:
+            note(run, event.nested.tallies)
 
 
 def take_answer(run: RunState, event: Answer) -> None:
@@ -318,12 +325,12 @@ def take_answer(run: RunState, event: Answer) -> None:
         run.taken.add(event.id)
     head, _, rest = event.address.removeprefix(run.prefix).partition("/")
     call = _call(run, head)
-    if rest:
-        call.down = (*call.down, event)
-        return
-    answer(call, event)
     if isinstance(event, ApprovalGranted) and event.remember == "run":
         run.remembered = (*run.remembered, event)
+    if rest:
+        call.down = (*call.down, event)
+    else:
+        answer(call, event)
 
 
 def _count_result(run: RunState, event: ToolReturned) -> None:

@@ -210,7 +210,7 @@ def test_an_instance_whose_code_does_not_fit_loses_nobodys_answer(
     async def main() -> None:
         good = agent(book)
         paused = await good.run("Go.", run_id="r")
-        [waiting] = paused.pending
+        assert len(paused.pending) == 1
         if waits_for == "a person":
             from shipworthy.engine.answering import Answering
 
@@ -326,3 +326,42 @@ def test_a_handler_with_a_default_of_its_own_is_given_the_request() -> None:
     agent, paid = payer(permissions=StandardPermissions(), approval_handler=asks)
     assert asyncio.run(agent.run("Go.")).status == "completed"
     assert (seen, paid) == ([("pay", False)], [50])
+
+
+@pytest.mark.parametrize("asked_by", ["inbox", "handler"])
+def test_a_yes_for_the_run_holds_for_every_nested_run_of_the_same_agent(asked_by: str) -> None:
+    asked: list[str] = []
+
+    async def handler(request: Any) -> Approve:
+        asked.append(request.address)
+        return Approve(by="maria", remember="run")
+
+    async def main() -> None:
+        paid: list[int] = []
+
+        @tool(effect="once", requires_approval=True)
+        async def pay(amount: int) -> str:
+            """Pay."""
+            paid.append(amount)
+            return "paid"
+
+        teller = Agent("Pay.", model=PAY, tools=[pay], name="teller")
+        script = [
+            ToolCall("teller", {"input": "Pay."}),
+            ToolCall("teller", {"input": "Again."}),
+            ScriptedTurn("Done."),
+        ]
+        desk = Inbox() if asked_by == "inbox" else handler
+        clerk = Agent(
+            "Ask.",
+            model=ScriptedModel(script),
+            tools=[teller.as_tool()],
+            approval_handler=desk,
+            tenant_id="acme",
+        )
+        result = await clerk.run("Go.")
+        if asked_by == "inbox":
+            result = await clerk.resume(result, answer=Approve(by="maria", remember="run"))
+        assert (result.status, paid, len(asked)) == ("completed", [50, 50], int(asked_by == "handler"))
+
+    asyncio.run(main())
