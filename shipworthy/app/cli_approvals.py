@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -146,7 +146,7 @@ def deny(
     from shipworthy.app.commands import runs
 
     which = commands.Which(runs.whose(tenant), runs.known_as(run), address)
-    said: Any = commands.Said(by, yes, reason=reason)
+    said = commands.Said(by, yes, reason=reason)
     return runs.with_runtime(
         runs.Where(store, agent, key_file),
         as_json=as_json,

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from shipworthy.app import cli
@@ -605,6 +606,21 @@ def test_what_is_in_doubt_keeps_a_cancelled_run_paused_until_it_is_settled(
     settle = ("--tenant", "acme", "--agent", "bot:doubtful", "--settle", f"{call}=did_not_happen")
     assert invoke("runs", "resume", "r1", *settle)[0] == 4
     assert effects(folder) == ["tried"]
+
+
+def test_arguments_that_were_altered_in_the_journal_are_not_shown_as_those_asked_about(
+    invoke: Invoke,
+) -> None:
+    begin(invoke, "agent")
+    connection = apsw.Connection("bot.db")
+    for row, text in connection.execute("SELECT id, CAST(events AS TEXT) FROM journal").fetchall():
+        altered = text.replace('\\"amount\\":50', '\\"amount\\":51')
+        connection.execute("UPDATE journal SET events = ? WHERE id = ?", (altered.encode(), row))
+    connection.close()
+
+    code, out, err = invoke("approvals", "show", *R1)
+    assert (code, out) == (1, "")
+    assert "are not those that people were asked about" in err
 
 
 def test_the_command_that_settles_a_call_of_a_nested_run_names_it_by_its_address(

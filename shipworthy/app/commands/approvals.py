@@ -89,7 +89,7 @@ async def show(printer: Printer, runtime: Runtime, which: Which, *, full: bool) 
         printer.emit({"approval": data_of(asked) | {"seen": parts}})
         return OK
     _say_head(printer, asked)
-    _say_arguments(printer, asked.arguments, asked.waiting.digest)
+    _say_arguments(printer, asked.waiting.arguments, asked.waiting.digest)
     _say_seen(printer, seen, full=full)
     return OK
 
@@ -129,16 +129,17 @@ async def deny(printer: Printer, runtime: Runtime, which: Which, said: Said) -> 
 async def _look(printer: Printer, runtime: Runtime, which: Which) -> Asked:
     """The call that is answered, shown to whoever answers. Raises InputError where no answer from here could count."""
     asked = await one_of_run(runtime.store, which.scope, which.run_id, which.address)
-    if asked.key and asked.key not in [key.id for key in await runtime.keyring.all(asked.key)]:
+    key = asked.waiting.key
+    if key and key not in [known.id for known in await runtime.keyring.all(key)]:
         raise InputError(
-            f"The agent's process signs with the key {asked.key}, which is not among those here: it would not believe "
-            "an answer that is signed with another one.",
+            f"The agent's process signs with the key {key}, which is not among those here: it would not believe an "
+            "answer that is signed with another one.",
             fix="Pass --key-file with the keys that its runtime is given as signing_keys=, or --agent module:agent. "
             "If that key is no longer in use: `shipworthy runs resume`, and it is asked for again.",
         )
     if not printer.as_json:
         _say_head(printer, asked)
-        _say_arguments(printer, asked.arguments, asked.waiting.digest)
+        _say_arguments(printer, asked.waiting.arguments, asked.waiting.digest)
     return asked
 
 
@@ -260,7 +261,7 @@ def data_of(asked: Asked) -> dict[str, Any]:
         "agents": waiting.agents,
         "tool": waiting.tool,
         "effect": waiting.effect,
-        "arguments": msgspec.Raw(asked.arguments.encode()),
+        "arguments": msgspec.Raw(asked.waiting.arguments.encode()),
         "digest": waiting.digest,
         "asked_at": asked.since,
         "rule": waiting.rule,
@@ -270,7 +271,7 @@ def data_of(asked: Asked) -> dict[str, Any]:
         "among": waiting.among,
         "approved_by": waiting.approved_by,
         "expires_at": waiting.expires_at,
-        "key": asked.key,
+        "key": asked.waiting.key,
     }
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator
 
 import msgspec
 
@@ -29,23 +28,18 @@ from shipworthy.engine.recover import scope_of
 from shipworthy.engine.sessions import read
 from shipworthy.errors import InputError, JournalDamaged
 from shipworthy.ports.store import Store
-from shipworthy.rules.approvals import canonical, digest_of
 from shipworthy.rules.codec import decode_messages
 from shipworthy.rules.state import RunState, replay
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A call that waits for a yes. `run_id`: the outermost run's. `arguments`: the canonical text, which has been held
-    to the digest; `data`: the same as plain data. `since`: milliseconds since the epoch. `key`: what whoever asked
-    would sign with."""
+    """A call that waits for a yes. `run_id`: the outermost run's. `since`: when it was first asked about with these
+    arguments, in milliseconds since the epoch."""
 
     waiting: PendingCall
     scope: Scope
     run_id: str
-    arguments: str
-    data: Mapping[str, Any]
     since: int
-    key: str
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -96,21 +90,18 @@ async def one_of_run(store: Store, scope: Scope, run_id: str, address: str | Non
 
 
 async def _asked(store: Store, state: RunState, waiting: PendingCall) -> Asked:
-    found = canonical(waiting.arguments)
-    if found is None or digest_of(found[1]) != waiting.digest:
-        raise JournalDamaged(
-            f"The arguments of call {waiting.address!r} are not those that people were asked about."
-        )
     events = await store.read(Scope(state.started.tenant), waiting.run_id)
-    same = [
-        event
+    since = [
+        event.at
         for event in events
         if isinstance(event, ApprovalRequested)
         and (event.call_id, event.rule, event.digest) == (waiting.call_id, waiting.rule, waiting.digest)
     ]
-    data, text = found
-    run_id = state.started.run_id
-    return Asked(waiting, scope_of(state), run_id, text, data, same[0].at, same[-1].key)
+    if not since:
+        raise JournalDamaged(
+            f"The arguments of call {waiting.address!r} are not those that people were asked about."
+        )
+    return Asked(waiting, scope_of(state), state.started.run_id, since[0])
 
 
 # what the run had seen
