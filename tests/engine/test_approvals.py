@@ -20,6 +20,7 @@ PAY = ToolCall("pay", {"amount": 50})
 def asking(*turns: Any, bodies: w.Bodies, handler: Any, **options: Any) -> Agent[Any, Any]:
     """An agent whose every call is asked about."""
     options.setdefault("permissions", w.ASKS)
+    options.setdefault("name", "payer")
     return agent(*(turns or (PAY, "Done.")), tools=bodies.tools(), approval_handler=handler, **options)
 
 
