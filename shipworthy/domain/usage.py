@@ -76,8 +76,18 @@ class Charge(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     cost: int | None = None
 
 
+class Tally(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """How often calls were allowed, and gave results, by tool: in one run and those that are nested in it."""
+
+    run: str
+    allowed: dict[str, int] = {}
+    returned: dict[str, int] = {}
+
+
 class Spent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What runs used, and what they are charged: None where that is not known of a part of it."""
+    """What runs used, and what they are charged: None where that is not known of a part of it. `tallies`: what each of
+    them was allowed, those left out that called nothing."""
 
     usage: TotalUsage
     charged: Charge | None = None
+    tallies: tuple[Tally, ...] = ()

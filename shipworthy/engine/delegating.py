@@ -13,12 +13,13 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from shipworthy.domain.events import ApprovalGranted, HumanAnswered, RunStarted
+from shipworthy.domain.events import ApprovalGranted, HumanAnswered, RunStarted, StopRequested
 from shipworthy.domain.messages import MODEL, RUNTIME, Message, Text
 from shipworthy.domain.scope import Scope
 from shipworthy.domain.usage import Spent
 from shipworthy.engine.begin import Start, begin
 from shipworthy.engine.blueprint import Limits
+from shipworthy.engine.counting import tally_of
 from shipworthy.engine.execute import outlast
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.nesting import Delegate, Ended, Paused, nested_id, parent_of
@@ -73,15 +74,23 @@ class _Sitting(msgspec.Struct):
             self.child = await load(self.run.home.inner, plan.blueprint, self.run.scope, self.run_id)
             self.raised = no
             return
-        if child.state.ended is None:
-            try:
+        await self._driven(child)
+
+    async def _driven(self, child: LiveRun) -> None:
+        """Meanwhile it counts as it stands, and from then on as it was left."""
+        counted = self.run.counts.nested
+        counted[self.run_id] = child
+        try:
+            if child.state.ended is None:
                 child = await self.run.home.inner.drive(child)
-            except StoreError:
+        except StoreError:
+            raise
+        except Exception as error:
+            if not child.state.parked:
                 raise
-            except Exception as error:
-                if not child.state.parked:
-                    raise
-                self.raised = error
+            self.raised = error
+        finally:
+            counted[self.run_id] = tally_of(child)
         self.child = child
 
     async def _seated(self) -> LiveRun:
@@ -125,9 +134,14 @@ class _Sitting(msgspec.Struct):
         self._check(state.started)
         if state.ended is not None:
             return await load(run.home.inner, plan.blueprint, run.scope, self.run_id)
+        return await take(run.home.inner, await self._resume(plan, state))
+
+    async def _resume(self, plan: Plan, state: RunState) -> Resume:
+        """The run as it is taken over, with what was said and found out of its calls."""
+        run = self.run
         mine = {a: each for a, each in run.settlements.items() if _head(state, a) in state.calls}
         answers = [await _whole(run, each) for each in self.call.down if _head(state, each.address)]
-        asked = Resume(
+        return Resume(
             plan=plan,
             scope=run.scope,
             run_id=self.run_id,
@@ -136,7 +150,30 @@ class _Sitting(msgspec.Struct):
             parent=run,
             answers=tuple(answers),
         )
-        return await take(run.home.inner, asked)
+
+    async def stop(self) -> RunState | None:
+        """What `Delegate.stop` promises."""
+        run, home, plan = self.run, self.run.home.inner, self.member.plan()
+        state = replay(await run.store.read(run.scope, self.run_id))
+        try:
+            self._check(state.started)
+        except _Refused:
+            return None
+        if state.ended is not None or (run.state.stopped_here and state.parked and state.stopping is not None):
+            return state
+        quiet = run.state.stopped_here or state.stopping is None  # nor is the world asked what happened
+        if quiet:
+            plan = Plan(plan.blueprint, no_deps)
+        try:
+            child = await take(home, await self._resume(plan, state))
+        except SettlementRefused as no:  # nothing was recorded, and it waits on
+            run.raises = run.raises or no
+            return state
+        if child.state.ended is None:
+            if quiet:
+                child.record(StopRequested(cause="cancelled"))
+            child = await home.drive(child)
+        return child.state
 
     def _check(self, started: RunStarted) -> None:
         """That the run is this call's: ids can be chosen."""
@@ -164,6 +201,11 @@ class Delegating(Delegate):
     def task_of(self, arguments: Any) -> str:
         """What the agents are asked."""
         raise NotImplementedError
+
+    async def stop(self, run: LiveRun, call: Call, run_id: str) -> RunState | None:
+        ids = self.runs_of(run.run_id, call.call.call_id)
+        member = self.members[ids.index(run_id)]
+        return await _Sitting(run, call, member, run_id, "", (), self.time).stop()
 
     def runs_of(self, run_id: str, call_id: str) -> tuple[str, ...]:
         if not self.grouped:
@@ -224,9 +266,12 @@ def _paused(sittings: Sequence[_Sitting]) -> Paused | None:
 
 
 def _used(sittings: Sequence[_Sitting]) -> Spent | None:
-    """What the nested runs used, and those that are nested in them."""
-    made = [spent(each.child.state) for each in sittings if each.child is not None]
-    return together(made) if made else None
+    """What the nested runs used and were allowed, and those that are nested in them."""
+    runs = [each.child for each in sittings if each.child is not None]
+    if not runs:
+        return None
+    tallies = [tally for run in runs if (tally := tally_of(run)).allowed or tally.returned]
+    return replace(together([spent(run.state) for run in runs]), tallies=tuple(tallies))
 
 
 async def _outcome(each: _Sitting) -> tuple[str, bool, bool]:
@@ -287,6 +332,10 @@ def _head(state: RunState, address: str) -> str:
     if not address.startswith(state.prefix):
         return ""
     return address.removeprefix(state.prefix).partition("/")[0]
+
+
+async def no_deps(scope: Scope, given: object) -> None:
+    """Of a run in which no code runs that could use any."""
 
 
 def _within(limits: Limits, seconds: float | None) -> Limits:

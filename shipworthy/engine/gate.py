@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from functools import cache
 
 from shipworthy.domain.events import Judged, ToolInDoubt
+from shipworthy.engine.counting import is_current
 from shipworthy.engine.deliver import deliver_call
 from shipworthy.engine.live import LiveRun
-from shipworthy.engine.nesting import unfinished
-from shipworthy.engine.refusing import missing, refuse
+from shipworthy.engine.refusing import missing, refuse, refused
 from shipworthy.errors import InvalidArguments
 from shipworthy.ports.tools import Tool
 from shipworthy.rules.calls import Call
@@ -17,28 +17,30 @@ from shipworthy.rules.decide import Judge, budget_words
 
 
 async def judge(run: LiveRun, step: Judge) -> None:
-    """Record what `_judge` says; nested runs that a call made before, and may not go on with, are to be ended."""
-    await _judge(run, step)
-    for call in step.calls:
-        if call.attempts and call.result is not None:
-            run.left += unfinished(run, call)
+    """Record what `_judge` says; nested runs that a call made before, and may not go on with, are stopped first."""
+    run.withheld.clear()
+    if run.governance.judges:
+        run.counts.begin(step.calls)
+    try:
+        await _judge(run, step)
+    finally:
+        run.counts.end()
+    if run.withheld:
+        await refused(run)
 
 
 async def _judge(run: LiveRun, step: Judge) -> None:
     """Record for each call that it may run, what the model is told instead, or who is asked. Live code decides, also
     after a resume. An output tool's call ends the run."""
     judged: list[Judged] = []
-    if run.governance.judges:
-        run.allowed = _allowed_before(run, step)
     for call in step.calls:
         name = call.call.name
         if name in run.blueprint.output_tools:
             if await deliver_call(run, call):
                 return
         elif (tool := run.blueprint.tools.get(name)) is not None:
-            if (allowed := await _may_run(run, call, tool)) is not None:
+            if (allowed := await _may_run_now(run, call, tool)) is not None:
                 judged.append(allowed)
-                run.allowed[name] = run.allowed.get(name, 0) + 1
         elif call.effect is not None:
             return missing(run, name)
         else:
@@ -49,13 +51,16 @@ async def _judge(run: LiveRun, step: Judge) -> None:
             refuse(run, run.state.calls[each.call_id], f"Not run: {budget_words(limit)}")
 
 
-def _allowed_before(run: LiveRun, step: Judge) -> dict[str, int]:
-    """How often each tool was allowed in this run, without the calls that are judged once more."""
-    counts = dict(run.state.allowed)
-    for call in step.calls:
-        if call.allowed:
-            counts[call.call.name] -= 1
-    return counts
+async def _may_run_now(run: LiveRun, call: Call, tool: Tool) -> Judged | None:
+    """Judged anew for as long as other runs of the tree are allowed calls meanwhile: none is allowed by counts that are
+    not true any more."""
+    while True:
+        allowed = await _may_run(run, call, tool)
+        if not run.governance.judges or allowed is None:
+            return allowed
+        if is_current(run):
+            run.counts.allow(call)
+            return allowed
 
 
 async def _may_run(run: LiveRun, call: Call, tool: Tool) -> Judged | None:

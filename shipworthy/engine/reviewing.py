@@ -14,6 +14,7 @@ from shipworthy.domain.events import StopRequested, ToolReturned
 from shipworthy.domain.messages import RUNTIME, File, Image, Text
 from shipworthy.domain.model import Answer, ModelRequest
 from shipworthy.domain.policy import Action, Decision, Replace
+from shipworthy.engine.counting import shown
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.objecting import decided
 from shipworthy.ports.tools import Tool
@@ -24,6 +25,7 @@ from shipworthy.rules.text import clean
 
 def action_of(run: LiveRun, call: Call, tool: Tool, data: Any) -> Action:
     """What the call is, to those who judge it."""
+    allowed, returned = shown(run)
     return Action(
         kind=tool.kind,
         name=call.call.name,
@@ -34,8 +36,8 @@ def action_of(run: LiveRun, call: Call, tool: Tool, data: Any) -> Action:
         call_id=call.call.call_id,
         labels=tool.labels,
         source=tool.source,
-        returned=MappingProxyType(run.state.returned),
-        allowed=MappingProxyType(run.allowed),
+        returned=returned,
+        allowed=allowed,
         at=time.time_ns() // 1_000_000,
     )
 

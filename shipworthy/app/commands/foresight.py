@@ -30,6 +30,7 @@ from shipworthy.rules.approvals import address_of, canonical, digest_of, tool_ke
 from shipworthy.rules.calls import Call
 from shipworthy.rules.policies.combine import strictest
 from shipworthy.rules.state import RunState, replay, take_answer
+from shipworthy.rules.tallies import sums
 from shipworthy.rules.text import described
 
 _JUDGED_AGAIN = ("unjudged", "ready", "asked", "waiting")
@@ -71,6 +72,7 @@ class _Case(msgspec.Struct):
     problems: list[Problem]
     not_asked: list[NotAsked]
     allowed: dict[str, int]
+    returned: dict[str, int]
 
     def breaks(self, kind: str, what: str, call: Call | None = None) -> None:
         run_id = self.state.started.run_id
@@ -89,16 +91,20 @@ class Foresight:
     def __init__(self, store: Store, keyring: Keyring, patience: float) -> None:
         self._store, self._keyring, self._patience = store, keyring, patience
 
-    async def of(self, state: RunState, whole: Whole) -> tuple[list[Problem], list[NotAsked]]:
-        """What would break of a run, nested ones included, and who was not asked. Raises StoreError."""
+    async def of(
+        self, state: RunState, whole: Whole, outer: _Case | None = None
+    ) -> tuple[list[Problem], list[NotAsked]]:
+        """What would break of a run, nested ones included, and who was not asked. Raises StoreError. *outer*: the run
+        that it is nested in, which knows what all of them were allowed."""
         scope, run_id = scope_of(state), state.started.run_id
         bodies = Bodies(lambda digest: self._store.body(scope, run_id, digest), used=True)
-        case = _Case(state, whole, bodies, [], [], dict(state.allowed))
+        allowed, returned = sums(state) if outer is None else (outer.allowed, outer.returned)
+        case = _Case(state, whole, bodies, [], [], allowed, returned)
         if state.started.fingerprint.output != whole.blueprint.fingerprint.output:
             case.breaks("output", "The agent's output is of another type than when the run began.")
         for call in state.calls.values():
             if call.allowed and call.status in _JUDGED_AGAIN:
-                case.allowed[call.call.name] -= 1
+                case.allowed[call.call.name] = case.allowed.get(call.call.name, 0) - 1
         for grant in state.remembered:
             await self._proven(case, grant, None)
         for call in state.calls.values():
@@ -163,9 +169,8 @@ class Foresight:
                 take_answer(state, answer)
         blueprint, outer = members[0].plan().blueprint, case.whole
         governance = outer.governance.around(blueprint.governance)
-        problems, not_asked = await self.of(
-            state, Whole(blueprint, governance, (*outer.agents, blueprint.name))
-        )
+        inner = Whole(blueprint, governance, (*outer.agents, blueprint.name))
+        problems, not_asked = await self.of(state, inner, case)
         case.problems += problems
         case.not_asked += not_asked
         return None
@@ -296,7 +301,7 @@ def _action(case: _Case, call: Call, tool: Tool, data: dict[str, Any]) -> Action
         call_id=call.call.call_id,
         labels=tool.labels,
         source=tool.source,
-        returned=MappingProxyType(case.state.returned),
+        returned=MappingProxyType(case.returned),
         allowed=MappingProxyType(dict(case.allowed)),
         at=time.time_ns() // 1_000_000,
     )

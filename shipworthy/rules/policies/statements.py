@@ -24,8 +24,9 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     `conditions`: for each key a value to equal, or operators with their values; all have to hold. The keys:
     `arguments.<name>` (`arguments.to.country` within), `tenant`, `user`, `session`, `agent` (who asks), `path` (the
     agents from the outermost one on, joined with "/"), `source`, `effect`, `labels`, `returned.<tool>` (results that
-    the run has had from it; calls of one answer of the model are judged before any of them has one), `allowed.<tool>`
-    (calls of it that were allowed before this one, those of the same answer included: what bounds how often), and
+    were had from it; calls of one answer of the model are judged before any of them has one), `allowed.<tool>`
+    (calls of it that were allowed before this one, those of the same answer included: what bounds how often; both count
+    in the outermost run and all that are nested in it, together), and
     `time` with `zone`, `hours` ("22:00-06:00"), `weekdays` (["mon"]), `after` and `before`. The operators: ==, !=, in,
     not_in; matches, not_matches (with `*`); <, <=, >, >= of numbers; exists; has_any, has_all, has_none, every_in and
     every_matches of lists. Texts may have ${user}, ${tenant}, ${session} and ${agent} in them.
