@@ -3,6 +3,8 @@
 Ended runs are copied. A run that has not ended is moved: first the source's journal gets a last event that says where
 it went, under a claim, so that no worker can own it there any more; then it is begun in the destination, whole, in one
 batch. Wherever this stops, doing it again goes on from there: at each moment at most one of the two can be driven.
+Nested runs come with the run that they belong to: after the source has given that up, for only it goes on with them,
+and before it is begun in the destination, where it would begin those anew that it does not find.
 
 What was spent is carried before the first run and after the last, so that a run that goes on finds its caps as they
 were. While both stores are used, each counts for itself what is spent until the next carrying. So are the keys that
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -25,6 +27,7 @@ from shipworthy.domain.scope import LONGEST_ID, Operator, Scope, is_too_long
 from shipworthy.engine.bodies import digests_of
 from shipworthy.engine.entrusting import Entrusting
 from shipworthy.engine.removal import Removal, closed
+from shipworthy.engine.trees import Key, Trees, everything, key_of
 from shipworthy.errors import (
     Fenced,
     InputError,
@@ -53,7 +56,6 @@ _KEEP = "Let it end where it is, and keep it there or export it."
 _AGAIN = "Stop the service that drives it, or wait until it ends or pauses; then run the same command again."
 
 Fate = Literal["copied", "moved", "there"]
-Key = tuple[str, str]
 
 
 class Left(msgspec.Struct, frozen=True):
@@ -78,16 +80,6 @@ class Report(msgspec.Struct):
     def runs(self) -> int:
         """All that the source holds."""
         return self.copied + self.moved + self.there + len(self.left)
-
-
-async def everything(store: Store, tenant: str | None = None) -> AsyncIterator[RunSummary]:
-    """Every run of the store, or of one tenant, in the order in which they were begun."""
-    after = 0
-    while page := await store.everything(_OPERATOR, after):
-        after = page[-1][0]
-        for _, run in page:
-            if tenant in (None, run.scope.tenant):
-                yield run
 
 
 class Migration:
@@ -115,6 +107,8 @@ class Migration:
         self.advance = advance
         self._orphans: set[Key] = set()
         self._early: set[Key] = set()
+        self._trees = Trees(source, tenant)
+        self._fates: dict[Key, Fate | ShipworthyError] = {}
 
     async def count(self) -> int:
         """How many runs there are to look at."""
@@ -125,14 +119,12 @@ class Migration:
         store fails as a whole: do it again when that is mended."""
         await self._ledger.work()
         self.report.grants = await self._trust.work()
-        self._orphans = {_key(run) for run in await self.source.orphans(_OPERATOR)}
+        self._orphans = {key_of(run) for run in await self.source.orphans(_OPERATOR)}
+        await self._trees.look()
         async for run in everything(self.source, self._tenant):
-            try:
-                fate = await self._one(run)
-            except ShipworthyError as error:
-                if not isinstance(error, _OF_ONE_RUN) and type(error) is not StoreError:
-                    raise
-                self.report.left.append(Left(run, error))
+            fate = await self._fate(run)
+            if isinstance(fate, ShipworthyError):
+                self.report.left.append(Left(run, fate))
             else:
                 setattr(self.report, fate, getattr(self.report, fate) + 1)
             self.advance()
@@ -140,20 +132,44 @@ class Migration:
         self.report.grants += await self._trust.work()
         return self.report
 
+    async def _fate(self, run: RunSummary) -> Fate | ShipworthyError:
+        """What becomes of a run, or why it is left. A nested one goes with the run that it belongs to."""
+        key = key_of(run)
+        if key not in self._fates and (root := await self._trees.root_of(run)) is not None:
+            why = await self._tried(root)
+            if isinstance(why, ShipworthyError) and run.status in ("running", "paused"):
+                return why
+        fate = await self._tried(run)
+        if not isinstance(fate, ShipworthyError):
+            self._fates.pop(key)
+        return fate
+
+    async def _tried(self, run: RunSummary) -> Fate | ShipworthyError:
+        key = key_of(run)
+        if key not in self._fates:
+            try:
+                self._fates[key] = await self._one(run)
+            except ShipworthyError as error:
+                if not isinstance(error, _OF_ONE_RUN) and type(error) is not StoreError:
+                    raise
+                self._fates[key] = error
+        return self._fates[key]
+
     async def _one(self, run: RunSummary) -> Fate:
         if self._is_driven(run):
             raise RunBusy(f"Run {run.run_id!r} is driven by a live worker of the source.", fix=_AGAIN)
-        if run.scope.session is not None and _key(run) not in self._early:
+        if run.scope.session is not None and key_of(run) not in self._early:
             await self._session(run.scope)
-        if _key(run) in self._early:
-            self._early.discard(_key(run))
+        if key_of(run) in self._early:
+            self._early.discard(key_of(run))
             return "copied"
         if run.status in ("running", "paused"):
             return await self._move(run)
         return await self._copy(run)
 
     def _is_driven(self, run: RunSummary) -> bool:
-        return run.status == "running" and _key(run) not in self._orphans
+        """Nobody but a run's own worker drives its nested ones."""
+        return run.status == "running" and run.root is None and key_of(run) not in self._orphans
 
     # sessions
 
@@ -170,7 +186,7 @@ class Migration:
         for run_id in order[there:]:
             run = await self.source.find(scope, run_id)
             await self._copy(run, joins=True)
-            self._early.add(_key(run))
+            self._early.add(key_of(run))
         if there < len(order):
             await self._order_there(scope, order)
 
@@ -196,22 +212,19 @@ class Migration:
             raise RunConflict(
                 f"Run {run.run_id!r} goes on elsewhere: {end.error}", fix="Name that place with --to."
             )
+        await self._bring(await self._trees.of(run))
         return await self._go_on(run, events[:-1])
 
     async def _move(self, run: RunSummary) -> Fate:
         """Bring over a run that has not ended."""
-        if await self._has(run):
-            raise _other(run)
-        await self._nameable(run)
-        try:
-            claim = await self.source.claim(run.scope, run.run_id)
-        except RunBusy as error:
-            raise RunBusy(error.what, fix=_AGAIN) from None
+        claim = await self._claimed(run)
         try:
             run = await self.source.find(
                 run.scope, run.run_id
             )  # from here on nobody else says when it is due
             events = await self._ready(run, claim)
+            nested = await self._trees.of(run)
+            await self._movable(nested)
             at = time.time_ns() // 1_000_000
             last = await closed(self.source.ledger, run.scope, events, at)
         except BaseException:
@@ -225,7 +238,36 @@ class Migration:
             await self.source.commit(claim.fence, batch)
         except Fenced:
             raise RunBusy(f"Run {run.run_id!r} was taken up by a worker of the source.", fix=_AGAIN) from None
+        await self._bring(nested)
         return await self._go_on(run, events)
+
+    async def _claimed(self, run: RunSummary) -> Claim:
+        """The right to move a run that the destination can have."""
+        if await self._has(run):
+            raise _other(run)
+        await self._nameable(run)
+        try:
+            return await self.source.claim(run.scope, run.run_id)
+        except RunBusy as error:
+            raise RunBusy(error.what, fix=_AGAIN) from None
+
+    async def _movable(self, nested: Sequence[RunSummary]) -> None:
+        """Copy those that have ended, and see that nothing keeps the others, while the source still has their root."""
+        for run in nested:
+            if run.status not in ("running", "paused"):
+                self._fates[key_of(run)] = await self._copy(run)
+                continue
+            claim = await self._claimed(run)
+            try:
+                await self._ready(run, claim)
+            finally:
+                await self.source.release(claim.fence)
+
+    async def _bring(self, nested: Sequence[RunSummary]) -> None:
+        """Bring over the nested runs of a run that the source has given up, and the destination does not have yet."""
+        for run in nested:
+            if key_of(run) not in self._fates:
+                self._fates[key_of(run)] = await self._one(run)
 
     async def _nameable(self, run: RunSummary) -> None:
         """Raises StoreError for a run whose ids the destination could not keep, while the source still has it."""
@@ -347,10 +389,6 @@ def _without_start(event: AnyEvent) -> AnyEvent:
 
 def _same(ours: AnyEvent, theirs: AnyEvent) -> bool:
     return ours == theirs or (_start_of(theirs) == 0 and _without_start(ours) == theirs)
-
-
-def _key(run: RunSummary) -> Key:
-    return run.scope.tenant, run.run_id
 
 
 def _other(run: RunSummary) -> RunConflict:
