@@ -205,13 +205,33 @@ async def _delegate(run: LiveRun, attempt: Attempt, tool: Delegate) -> None:
     if isinstance(found, Paused):
         run.raises = run.raises or found.raises
         attempt.outcome = (AgentPaused(call_id=call_id, runs=found.runs, wake_at=found.wake_at),)
-    elif found.ok:
-        context = run.context(attempt.call.wanted, attempt.key, attempt.call.attempts)
+        return _count(attempt, found.nested)
+    context = run.context(attempt.call.wanted, attempt.key, attempt.call.attempts)
+    if found.ok:
         await _returned(run, attempt, context, found.content, handed_over=tool.hands_over)
+    elif (no := await _withheld(run, attempt, context, found.content)) is not None:
+        attempt.outcome = (no,)
     else:
         parts, whole = fit(run, found.content, attempt.tool.max_result or run.blueprint.limits.max_result)
         attempt.outcome = (ToolReturned(call_id=call_id, content=parts, whole=whole, outcome="error"),)
-    attempt.outcome = tuple([_with(event, found.nested) for event in attempt.outcome])
+    _count(attempt, found.nested)
+
+
+async def _withheld(
+    run: LiveRun, attempt: Attempt, context: RunContext[Any], content: tuple[Text | Image | File, ...]
+) -> ToolReturned | None:
+    """What the model is told in place of a result that a hook objects to; whatever agents said is one, to the end or
+    not."""
+    if not run.governance.hooks.after_tool:
+        return None
+    from shipworthy.engine.reviewing import reviewed
+
+    return await reviewed(run, attempt.call, attempt.tool, context, content)
+
+
+def _count(attempt: Attempt, nested: Spent | None) -> None:
+    """Have what is recorded of the call say what the nested runs used."""
+    attempt.outcome = tuple([_with(event, nested) for event in attempt.outcome])
 
 
 def _with(event: AnyEvent, nested: Spent | None) -> AnyEvent:
@@ -258,12 +278,9 @@ async def _returned(
     handed_over: bool = False,
 ) -> None:
     tool, call = attempt.tool, attempt.call
-    if run.governance.hooks.after_tool:
-        from shipworthy.engine.reviewing import reviewed
-
-        if (no := await reviewed(run, call, tool, context, content)) is not None:
-            attempt.outcome = (no,)
-            return
+    if (no := await _withheld(run, attempt, context, content)) is not None:
+        attempt.outcome = (no,)
+        return
     if call.edited is not None:
         content = (_edited(call, await run.arguments_of(call.wanted)), *content)
     limit = sys.maxsize if handed_over else tool.max_result or run.blueprint.limits.max_result
