@@ -15,7 +15,7 @@ from msgspec.structs import force_setattr
 
 from shipworthy.domain.context import RunContext
 from shipworthy.domain.effects import Settlement
-from shipworthy.domain.events import AnyEvent, ApprovalGranted, RunEnded, StopCause, ToolsJudged
+from shipworthy.domain.events import AnyEvent, ApprovalGranted, RunEnded, StopCause
 from shipworthy.domain.grants import Grant
 from shipworthy.domain.journal import Batch, Fence
 from shipworthy.domain.ledger import BudgetOp, Granted, Hold, Refused
@@ -30,7 +30,6 @@ from shipworthy.engine.metering import UNMETERED, Meter
 from shipworthy.engine.watch import Watcher
 from shipworthy.errors import HoldRefused
 from shipworthy.ports.store import Store
-from shipworthy.rules.calls import Call, wait_on
 from shipworthy.rules.state import RunState, fold, status_of
 
 if TYPE_CHECKING:
@@ -77,8 +76,8 @@ class LiveRun:
     """One run in this process. `urgent`: something waits for its commit that cannot be had again, such as the result of
     an effect. `raises`: what the caller is told once the journal is in order. `agents`: the names from the outermost
     agent to its own. `settlements`: what a person found out of calls of nested runs. `grants`: approvals to be
-    remembered with the next commit. `counts`: how often calls were allowed, in its tree. `withheld`: refusals, by call,
-    to be recorded once the nested runs of those calls are stopped. `asked`: addresses of the calls that people are newly asked
+    remembered with the next commit. `counts`: how often calls were allowed, in its tree. `left`: nested runs
+    whose call was answered without them, to be ended. `asked`: addresses of the calls that people are newly asked
     about."""
 
     __slots__ = (
@@ -103,6 +102,7 @@ class LiveRun:
         "home",
         "instructions",
         "keyring",
+        "left",
         "loop",
         "meter",
         "operations",
@@ -119,7 +119,6 @@ class LiveRun:
         "transcript",
         "urgent",
         "watchers",
-        "withheld",
     )
 
     def __init__(
@@ -168,7 +167,7 @@ class LiveRun:
         self.operations: list[BudgetOp] = []
         self.deadline, self.deadline_cause = _deadline(timeout, meter, state, parent)
         self.run_id = state.started.run_id
-        self.withheld: dict[str, ToolReturned] = {}
+        self.left: list[str] = []
         self._short = ""
         self.arguments: dict[str, Any] = {}
         self.changed: tuple[str, ...] = ()
@@ -198,16 +197,6 @@ class LiveRun:
         force_setattr(event, "at", time.time_ns() // 1_000_000)
         fold(self.state, event)
         self._pending.append(event)
-
-    def wait_on(self, call: Call) -> None:
-        """Record that *call* goes on waiting for exactly what people were asked before; in one event with those of
-        which that was recorded last."""
-        last = self._pending[-1] if self._pending else None
-        if type(last) is not ToolsJudged or not last.waiting:
-            self.record(ToolsJudged(calls=(), waiting=(call.call.call_id,)))
-            return
-        force_setattr(last, "waiting", (*last.waiting, call.call.call_id))
-        wait_on(call)
 
     async def commit(self) -> None:
         """Make everything recorded so far durable, then show it. Raises StoreError: the run stops in this process."""

@@ -56,7 +56,6 @@ from shipworthy.rules.calls import (
     ask_anew,
     drop_edits,
     drop_grants,
-    wait_on,
 )
 from shipworthy.rules.spending import plus
 from shipworthy.rules.tallies import note
@@ -196,8 +195,6 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
                 if not call.allowed:
                     call.allowed, name = True, call.call.name
                     run.allowed[name] = run.allowed.get(name, 0) + 1
-            for call_id in event.waiting:
-                wait_on(_call(run, call_id))
         case ToolAttempted():
             call = _call(run, event.call_id)
             call.status, call.attempts, call.used = "attempted", event.attempt, call.approvals
@@ -239,7 +236,7 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
         case AgentPaused():
             call = _call(run, event.call_id)
             call.status, call.question, call.children = "waiting", None, event.runs
-            call.wake_at, call.open_attempt, call.doubted = event.wake_at, False, event.in_doubt
+            call.wake_at, call.open_attempt = event.wake_at, False
             _nest(run, event)
         case AnswerDropped():
             call = _call(run, event.call_id)
