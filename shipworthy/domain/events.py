@@ -202,10 +202,12 @@ class Judged(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 class ToolsJudged(Event, frozen=True, gc=False, kw_only=True, tag="tools_judged"):
     """The calls of an answer that may run. What may not is a `ToolReturned` with its reason. `charged`: they count
-    against a limit of tool calls, and are not counted again."""
+    against a limit of tool calls, and are not counted again. `waiting`: the ids of calls that go on waiting for exactly
+    what people were asked before."""
 
     calls: tuple[Judged, ...]
     charged: bool = False
+    waiting: tuple[str, ...] = ()
 
 
 class ArgumentsReplaced(Event, frozen=True, gc=False, kw_only=True, tag="arguments_replaced"):

@@ -179,26 +179,36 @@ async def ask(
         else _end(desk.expires_in if desk is not None else None)
     )
     await _drop_invalid(run, call)
-    run.record(
-        ApprovalRequested(
-            call_id=call.call.call_id,
-            tool=tool.spec.name,
-            effect=tool.effect,
-            digest=digest,
-            rule=decision.rule,
-            policy=run.governance.version,
-            reason=decision.reason,
-            approvers=decision.approvers,
-            among=decision.among,
-            expires_at=expires,
-            key=(await run.keyring.newest()).id,
-        )
+    request = ApprovalRequested(
+        call_id=call.call.call_id,
+        tool=tool.spec.name,
+        effect=tool.effect,
+        digest=digest,
+        rule=decision.rule,
+        policy=run.governance.version,
+        reason=decision.reason,
+        approvers=decision.approvers,
+        among=decision.among,
+        expires_at=expires,
+        key=(await run.keyring.newest()).id,
     )
+    if handler is None and _is_asked(call, request):
+        run.wait_on(call)
+        return False
+    run.record(request)
     if handler is None:
         if not same:
             run.asked.add(address_of(run.state.started.parent, call.call.call_id))
         return False
     return await _handled(run, call, tool, text, data)
+
+
+def _is_asked(call: Call, request: ApprovalRequested) -> bool:
+    """Whether people were asked exactly this last, and nothing that was said counts for anything else."""
+    if call.ask is None or call.question is not None:
+        return False
+    said = {(grant.rule, grant.digest) for grant in call.grants} <= {(request.rule, request.digest)}
+    return said and replace(request, seq=call.ask.seq, at=call.ask.at) == call.ask
 
 
 async def _drop_invalid(run: LiveRun, call: Call) -> None:

@@ -65,7 +65,7 @@ async def rule(run: LiveRun, call: Call, tool: Tool) -> Judged | None:
         if used is None:
             return None
         if call.question is not None and not approving.is_answered(run, call):
-            run.record(msgspec.structs.replace(call.question))  # it goes on waiting
+            run.wait_on(call)
             return None
         run.arguments[call.call.call_id] = made.parsed
         return Judged(call.call.call_id, tool.effect, decision.rule, run.governance.version, used)

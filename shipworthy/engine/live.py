@@ -15,7 +15,7 @@ from msgspec.structs import force_setattr
 
 from shipworthy.domain.context import RunContext
 from shipworthy.domain.effects import Settlement
-from shipworthy.domain.events import AnyEvent, ApprovalGranted, RunEnded, StopCause
+from shipworthy.domain.events import AnyEvent, ApprovalGranted, RunEnded, StopCause, ToolsJudged
 from shipworthy.domain.grants import Grant
 from shipworthy.domain.journal import Batch, Fence
 from shipworthy.domain.ledger import BudgetOp, Granted, Hold, Refused
@@ -30,6 +30,7 @@ from shipworthy.engine.metering import UNMETERED, Meter
 from shipworthy.engine.watch import Watcher
 from shipworthy.errors import HoldRefused
 from shipworthy.ports.store import Store
+from shipworthy.rules.calls import Call, wait_on
 from shipworthy.rules.state import RunState, fold, status_of
 
 if TYPE_CHECKING:
@@ -197,6 +198,16 @@ class LiveRun:
         force_setattr(event, "at", time.time_ns() // 1_000_000)
         fold(self.state, event)
         self._pending.append(event)
+
+    def wait_on(self, call: Call) -> None:
+        """Record that *call* goes on waiting for exactly what people were asked before; in one event with those of
+        which that was recorded last."""
+        last = self._pending[-1] if self._pending else None
+        if type(last) is not ToolsJudged or not last.waiting:
+            self.record(ToolsJudged(calls=(), waiting=(call.call.call_id,)))
+            return
+        force_setattr(last, "waiting", (*last.waiting, call.call.call_id))
+        wait_on(call)
 
     async def commit(self) -> None:
         """Make everything recorded so far durable, then show it. Raises StoreError: the run stops in this process."""

@@ -79,6 +79,11 @@ def ask_anew(call: Call, event: ApprovalRequested) -> None:
     call.status, call.effect, call.ask = "asked", event.effect, event
 
 
+def wait_on(call: Call) -> None:
+    """It goes on waiting for what people were asked last."""
+    call.status = "waiting" if call.question is not None else "asked"
+
+
 def answer(call: Call, event: Answer) -> None:
     """Keep what somebody said of it."""
     match event:

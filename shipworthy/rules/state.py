@@ -56,6 +56,7 @@ from shipworthy.rules.calls import (
     ask_anew,
     drop_edits,
     drop_grants,
+    wait_on,
 )
 from shipworthy.rules.spending import plus
 from shipworthy.rules.tallies import note
@@ -195,6 +196,8 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
                 if not call.allowed:
                     call.allowed, name = True, call.call.name
                     run.allowed[name] = run.allowed.get(name, 0) + 1
+            for call_id in event.waiting:
+                wait_on(_call(run, call_id))
         case ToolAttempted():
             call = _call(run, event.call_id)
             call.status, call.attempts, call.used = "attempted", event.attempt, call.approvals

@@ -22,6 +22,7 @@ from llmock.scenarios import ToolCall as ScriptedCall
 from shipworthy import (
     Agent,
     Approve,
+    Decision,
     Deny,
     DidNotHappen,
     Inbox,
@@ -32,6 +33,7 @@ from shipworthy import (
     ask_human,
     is_paused,
     pause_here,
+    policy,
     tool,
 )
 from shipworthy.engine import fitting
@@ -145,6 +147,61 @@ def test_calls_beside_the_one_that_asks_have_their_results_and_are_not_made_agai
         result = await a.resume("r", tenant_id="acme", answer="this")
         assert (result.status, bodies.ran) == ("completed", {"look": 1, "pay": 1})
         assert valid(result.messages)
+
+    go(law())
+
+
+@pytest.mark.parametrize("several", [1, 200])
+def test_going_on_waiting_is_one_event_however_many_wait(several: int) -> None:
+    async def law() -> None:
+        @tool(effect="read")
+        async def survey(n: int) -> str:
+            return str(ask_human(f"Which {n}?"))
+
+        @tool(effect="once", requires_approval=True)
+        async def pay(n: int) -> str:
+            return "paid"
+
+        calls = [ToolCall(name, {"n": n}) for name in ("pay", "survey") for n in range(several)]
+        a = agent(calls, "Done.", tools=[survey, pay], approval_handler=Inbox())
+        paused = await a.run("Go.", run_id="r", **ALICE)
+        assert len(paused.pending) == 2 * several
+        for _ in range(2):
+            again = await a.resume("r", tenant_id="acme")
+            assert (again.seq, again.pending) == (paused.seq + 3, paused.pending)
+            assert kinds(await journal(a, "r"))[-3:] == ["RunResumed", "ToolsJudged", "RunParked"]
+            paused = again
+        said = {
+            call.address: Approve(by="m") if call.kind == "approval" else "blue" for call in paused.pending
+        }
+        result = await a.resume("r", tenant_id="acme", answer=said)
+        assert (result.status, valid(result.messages)) == ("completed", True)
+
+    go(law())
+
+
+def test_whoever_asks_something_else_meanwhile_asks_anew() -> None:
+    """Another rule, or another number of people, is another question; those who wait beside it go on waiting."""
+
+    async def law() -> None:
+        calls = [ToolCall("pay", {"amount": 1}), ToolCall("look", {"amount": 1})]
+        people = [1]
+
+        @policy(version="1")
+        async def asks(scope: Any, action: Any) -> Decision:
+            return Decision.ask_("?", rule="r", approvers=people[0] if action.name == "pay" else 1)
+
+        a = agent(calls, "Done.", tools=w.Bodies().tools(), permissions=asks, approval_handler=Inbox())
+        await a.run("Go.", run_id="r", **ALICE)
+        people[0] = 2
+        result = await a.resume("r", tenant_id="acme")
+        assert [call.approvers for call in result.pending] == [2, 1]
+        assert kinds(await journal(a, "r"))[-4:] == [
+            "RunResumed",
+            "ApprovalRequested",
+            "ToolsJudged",
+            "RunParked",
+        ]
 
     go(law())
 

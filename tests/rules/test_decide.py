@@ -80,6 +80,8 @@ DOUBT = (ToolAttempted(call_id="a"), ToolInDoubt(call_id="a", reason="?"))
 RESUMED = RunResumed(fence=2, previous="dead")
 OF_B = ToolsJudged(calls=(Judged("b", "read"),))
 OF_BC = ToolsJudged(calls=(Judged("b", "read"), Judged("c", "once")))
+OF_C = ToolsJudged(calls=(Judged("c", "once"),))
+GOES_ON = ToolsJudged(calls=(), waiting=("b",))
 C_DONE = (ToolAttempted(call_id="c"), ToolReturned(call_id="c", content=()))
 MAY_A = ApprovalRequested(
     call_id="a", tool="a", effect="once", digest="d", rule="r", policy="1", expires_at=7_000
@@ -124,6 +126,26 @@ TABLE: list[tuple[str, list[AnyEvent], object]] = [
         "a once call does not overtake one that people are asked about",
         [*WAITS],
         Park("approval", "a", 7_000),
+    ),
+    (
+        "a call that goes on waiting is waited for as before",
+        [*WAITS, RunParked(), RESUMED, OF_C, ToolsJudged(calls=(), waiting=("a",))],
+        Park("approval", "a", 7_000),
+    ),
+    (
+        "so is one whose body asks",
+        [
+            CALLS,
+            JUDGED,
+            ToolAttempted(call_id="b"),
+            QUESTION,
+            *DONE_A,
+            *C_DONE,
+            RunParked(),
+            RESUMED,
+            GOES_ON,
+        ],
+        Park("answer", "b", 6_000),
     ),
     ("one that comes before it runs", [CALLS, MAY_C, OF_B, *READ, *of_a()], (Execute, ["a"])),
     (

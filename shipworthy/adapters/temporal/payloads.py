@@ -81,7 +81,7 @@ class Taken(msgspec.Struct, frozen=True, omit_defaults=True):
 TOLD = frozenset(
     (
         *("run_id", "tenant", "agent", "agents", "root", "path", "runs"),
-        *("call_id", "output_call", "id", "address", "tool", "changed"),
+        *("call_id", "output_call", "id", "address", "tool", "changed", "waiting"),
         *("model", "limit", "unit", "stop_reason"),
     )
 )

@@ -223,7 +223,8 @@ def _of_tool(
     event: ToolsJudged | ToolAttempted | ToolReturned | ToolInDoubt | ToolSettled, names: dict[str, str]
 ) -> str:
     if isinstance(event, ToolsJudged):
-        return ", ".join([f"{names.get(c.call_id, c.call_id)} may run ({c.effect})" for c in event.calls])
+        may = [f"{names.get(c.call_id, c.call_id)} may run ({c.effect})" for c in event.calls]
+        return ", ".join([*may, *[f"{names.get(id, id)} goes on waiting" for id in event.waiting]])
     name = names.get(event.call_id, event.call_id)
     match event:
         case ToolAttempted():

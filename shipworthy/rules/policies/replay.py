@@ -57,6 +57,10 @@ def _note(run: RunState, event: AnyEvent, found: dict[str, Recorded]) -> None:
             for each in event.calls:
                 asked = bool(each.approvals)
                 _add(run, event, found, each.call_id, "ask" if asked else "allow", each.rule, each.effect)
+            for call_id in event.waiting:
+                call = run.calls.get(call_id)
+                if call is not None and call.ask is not None and call.question is None:
+                    _add(run, event, found, call_id, "ask", call.ask.rule, call.ask.effect)
         case ApprovalRequested():
             _add(run, event, found, event.call_id, "ask", event.rule, event.effect)
         case ToolReturned(outcome="denied") if not _was_attempted(run, event.call_id):
