@@ -36,7 +36,7 @@ class StandardPermissions:
     *mode*: PLAN allows what changes nothing (`read`) and denies all else. DEFAULT allows `read` and asks for
     `idempotent` and `once`; ACCEPT_EDITS asks for `once` only. BYPASS allows everything. Where a mode asks,
     *allowed_tools* allows by name; *denied_tools* denies by name in every mode, and wins. Names may have `*` in them
-    and compare exactly. A nested agent or a hand-off is allowed unless denied by name: its own calls are judged.
+    and compare exactly. A call of nested agents is allowed unless its tool or one of them is denied by name.
     Raises ConfigurationError.
     """
 

@@ -62,11 +62,12 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 class Action(msgspec.Struct, frozen=True, kw_only=True):
     """What somebody's run wants to do. `arguments` are plain JSON data, as the tool will get them.
 
-    `kind`: "tool", "agent" (a nested agent or a hand-off) or "memory". `name`: the tool's. `path`: the names of the
-    agents from the outermost one to the one that asks. `labels`: what the tool is labelled with. `source`: "code" for
-    tools written in code, otherwise where the tool comes from. `returned`: how often each tool has given a result in
-    the outermost run and all nested in it; `allowed`: how often a call of it was allowed there before this one,
-    calls of the same answer included. `at`: milliseconds since the Unix epoch.
+    `kind`: "tool", "agent" (a nested agent or a hand-off) or "memory". `name`: the tool's; of a call of nested agents,
+    policies are asked by the name of each of them too. `path`: the names of the agents from the outermost one to the
+    one that asks. `labels`: what the tool is labelled with. `source`: "code" for tools written in code, otherwise where
+    the tool comes from. `returned`: how often each tool has given a result in the outermost run and all nested in it;
+    `allowed`: how often a call of it was allowed there before this one, calls of the same answer included. `at`:
+    milliseconds since the Unix epoch.
     """
 
     kind: ActionKind

@@ -198,6 +198,10 @@ class Delegating(Delegate):
     time: float | None = None
     origin = ""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple([member.name for member in self.members])
+
     def task_of(self, arguments: Any) -> str:
         """What the agents are asked."""
         raise NotImplementedError

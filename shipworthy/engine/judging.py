@@ -5,7 +5,7 @@ Whoever wants to know what the guarantee is reads the order of the lines in `rul
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -18,7 +18,7 @@ from shipworthy.engine.governance import name_of
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.objecting import UNDECIDED, decided, decided_at_once
 from shipworthy.engine.refusing import deny, refuse
-from shipworthy.engine.reviewing import action_of
+from shipworthy.engine.reviewing import action_of, asked_about
 from shipworthy.errors import InvalidArguments
 from shipworthy.ports.policy import Policy
 from shipworthy.ports.tools import Tool
@@ -122,14 +122,26 @@ async def _decide(run: LiveRun, call: Call, tool: Tool, made: Made) -> Decision 
                 return answer
         if answer is not None:
             said.append(answer)
-    for policy in run.governance.policies:
-        given = decided_at_once(policy, run.scope, action.copied()) if policy.immediate else None
-        said.append(given if type(given) is Decision else await _waited(run, policy, action.copied(), given))
+    said += await _permitted(run, asked_about(tool, action))
     if tool.asks:
         own = tool.parse(made.text)
         answer = await decided(lambda: tool.approval(run.context(call.wanted), own), patience, "tool")
         said.append(_only_decision(answer, "tool"))
     return strictest(said)
+
+
+async def _permitted(run: LiveRun, actions: Sequence[Action]) -> list[Decision]:
+    """What each policy says of each of these, once where it says the same."""
+    said: list[Decision] = []
+    for policy in run.governance.policies:
+        own: list[Decision] = []
+        for action in actions:
+            given = decided_at_once(policy, run.scope, action.copied()) if policy.immediate else None
+            made = given if type(given) is Decision else await _waited(run, policy, action.copied(), given)
+            if made not in own:
+                own.append(made)
+        said += own
+    return said
 
 
 async def _waited(run: LiveRun, policy: Policy, action: Action, given: Any) -> Decision:

@@ -35,9 +35,13 @@ class Paused(msgspec.Struct, frozen=True):
 
 
 class Delegate:
-    """A tool that other agents carry out. `hands_over`: their output is meant to be the run's own."""
+    """A tool that other agents carry out, of these `names`. `hands_over`: their output is meant to be the run's own."""
 
     hands_over = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        raise NotImplementedError
 
     async def delegate(self, run: LiveRun, call: Call, arguments: Any) -> Ended | Paused:
         """Have the nested runs of *call* begin, or go on, to their ends or pauses. Whatever is raised leaves the call

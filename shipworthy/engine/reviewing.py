@@ -16,6 +16,7 @@ from shipworthy.domain.model import Answer, ModelRequest
 from shipworthy.domain.policy import Action, Decision, Replace
 from shipworthy.engine.counting import shown
 from shipworthy.engine.live import LiveRun
+from shipworthy.engine.nesting import Delegate
 from shipworthy.engine.objecting import decided
 from shipworthy.ports.tools import Tool
 from shipworthy.rules.approvals import canonical
@@ -40,6 +41,13 @@ def action_of(run: LiveRun, call: Call, tool: Tool, data: Any) -> Action:
         allowed=allowed,
         at=time.time_ns() // 1_000_000,
     )
+
+
+def asked_about(tool: Tool, action: Action) -> list[Action]:
+    """What policies are asked of one call: the call by its tool's name, and by the name of each agent that it puts to
+    work, so that a rule about an agent holds for it whatever the tool is called."""
+    agents = tool.names if isinstance(tool, Delegate) else ()
+    return [action, *[replace(action, name=name) for name in agents if name != action.name]]
 
 
 async def reviewed(

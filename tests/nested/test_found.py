@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,9 +20,7 @@ from shipworthy import (
     tool,
 )
 from shipworthy.domain.policy import Action, Mode
-from shipworthy.engine.runtime import Runtime
-from shipworthy.errors import ConfigurationError, MissingTool
-from tests.nested.world import R, Sink, World, act, asks, calls, go, scripted, told
+from tests.nested.world import Sink, act, asks, calls, go, scripted, told
 
 # --- hooks after a tool -----------------------------------------------------------------------
 
@@ -56,5 +55,86 @@ def test_what_an_agent_said_that_was_stopped_is_shown_to_hooks_as_any_result(
         result = await act(boss, how)
         assert "4111" not in told(result)
         assert seen[-1] == "teller"
+
+    go(law())
+
+
+# --- policies know agents by their names ------------------------------------------------------
+
+NO_BILLING = """
+[[statements]]
+effect = "allow"
+actions = ["*"]
+[[statements]]
+effect = "deny"
+actions = ["agent:billing"]
+"""
+
+
+@policy(version="1")
+def no_billing(scope: Any, action: Action) -> Decision:
+    if action.kind == "agent" and action.name == "billing":
+        return Decision.deny_("no billing", rule="mine")
+    return Decision.allow_()
+
+
+POLICIES = {
+    "document": PolicyDocument.loads(NO_BILLING),
+    "standard": StandardPermissions(mode=Mode.BYPASS, denied_tools=["billing"]),
+    "function": no_billing,
+}
+FORMS: dict[str, Callable[[Agent[Any, Any]], Any]] = {
+    "as_tool": lambda billing: billing.as_tool(name="over"),
+    "handoff": lambda billing: handoff(billing, name="over"),
+    "parallel": lambda billing: parallel(scripted("idle", "Idle."), billing, name="over"),
+}
+
+
+def an_agent_that_is_denied_by_name_is_not_put_to_work(form: str, kind: str) -> None:
+    async def law() -> None:
+        sink = Sink()
+        billing = scripted("billing", calls("pay", amount=5), "Paid.", tools=[sink.pay()])
+        boss = scripted(
+            "boss", asks("over"), "Done.", tools=[FORMS[form](billing)], permissions=POLICIES[kind]
+        )
+        result = await act(boss, "run")
+        assert (result.output, sink.paid) == ("Done.", [])
+        assert told(result).startswith("Denied")
+
+    go(law())
+
+
+@pytest.mark.parametrize("kind", POLICIES)
+@pytest.mark.parametrize("form", FORMS)
+def test_an_agent_that_is_denied_by_name_is_not_put_to_work_whatever_the_tool_is_called(
+    form: str, kind: str
+) -> None:
+    an_agent_that_is_denied_by_name_is_not_put_to_work(form, kind)
+
+
+def test_hooks_are_asked_once_about_a_call_and_policies_about_each_name() -> None:
+    async def law() -> None:
+        hooked: list[str] = []
+        judged: list[str] = []
+
+        @policy(version="1")
+        def sees(scope: Any, action: Action) -> Decision:
+            judged.append(action.name)
+            return Decision.ask_("sure?", rule="sure")
+
+        given = parallel(scripted("bull", "Buy."), scripted("bear", "Sell."), name="bear")
+        boss = scripted(
+            "boss", asks("bear"), "Done.", tools=[given], permissions=sees, approval_handler=Inbox()
+        )
+
+        @boss.before_tool
+        def hook(ctx: Any, action: Action) -> None:
+            hooked.append(action.name)
+
+        paused = await act(boss, "run")
+        [waits] = paused.pending
+        assert (hooked, judged, waits.rule) == (["bear"], ["bear", "bull"], "sure")
+        result = await boss.resume(paused, answer=Approve(by="maria"))
+        assert (result.status, told(result)) == ("completed", '{"bull":"Buy.","bear":"Sell."}')
 
     go(law())

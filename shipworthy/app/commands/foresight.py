@@ -21,6 +21,7 @@ from shipworthy.engine.keyring import Keyring
 from shipworthy.engine.objecting import decided
 from shipworthy.engine.pending import has
 from shipworthy.engine.recover import scope_of
+from shipworthy.engine.reviewing import asked_about
 from shipworthy.errors import InvalidArguments, JournalDamaged, RunNotFound, UnknownEvent
 from shipworthy.ports.policy import Policy
 from shipworthy.ports.store import Store
@@ -244,11 +245,15 @@ class Foresight:
         unasked: list[str] = [f"before_tool hook {h.name}" for h in case.whole.governance.hooks.before_tool]
         action = _action(case, call, tool, data)
         for policy in case.whole.governance.policies:
-            answer = await self._policy(policy, scope_of(case.state), action)
-            if answer is None:
-                unasked.append(f"policy {name_of(policy)}")
-            else:
-                said.append(answer)
+            own: list[Decision] = []
+            for each in asked_about(tool, action):
+                answer = await self._policy(policy, scope_of(case.state), each)
+                if answer is None:
+                    unasked.append(f"policy {name_of(policy)}")
+                    break
+                if answer not in own:
+                    own.append(answer)
+            said += own
         if tool.asks:
             approval = getattr(tool, "_approval", None)
             if isinstance(approval, ToolApproval) and approval.predicate is None:
