@@ -26,7 +26,7 @@ JOURNALS = [
 MARK = "sesame"
 MAY_BE_TOLD = {
     *("run_id", "tenant", "agent", "model", "call_id", "output_call", "id", "address", "tool"),
-    *("limit", "unit", "stop_reason", "changed", "runs"),
+    *("limit", "unit", "stop_reason", "changed", "runs", "waiting"),
     *("parent.run_id", "parent.root", "parent.path", "parent.agents"),
     *("calls.call_id", "call.name", "call.call_id", "parts.name", "parts.call_id", "reserved.id"),
 }
