@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import cache
 
-from shipworthy.domain.events import Judged, ToolInDoubt
+from shipworthy.domain.events import Judged, RunStarted, ToolInDoubt
 from shipworthy.engine.counting import is_current
 from shipworthy.engine.deliver import deliver_call
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.nesting import unfinished
 from shipworthy.engine.refusing import missing, refuse
 from shipworthy.errors import InvalidArguments
+from shipworthy.ports.store import Store
 from shipworthy.ports.tools import Tool
 from shipworthy.rules.calls import Call
 from shipworthy.rules.decide import Judge, budget_words
@@ -40,6 +41,8 @@ async def _judge(run: LiveRun, step: Judge) -> None:
             if await deliver_call(run, call):
                 return
         elif (tool := run.blueprint.tools.get(name)) is not None:
+            if call.attempts and (why := await _misfit()(run.store, run.state.started, call, tool)):
+                return missing(run, name, why)
             if (allowed := await _may_run_now(run, call, tool)) is not None:
                 judged.append(allowed)
         elif call.effect is not None:
@@ -87,3 +90,11 @@ def _rule() -> Callable[[LiveRun, Call, Tool], Awaitable[Judged | None]]:
     from shipworthy.engine.judging import rule
 
     return rule
+
+
+@cache
+def _misfit() -> Callable[[Store, RunStarted, Call, Tool], Awaitable[str]]:
+    """Imported where a call is made again, once."""
+    from shipworthy.engine.going_on import misfit
+
+    return misfit

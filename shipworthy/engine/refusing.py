@@ -13,6 +13,8 @@ from shipworthy.rules.calls import Call
 from shipworthy.rules.decide import again_at
 from shipworthy.rules.text import clean
 
+RESTORE = "Give the tool its agents again (same form, same names, same place), and resume; nothing was lost."
+
 
 def deny(run: LiveRun, call: Call, decision: Decision) -> None:
     """The call may not run; the model is told what the decision says it may be told."""
@@ -36,10 +38,10 @@ def refuse(run: LiveRun, call: Call, words: str) -> None:
     run.record(ToolReturned(call_id=call.call.call_id, content=(said,), outcome="rejected"))
 
 
-def missing(run: LiveRun, name: str) -> None:
-    """A tool is gone that was there when its call was accepted: park the run, and let the developer know."""
-    run.raises = MissingTool(
-        f"Run {run.run_id!r} has a call of the tool {name!r}, which the agent no longer has."
-    )
+def missing(run: LiveRun, name: str, misfit: str = "") -> None:
+    """A tool is gone that was there when its call was accepted, or is another one now (*misfit*): park the run, and let
+    the developer know."""
+    what = f"Run {run.run_id!r} has a call of the tool {name!r}, which the agent no longer has."
+    run.raises = MissingTool(misfit, fix=RESTORE) if misfit else MissingTool(what)
     wake_at = again_at(run.state, time.time_ns() // 1_000_000)
     run.record(RunParked(reason="missing_tool", detail=name, wake_at=wake_at))

@@ -22,7 +22,7 @@ from shipworthy.domain.scope import Scope
 
 BOT = """
     from shipworthy import (Agent, Decision, Inbox, ScriptedModel, SqliteRuntime, StandardPermissions, ToolCall,
-                            ask_human, policy, tool)
+                            ask_human, policy, tool, parallel)
 
     def did(text):
         with open("effects", "a") as file:
@@ -111,7 +111,14 @@ BOT = """
     parent = nested()
     parent_without = made()
     parent_of_another = nested(child_name="another")
+    parent_of_a_group = made(tools=[parallel(made(name="child"), name="child")])
     parent_of_toolless = nested(tools=[])
+
+    @tool(effect="idempotent", name="child")
+    def by_hand(input: str) -> str:
+        return did("child called") or "by hand"
+
+    parent_by_hand = made(tools=[by_hand])
     no_pay = StandardPermissions(denied_tools=["pay"])
     parent_that_denies = made(tools=[made(name="child").as_tool()], permissions=no_pay)
 """
@@ -225,6 +232,8 @@ NESTED = {
     "parent": [],
     "parent_without": [("agent", False)],
     "parent_of_another": [("agent", False)],
+    "parent_of_a_group": [("agent", False)],
+    "parent_by_hand": [("agent", False)],
     "parent_of_toolless": [("tool", True)],
     "parent_that_denies": [("policy", True)],
 }

@@ -20,7 +20,9 @@ from shipworthy import (
     tool,
 )
 from shipworthy.domain.policy import Action, Mode
-from tests.nested.world import Sink, act, asks, calls, go, scripted, told
+from shipworthy.engine.runtime import Runtime
+from shipworthy.errors import MissingTool
+from tests.nested.world import Sink, World, act, asks, calls, go, scripted, told
 
 # --- hooks after a tool -----------------------------------------------------------------------
 
@@ -138,3 +140,74 @@ def test_hooks_are_asked_once_about_a_call_and_policies_about_each_name() -> Non
         assert (result.status, told(result)) == ("completed", '{"bull":"Buy.","bear":"Sell."}')
 
     go(law())
+
+
+# --- a call that has nested runs goes on with those -------------------------------------------
+
+
+def _billing(sink: Sink, name: str = "billing") -> Agent[Any, Any]:
+    @tool(effect="once", requires_approval=True)
+    async def sign() -> str:
+        return "signed"
+
+    turns = [calls("pay", amount=5), calls("sign"), "Paid."]
+    return scripted(name, *turns, tools=[sink.pay(), sign])
+
+
+@tool(effect="idempotent", name="over")
+async def plain(input: str) -> str:
+    return "plain"
+
+
+Tools = Callable[[Sink], Any]
+ONE: Tools = lambda sink: _billing(sink).as_tool(name="over")  # noqa: E731
+OTHER: Tools = lambda sink: _billing(sink, "cashier").as_tool(name="over")  # noqa: E731
+PLAIN: Tools = lambda sink: plain  # noqa: E731
+
+
+def of(*names: str) -> Tools:
+    return lambda sink: parallel(*[_billing(sink, name) for name in names], name="over")
+
+
+CHANGED = {
+    "an agent to a group of it": (ONE, of("billing")),
+    "a group of one to its agent": (of("billing"), ONE),
+    "an agent to another one": (ONE, OTHER),
+    "an agent to a function": (ONE, PLAIN),
+    "a group to a function": (of("a", "b"), PLAIN),
+    "a group that shrinks": (of("a", "b"), of("a")),
+    "a group that shrinks from its front": (of("a", "b"), of("b")),
+    "a group that is swapped": (of("a", "b"), of("b", "a")),
+}
+
+
+def a_call_goes_on_with_the_runs_that_it_has(world: World, change: str) -> None:
+    async def law() -> None:
+        sink = Sink()
+        before, after = CHANGED[change]
+
+        def boss(tools: Tools) -> Callable[[Runtime], Agent[Any, Any]]:
+            return lambda runtime: scripted(
+                "boss", asks("over"), "Done.", tools=[tools(sink)], runtime=runtime, approval_handler=Inbox()
+            )
+
+        async with world.agent(boss(before)) as agent:
+            paused = await act(agent, "run")
+            waits, paid = [call.address for call in paused.pending], list(sink.paid)
+        async with world.agent(boss(after)) as agent:
+            with pytest.raises(MissingTool, match="Give the tool its agents again"):
+                await agent.resume("r", tenant_id="acme")
+            assert sink.paid == paid
+        async with world.agent(boss(before)) as agent:
+            again = await agent.resume("r", tenant_id="acme")
+            assert [call.address for call in again.pending] == waits
+            yes = {address: Approve(by="maria") for address in waits}
+            result = await agent.resume(again, answer=yes)
+            assert (result.status, result.output, sink.paid) == ("completed", "Done.", paid)
+
+    go(law())
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_a_call_goes_on_with_the_runs_that_it_has_or_waits_for_its_agents(world: World, change: str) -> None:
+    a_call_goes_on_with_the_runs_that_it_has(world, change)

@@ -16,6 +16,7 @@ from shipworthy.domain.policy import Action, Decision
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import Blueprint
 from shipworthy.engine.bodies import Bodies
+from shipworthy.engine.going_on import misfit
 from shipworthy.engine.governance import Governance, name_of
 from shipworthy.engine.keyring import Keyring
 from shipworthy.engine.objecting import decided
@@ -118,6 +119,8 @@ class Foresight:
         if tool is None:
             kind = "agent" if call.children else "tool"
             return case.breaks(kind, "The agent no longer has it; the run stops there until it does.", call)
+        if why := await misfit(self._store, case.state.started, call, tool):
+            return case.breaks("agent", why, call)
         if call.effect is not None and call.effect != tool.effect:
             case.breaks("effect", f"Its effect was {call.effect} and is {tool.effect} now.", call)
         if call.status in _JUDGED_AGAIN and call.denied is None:
