@@ -294,11 +294,16 @@ class HumanAnswered(Event, frozen=True, gc=False, kw_only=True, tag="human_answe
 
 
 class AgentPaused(Event, frozen=True, gc=False, kw_only=True, tag="agent_paused"):
-    """The nested runs that a call made wait for somebody, and so does the call. `nested`: what they used so far."""
+    """The nested runs that a call made wait for somebody, and so does the call. `nested`: what they used so far.
+
+    `in_doubt`: they were stopped, and wait for whoever settles what is in doubt of them; until then the run that made
+    the call does not end, and the call has no result.
+    """
 
     call_id: str
     runs: tuple[str, ...]
     wake_at: int | None = None
+    in_doubt: bool = False
     nested: Spent | None = None
 
 

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from msgspec.structs import force_setattr
 
-from shipworthy.domain.events import AnyEvent, RunEnded, RunParked, RunResumed, StopRequested
-from shipworthy.domain.journal import Batch
+from shipworthy.domain.events import (
+    AgentPaused,
+    AnyEvent,
+    RunEnded,
+    RunParked,
+    RunResumed,
+    RunStarted,
+    StopRequested,
+)
+from shipworthy.domain.journal import Batch, Claim
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.live import LiveRun
-from shipworthy.engine.plan import Plan
-from shipworthy.engine.recover import load, take
-from shipworthy.errors import Fenced, RunBusy, RunNotFound
+from shipworthy.engine.nesting import Delegate, unfinished
+from shipworthy.engine.plan import Plan, no_deps
+from shipworthy.engine.recover import leave, load, take
+from shipworthy.errors import Fenced, MissingTool, RunBusy, RunNotFound, StoreError
 from shipworthy.ports.store import Store
+from shipworthy.rules.calls import Call
 from shipworthy.rules.decide import End, decide
-from shipworthy.rules.state import RunState, fold, replay, status_of
+from shipworthy.rules.state import RunState, catch_up, fold, replay, status_of
 
 if TYPE_CHECKING:
     from shipworthy.engine.runtime import Runtime
 
 log = logging.getLogger("shipworthy")
+
+_AGAIN = 30_000
+"""Milliseconds until a run is tried again that could not be ended, for somebody is at a nested run of it."""
 
 
 async def cancel(runtime: Runtime, plan: Plan, scope: Scope, run_id: str) -> LiveRun:
@@ -40,53 +54,108 @@ async def cancel(runtime: Runtime, plan: Plan, scope: Scope, run_id: str) -> Liv
             f"Run {run_id!r} is not paused: somebody drives it, or has died doing so.",
             fix="Cancel the task that runs it, or recover it first: `shipworthy runs recover --agent ...`.",
         )
-    here = Plan(plan.blueprint, _no_deps)
+    here = Plan(plan.blueprint, no_deps)
     if state.ended is None:
         run = await take(runtime.inner, here.resume(scope, run_id))
         if run.state.ended is None:
             run.record(StopRequested(cause="cancelled"))
-            await run.commit()
-            await _end_nested(runtime.store, run.state)
             await runtime.inner.drive(run)
     return await load(runtime, plan.blueprint, scope, run_id)
 
 
-async def _no_deps(scope: Scope, given: object) -> None:
-    """No code runs that could use any."""
-
-
-async def end_left(run: LiveRun) -> None:
-    """End the nested runs that a run has left, whose calls were answered without them. What cannot be ended now stays
-    as it is, and nobody goes on with it."""
-    left, run.left = run.left, []
-    for run_id in left:
+async def stop_nested(run: LiveRun, call: Call) -> AgentPaused | None:
+    """Stop the nested runs of a call that is not to go on, having settled what is known of them; each ends, unless
+    something of it is in doubt. What is given then says that the call waits for whoever settles that. Raises
+    StoreError."""
+    waiting: list[str] = []
+    wake_at: int | None = None
+    for run_id in unfinished(run, call):
         try:
-            await _end(run.store, run.scope, run_id)
+            state = await _stopped(run, call, run_id)
         except RunNotFound:
             continue
         except (RunBusy, Fenced) as error:
-            log.warning("The nested run %r was left as it is: %s", run_id, error)
+            log.warning("The nested run %r could not be stopped yet: %s", run_id, error)
+            state = replay(await run.store.read(run.scope, run_id))
+            wake_at = time.time_ns() // 1_000_000 + _AGAIN
+        if state is not None and state.ended is None:
+            waiting.append(run_id)
+    if not waiting:
+        return None
+    return AgentPaused(call_id=call.call.call_id, runs=tuple(waiting), wake_at=wake_at, in_doubt=True)
 
 
-async def _end_nested(store: Store, state: RunState) -> None:
-    """End the runs that the calls of a run wait for, and theirs. Whoever drives them drives this one."""
-    for call in state.calls.values():
+async def _stopped(run: LiveRun, call: Call, run_id: str) -> RunState | None:
+    """The nested run as it stands then. By its agent, if the tool still has that; otherwise nothing can be settled."""
+    tool, call_id = run.blueprint.tools.get(call.call.name), call.call.call_id
+    if isinstance(tool, Delegate) and run_id in tool.runs_of(run.run_id, call_id):
+        try:
+            return await tool.stop(run, call, run_id)
+        except (RunNotFound, RunBusy, StoreError):
+            raise
+        except MissingTool as error:
+            run.raises = run.raises or (error if run.settlements else None)
+        except Exception as error:
+            log.warning("The nested run %r is stopped without its agent: %s", run_id, error)
+    elif run.settlements:
+        run.raises = run.raises or MissingTool(
+            f"Run {run_id!r} has a call to be settled, and the agent has no tool {call.call.name!r} for it any more.",
+            fix="Give the agent the tool again, and settle the call; nothing was lost.",
+        )
+    return await _end(run.store, run.state.started, call_id, run_id)
+
+
+async def _end_nested(store: Store, state: RunState) -> list[AgentPaused]:
+    """End the runs that the calls of a run wait for, and theirs; whoever drives them drives this one. What says of the
+    calls that something of them is in doubt, so that they wait."""
+    waits: list[AgentPaused] = []
+    for call_id, call in state.calls.items():
+        waiting: list[str] = []
         for run_id in call.children:
             try:
-                await _end(store, Scope(state.started.tenant), run_id)
+                nested = await _end(store, state.started, call_id, run_id)
             except RunNotFound:
                 continue
+            if nested is not None and nested.ended is None:
+                waiting.append(run_id)
+        if waiting:
+            waits.append(AgentPaused(call_id=call_id, runs=tuple(waiting), in_doubt=True))
+    return waits
 
 
-async def _end(store: Store, scope: Scope, run_id: str) -> None:
-    if replay(await store.read(scope, run_id)).ended is not None:
-        return
-    claim = await store.claim(scope, run_id)
+async def _end(store: Store, outer: RunStarted, call_id: str, run_id: str) -> RunState | None:
+    """The run that a call of *outer* made, ended unless something of it is in doubt; None: it is another run, for ids
+    can be chosen."""
+    scope = Scope(outer.tenant)
     state = replay(await store.read(scope, run_id))
-    if state.ended is not None:
-        await store.release(claim.fence)
-        return
-    await _end_nested(store, state)
+    if not _is_made_by(state.started, outer, call_id):
+        return None
+    if state.ended is not None or (state.parked and state.stopping is not None):
+        return state
+    claim = await store.claim(scope, run_id)
+    try:
+        catch_up(state, await store.read(scope, run_id, state.seq))  # nobody else appends any more
+        if state.ended is not None:
+            await store.release(claim.fence)
+            return state
+        waits = await _end_nested(store, state)
+        events = _last_events(store, state, claim, waits)
+        await store.commit(claim.fence, Batch(events, {}, status_of(state)))
+    except BaseException:
+        await leave(store, claim.fence)
+        raise
+    return state
+
+
+def _is_made_by(started: RunStarted, outer: RunStarted, call_id: str) -> bool:
+    """Whether a run is the one that a call of *outer* made."""
+    path = () if outer.parent is None else outer.parent.path
+    parent = started.parent
+    return parent is not None and (parent.run_id, parent.path) == (outer.run_id, (*path, call_id))
+
+
+def _last_events(store: Store, state: RunState, claim: Claim, waits: Sequence[AgentPaused]) -> list[AnyEvent]:
+    """What a sitting that only stops the run records; the state follows."""
     resumed = RunResumed(
         fence=claim.fence.token,
         previous=claim.previous,
@@ -96,14 +165,15 @@ async def _end(store: Store, scope: Scope, run_id: str) -> None:
         skew=store.skew,
     )
     events: list[AnyEvent] = []
-    _record(state, events, resumed)
-    _record(state, events, StopRequested(cause="cancelled"))
+    first: list[AnyEvent] = [resumed, StopRequested(cause="cancelled"), *waits]
+    for event in first:
+        _record(state, events, event)
     step = decide(state)
     if isinstance(step, End):
         _record(state, events, RunEnded(status=step.status, stop_reason=step.stop_reason, error=step.error))
     else:
         _record(state, events, RunParked())
-    await store.commit(claim.fence, Batch(events, {}, status_of(state)))
+    return events
 
 
 def _record(state: RunState, events: list[AnyEvent], event: AnyEvent) -> None:

@@ -7,6 +7,8 @@ on with it where it stands, or gives what it ended with.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,10 +25,11 @@ from shipworthy.engine.counting import tally_of
 from shipworthy.engine.execute import outlast
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.nesting import Delegate, Ended, Paused, nested_id, parent_of
-from shipworthy.engine.plan import Plan, Resume
+from shipworthy.engine.plan import Plan, Resume, no_deps
 from shipworthy.engine.recover import load, take
 from shipworthy.errors import InvalidOutput, MissingTool, RunBusy, RunNotFound, SettlementRefused, StoreError
 from shipworthy.rules.calls import Answer, Call
+from shipworthy.rules.decide import again_at
 from shipworthy.rules.spending import spent, together
 from shipworthy.rules.state import RunState, replay
 
@@ -75,6 +78,12 @@ class _Sitting(msgspec.Struct):
             self.raised = no
             return
         await self._driven(child)
+
+    async def failed(self, error: Exception) -> None:
+        """It raised, and its run, if there is one, stands where it stood."""
+        self.raised = error
+        with contextlib.suppress(RunNotFound):
+            self.child = await load(self.run.home.inner, self.run.blueprint, self.run.scope, self.run_id)
 
     async def _driven(self, child: LiveRun) -> None:
         """Meanwhile it counts as it stands, and from then on as it was left."""
@@ -159,7 +168,9 @@ class _Sitting(msgspec.Struct):
             self._check(state.started)
         except _Refused:
             return None
-        if state.ended is not None or (run.state.stopped_here and state.parked and state.stopping is not None):
+        if state.ended is not None or (
+            run.state.stopped_here and state.parked and state.stopping is not None
+        ):
             return state
         quiet = run.state.stopped_here or state.stopping is None  # nor is the world asked what happened
         if quiet:
@@ -228,7 +239,7 @@ class Delegating(Delegate):
             for member, run_id in zip(self.members, ids, strict=True)
         ]
         await _all(sittings)
-        if (paused := _paused(sittings)) is not None:
+        if (paused := _paused(run, sittings)) is not None:
             return paused
         outcomes = {each.member.name: await _outcome(each) for each in sittings}
         if self.grouped:
@@ -240,7 +251,8 @@ class Delegating(Delegate):
 
 
 async def _all(sittings: Sequence[_Sitting]) -> None:
-    """Each to its end or pause, also where another one fails; leaves none running behind."""
+    """Each to its end or pause, also where another one fails; leaves none running behind. Raises what a single one does,
+    and StoreError."""
     if len(sittings) == 1:
         await sittings[0].sit()
         return
@@ -252,21 +264,31 @@ async def _all(sittings: Sequence[_Sitting]) -> None:
             task.cancel()
         await outlast(tasks)
         raise
-    errors = [task.exception() for task in tasks]
-    for error in errors:
-        if error is not None:
+    for each, task in zip(sittings, tasks, strict=True):
+        error = task.exception()
+        if isinstance(error, Exception) and not isinstance(error, StoreError):
+            await each.failed(error)
+        elif error is not None:
             raise error
 
 
-def _paused(sittings: Sequence[_Sitting]) -> Paused | None:
-    """The nested runs that wait, if there are any."""
-    waiting = [each.child for each in sittings if each.child is not None and each.child.state.parked]
-    if not waiting:
+def _paused(run: LiveRun, sittings: Sequence[_Sitting]) -> Paused | None:
+    """The nested runs that wait, if there are any, and those that raised beside them: what people are asked of the
+    others is not lost to them. Raises what one raised where none waits."""
+    first = next((each.raised for each in sittings if each.raised is not None), None)
+    open_runs = [each.child for each in sittings if each.child is not None and each.child.state.ended is None]
+    if not any([child.state.parked for child in open_runs]):
+        if first is not None:
+            raise first
         return None
-    ends = [child.state.wake_at for child in waiting if child.state.wake_at is not None]
-    raised = next((each.raised for each in sittings if each.raised is not None), None)
-    runs = tuple([child.run_id for child in waiting])
-    return Paused(runs, min(ends, default=None), raised, _used(sittings))
+    ends = [child.state.wake_at for child in open_runs]
+    if first is not None:  # whoever was woken tries again
+        ends.append(again_at(run.state, time.time_ns() // 1_000_000))
+    ended = [each.child is not None and each.child.state.ended is not None for each in sittings]
+    runs = tuple(
+        [each.run_id for each, over in zip(sittings, ended, strict=True) if not over and not each.words]
+    )
+    return Paused(runs, min([end for end in ends if end is not None], default=None), first, _used(sittings))
 
 
 def _used(sittings: Sequence[_Sitting]) -> Spent | None:
@@ -336,10 +358,6 @@ def _head(state: RunState, address: str) -> str:
     if not address.startswith(state.prefix):
         return ""
     return address.removeprefix(state.prefix).partition("/")[0]
-
-
-async def no_deps(scope: Scope, given: object) -> None:
-    """Of a run in which no code runs that could use any."""
 
 
 def _within(limits: Limits, seconds: float | None) -> Limits:

@@ -42,8 +42,6 @@ async def drive(run: LiveRun) -> None:
     while type(step := decide(run.state)) is not Finished:
         await perform(run, step)
     await run.commit()
-    if run.left:
-        await _end_left(run)
     if run.asked:
         await _tell(run)
 
@@ -54,8 +52,6 @@ async def one_step(run: LiveRun, step: Step | None = None) -> None:
     await run.commit()
     await perform(run, decide(run.state) if step is None else step)
     await run.commit()
-    if run.left:
-        await _end_left(run)
     if run.asked and run.state.parked:
         await _tell(run)
 
@@ -126,25 +122,26 @@ async def perform(run: LiveRun, step: Step) -> None:
         case Park():
             run.record(RunParked(reason=step.reason, detail=step.detail, wake_at=step.wake_at))
         case End():
-            _end(run, step)
+            await _end(run, step)
         case Finished():
             pass
         case _:
             assert_never(step)
 
 
-def _end(run: LiveRun, step: End) -> None:
-    """The end; the nested runs of calls that have no result end with it."""
-    for call in run.state.calls.values():
-        if call.result is None:
-            run.left += unfinished(run, call)
+async def _end(run: LiveRun, step: End) -> None:
+    """The end; the nested runs of calls that have no result end first. As long as something of them is in doubt, the
+    run does not end: it waits for whoever settles that."""
+    if open_calls := [call for call in run.state.calls.values() if unfinished(run, call)]:
+        from shipworthy.engine.cancelling import stop_nested
+
+        await run.commit()
+        waits = [found for call in open_calls if (found := await stop_nested(run, call)) is not None]
+        for found in waits:
+            run.record(found)
+        if waits:
+            return
     run.record(RunEnded(status=step.status, stop_reason=step.stop_reason, error=step.error))
-
-
-async def _end_left(run: LiveRun) -> None:
-    from shipworthy.engine.cancelling import end_left
-
-    await end_left(run)
 
 
 async def _tell(run: LiveRun) -> None:

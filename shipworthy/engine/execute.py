@@ -27,7 +27,7 @@ from shipworthy.domain.usage import Spent
 from shipworthy.engine.live import LiveRun, idempotency_key
 from shipworthy.engine.nesting import Delegate, Paused
 from shipworthy.engine.pausing import Asking, asking, asking_of, is_pause
-from shipworthy.engine.refusing import missing, refuse
+from shipworthy.engine.refusing import missing, refuse, refused
 from shipworthy.errors import InvalidArguments, ModelRetry, NotDone, UnserialisableResult
 from shipworthy.ports.tools import Tool
 from shipworthy.rules.calls import Call
@@ -63,6 +63,8 @@ async def execute(run: LiveRun, step: Execute) -> None:
             attempts.append(await _prepare(run, call, tool))
         except InvalidArguments as problem:  # they were valid for the code that accepted the call
             refuse(run, call, f"Invalid arguments for {call.call.name}: {problem.what}")
+    if run.withheld:
+        await refused(run)
     if not attempts:
         return
     await _intend(run, attempts)

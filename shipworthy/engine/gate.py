@@ -9,8 +9,7 @@ from shipworthy.domain.events import Judged, RunStarted, ToolInDoubt
 from shipworthy.engine.counting import is_current
 from shipworthy.engine.deliver import deliver_call
 from shipworthy.engine.live import LiveRun
-from shipworthy.engine.nesting import unfinished
-from shipworthy.engine.refusing import missing, refuse
+from shipworthy.engine.refusing import missing, refuse, refused
 from shipworthy.errors import InvalidArguments
 from shipworthy.ports.store import Store
 from shipworthy.ports.tools import Tool
@@ -19,16 +18,16 @@ from shipworthy.rules.decide import Judge, budget_words
 
 
 async def judge(run: LiveRun, step: Judge) -> None:
-    """Record what `_judge` says; nested runs that a call made before, and may not go on with, are to be ended."""
+    """Record what `_judge` says; nested runs that a call made before, and may not go on with, are stopped first."""
+    run.withheld.clear()
     if run.governance.judges:
         run.counts.begin(step.calls)
     try:
         await _judge(run, step)
     finally:
         run.counts.end()
-    for call in step.calls:
-        if call.attempts and call.result is not None:
-            run.left += unfinished(run, call)
+    if run.withheld:
+        await refused(run)
 
 
 async def _judge(run: LiveRun, step: Judge) -> None:

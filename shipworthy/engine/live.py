@@ -15,7 +15,7 @@ from msgspec.structs import force_setattr
 
 from shipworthy.domain.context import RunContext
 from shipworthy.domain.effects import Settlement
-from shipworthy.domain.events import AnyEvent, ApprovalGranted, RunEnded, StopCause, ToolsJudged
+from shipworthy.domain.events import AnyEvent, ApprovalGranted, RunEnded, StopCause, ToolReturned, ToolsJudged
 from shipworthy.domain.grants import Grant
 from shipworthy.domain.journal import Batch, Fence
 from shipworthy.domain.ledger import BudgetOp, Granted, Hold, Refused
@@ -77,9 +77,9 @@ class LiveRun:
     """One run in this process. `urgent`: something waits for its commit that cannot be had again, such as the result of
     an effect. `raises`: what the caller is told once the journal is in order. `agents`: the names from the outermost
     agent to its own. `settlements`: what a person found out of calls of nested runs. `grants`: approvals to be
-    remembered with the next commit. `counts`: how often calls were allowed, in its tree. `left`: nested runs
-    whose call was answered without them, to be ended. `asked`: addresses of the calls that people are newly asked
-    about."""
+    remembered with the next commit. `counts`: how often calls were allowed, in its tree. `withheld`: refusals, by call,
+    to be recorded once the nested runs of those calls are stopped. `asked`: addresses of the calls that people are
+    newly asked about."""
 
     __slots__ = (
         "_abandoned",
@@ -103,7 +103,6 @@ class LiveRun:
         "home",
         "instructions",
         "keyring",
-        "left",
         "loop",
         "meter",
         "operations",
@@ -120,6 +119,7 @@ class LiveRun:
         "transcript",
         "urgent",
         "watchers",
+        "withheld",
     )
 
     def __init__(
@@ -168,7 +168,7 @@ class LiveRun:
         self.operations: list[BudgetOp] = []
         self.deadline, self.deadline_cause = _deadline(timeout, meter, state, parent)
         self.run_id = state.started.run_id
-        self.left: list[str] = []
+        self.withheld: dict[str, ToolReturned] = {}
         self._short = ""
         self.arguments: dict[str, Any] = {}
         self.changed: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from shipworthy.domain.scope import is_too_long
 from shipworthy.domain.usage import Spent
 from shipworthy.engine.live import LiveRun
 from shipworthy.rules.calls import Call
+from shipworthy.rules.state import RunState
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -48,6 +49,11 @@ class Delegate:
         open, to be made again when the run is resumed: the same nested runs go on then."""
         raise NotImplementedError
 
+    async def stop(self, run: LiveRun, call: Call, run_id: str) -> RunState | None:
+        """Settle what is known of one of the nested runs of *call*, and stop it: nothing new is started in it. The run
+        as it stands then, ended unless something of it is in doubt; None: the call has made no such run."""
+        raise NotImplementedError
+
     def runs_of(self, run_id: str, call_id: str) -> tuple[str, ...]:
         """The ids of all nested runs that a call may have."""
         raise NotImplementedError
@@ -70,10 +76,10 @@ def parent_of(run: LiveRun, call_id: str) -> Parent:
 
 
 def unfinished(run: LiveRun, call: Call) -> tuple[str, ...]:
-    """The nested runs that an attempt of *call* may have left; they were begun only if there was one."""
-    if not call.attempts:
+    """The nested runs that an attempt of *call*, which has no result, may have left; they were begun only if there was
+    one."""
+    if not call.attempts or call.result is not None:
         return ()
     tool = run.blueprint.tools.get(call.call.name)
-    if isinstance(tool, Delegate):
-        return tool.runs_of(run.run_id, call.call.call_id)
-    return call.children
+    made = tool.runs_of(run.run_id, call.call.call_id) if isinstance(tool, Delegate) else ()
+    return (*made, *[run_id for run_id in call.children if run_id not in made])

@@ -54,3 +54,7 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
     def limits(self) -> Limits:
         """Those of the code that is live; a run keeps the narrower ones."""
         return self.plan.blueprint.limits
+
+
+async def no_deps(scope: Scope, given: object) -> None:
+    """Those of a run in which no code runs that could use any."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,14 @@ async def _claim(runtime: Runtime, asked: Resume) -> LiveRun:
         if asked.at is not None:
             await run.commit()  # of those who bring one checkpoint at once, one gets here
     return run
+
+
+async def leave(store: Store, fence: Fence) -> None:
+    """Let go of a run that was claimed and is not driven, whatever keeps it from that, so that others can take it."""
+    try:
+        await asyncio.shield(store.release(fence))
+    except Exception as error:  # what led here is what the caller is told
+        log.warning("Run %r could not be let go of: %s", fence.run_id, error)
 
 
 async def _check(store: Store, state: RunState, asked: Resume) -> None:

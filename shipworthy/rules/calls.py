@@ -38,7 +38,7 @@ class Call(msgspec.Struct, gc=False):
     call as it is to be made, where that is not what the model asked for, and `edited_by` whom. `ask`, `grants` and
     `denied`: what people were asked and said, `approvals` what it may run by, and `used` what it was begun by;
     `question`, `answers`: the same for its body; `children`, `down`: nested runs that it waits for, and answers for
-    calls of theirs.
+    calls of theirs; `doubted`: they were stopped with something in doubt.
     """
 
     call: ToolCall
@@ -63,6 +63,7 @@ class Call(msgspec.Struct, gc=False):
     question: HumanAsked | None = None
     answers: tuple[HumanAnswered, ...] = ()
     children: tuple[str, ...] = ()
+    doubted: bool = False
     wake_at: int | None = None
     down: tuple[Answer, ...] = ()
 

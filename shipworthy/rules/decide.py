@@ -73,13 +73,15 @@ def decide(run: RunState) -> Step:  # noqa: C901 - the table
     calls = _by_status(run) if run.calls else _NO_CALLS
     if calls.in_doubt:
         return _PARK if run.stopped_here else Settle(tuple(calls.in_doubt))
+    if calls.doubted and (run.stopping is not None or _is_over_limit(run)):
+        return _wait_for_settlement(calls)
     if run.stopping is not None:
         return End(
             "cancelled" if run.stopping == "cancelled" else "stopped", run.stopping, run.stop_detail or None
         )
     if run.wrapping_up and run.answer is not None:
         return _DELIVER
-    if run.limit is not None and not run.limit.wrap_up:
+    if run.limit is not None and _is_over_limit(run):
         return End("stopped", why_stopped(run), budget_words(run.limit))
     if calls.unjudged:
         return Judge(tuple(calls.unjudged))
@@ -91,6 +93,8 @@ def decide(run: RunState) -> Step:  # noqa: C901 - the table
         return _PARK
     if calls.asked or calls.waiting:
         return _wait(calls)
+    if calls.doubted:
+        return _wait_for_settlement(calls)
     if run.failure is not None and run.limit is not None and not run.wrapping_up:
         return AskModel("wrap_up", run.failure.retry_after or 0.0)
     if run.failure is not None and not _worth_retrying(run):
@@ -153,13 +157,14 @@ class _Calls(msgspec.Struct, gc=False):
     attempted: list[Call]
     asked: list[Call]
     waiting: list[Call]
+    doubted: list[Call]
 
 
-_NO_CALLS = _Calls([], [], [], [], [], [], [])
+_NO_CALLS = _Calls([], [], [], [], [], [], [], [])
 
 
 def _by_status(run: RunState) -> _Calls:  # noqa: C901 - an exhaustive match
-    calls = _Calls([], [], [], [], [], [], [])
+    calls = _Calls([], [], [], [], [], [], [], [])
     held = False
     for call in run.calls.values():
         match call.status:
@@ -176,7 +181,7 @@ def _by_status(run: RunState) -> _Calls:  # noqa: C901 - an exhaustive match
                 calls.asked.append(call)
                 held = held or call.effect == "once"
             case "waiting":
-                calls.waiting.append(call)
+                (calls.doubted if call.doubted else calls.waiting).append(call)
                 held = held or call.effect == "once"
             case "attempted":
                 calls.attempted.append(call)
@@ -188,13 +193,25 @@ def _by_status(run: RunState) -> _Calls:  # noqa: C901 - an exhaustive match
 def _wait(calls: _Calls) -> Park:
     """For people, or for nested runs that wait for them."""
     ends = [call.ask.expires_at for call in calls.asked if call.ask is not None]
-    for call in calls.waiting:
+    for call in (*calls.waiting, *calls.doubted):
         ends.append(call.wake_at if call.question is None else call.question.expires_at)
     reason: ParkReason = "approval"
     if not calls.asked:
         reason = "answer" if any([call.question is not None for call in calls.waiting]) else "agent"
-    names = ", ".join([call.call.name for call in (*calls.asked, *calls.waiting)])
+    names = ", ".join([call.call.name for call in (*calls.asked, *calls.waiting, *calls.doubted)])
     return Park(reason, names, min([end for end in ends if end is not None], default=None))
+
+
+def _wait_for_settlement(calls: _Calls) -> Park:
+    """For whoever settles what is in doubt of nested runs that were stopped: until then the run does not end."""
+    names = ", ".join([call.call.name for call in calls.doubted])
+    ends = [call.wake_at for call in calls.doubted if call.wake_at is not None]
+    return Park("in_doubt", names, min(ends, default=None))
+
+
+def _is_over_limit(run: RunState) -> bool:
+    """Whether a limit ends the run as it stands, without a last turn."""
+    return run.limit is not None and not run.limit.wrap_up
 
 
 def again_at(run: RunState, now: int) -> int | None:

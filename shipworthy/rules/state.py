@@ -239,7 +239,7 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
         case AgentPaused():
             call = _call(run, event.call_id)
             call.status, call.question, call.children = "waiting", None, event.runs
-            call.wake_at, call.open_attempt = event.wake_at, False
+            call.wake_at, call.open_attempt, call.doubted = event.wake_at, False, event.in_doubt
             _nest(run, event)
         case AnswerDropped():
             call = _call(run, event.call_id)

@@ -13,7 +13,7 @@ from shipworthy.domain.policy import Mode
 from shipworthy.engine import cancelling, delegating, live, pending, recover
 from shipworthy.engine.governance import Governance
 from shipworthy.engine.live import LiveRun
-from tests.nested import test_control, test_crash, test_handoff, test_pauses, test_results
+from tests.nested import test_control, test_crash, test_doubt, test_handoff, test_pauses, test_results
 from tests.nested.world import World
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -76,10 +76,37 @@ def part_of_the_session(patch: pytest.MonkeyPatch) -> None:
 def left_paused(patch: pytest.MonkeyPatch) -> None:
     """Nested runs of a call that was denied meanwhile are left as they are."""
 
-    async def nothing(run: Any) -> None:
-        run.left.clear()
+    async def nothing(run: Any, call: Any) -> None:
+        return None
 
-    patch.setattr(cancelling, "end_left", nothing)
+    patch.setattr(cancelling, "stop_nested", nothing)
+
+
+def ends_with_doubts(patch: pytest.MonkeyPatch) -> None:
+    """What is in doubt of nested runs does not keep a run from its end."""
+    stop = cancelling.stop_nested
+
+    async def stops(run: Any, call: Any) -> None:
+        await stop(run, call)
+
+    patch.setattr(cancelling, "stop_nested", stops)
+
+
+def asks_the_world_no_more(patch: pytest.MonkeyPatch) -> None:
+    """A nested run that was stopped is not gone on with when its parent is resumed."""
+    stop = delegating._Sitting.stop
+
+    async def stops(self: Any) -> Any:
+        self.run.state.stopped_here = True
+        return await stop(self)
+
+    patch.setattr(delegating._Sitting, "stop", stops)
+
+
+def ends_whoever_has_the_id(patch: pytest.MonkeyPatch) -> None:
+    """A run that has the id of a nested one ends with its parent."""
+    whoever_has_the_id(patch)
+    patch.setattr(cancelling, "_is_made_by", lambda *_: True)
 
 
 def without_an_end(patch: pytest.MonkeyPatch) -> None:
@@ -142,6 +169,26 @@ CAUGHT: list[tuple[Plant, Callable[[], None]]] = [
         lambda: test_results.test_a_session_has_what_its_runs_said_and_nothing_of_nested_ones(World()),
     ),
     (left_paused, lambda: test_pauses.test_a_paused_call_that_is_denied_now_ends_its_nested_runs(World())),
+    (
+        ends_with_doubts,
+        lambda: (
+            test_doubt.test_a_run_that_is_stopped_waits_for_what_is_in_doubt_below_and_ends_when_that_is_settled(
+                World(), test_doubt.by_cancel, "two deep", test_doubt.PAID
+            )
+        ),
+    ),
+    (
+        asks_the_world_no_more,
+        lambda: test_doubt.test_the_world_is_asked_again_when_a_stopped_run_is_resumed(World(), "one deep"),
+    ),
+    (
+        ends_whoever_has_the_id,
+        lambda: (
+            test_doubt.test_a_run_that_merely_has_the_id_of_a_nested_one_is_left_alone_when_its_parent_ends(
+                World(), "stopped"
+            )
+        ),
+    ),
     (without_an_end, test_results.test_an_agent_that_is_a_tool_of_itself_comes_to_an_end),
     (
         cancelled_when_left,

@@ -94,6 +94,7 @@ NO = ApprovalDenied(id="2", address="a", approver="maria", token="t")
 QUESTION = HumanAsked(call_id="b", ordinal=0, digest="q", data=Text("{}"), expires_at=6_000)
 ANSWER = HumanAnswered(address="b", ordinal=0, digest="q", answer=Text("1"), by="person")
 NESTED = AgentPaused(call_id="b", runs=("r.b",), wake_at=4_000)
+DOUBTED = AgentPaused(call_id="b", runs=("r.b",), in_doubt=True)
 WAITS = (CALLS, MAY_A, OF_BC, *READ)
 """`a` waits for a yes, `b` is done, and `c` may run."""
 HANDED = ModelAnswered(ordinal=0, parts=(ToolCall("b", "{}", "b"),))
@@ -192,6 +193,26 @@ TABLE: list[tuple[str, list[AnyEvent], object]] = [
         "approval is what is said of a run that waits for several things",
         [CALLS, MAY_A, OF_BC, READ[0], QUESTION],
         Park("approval", "a, b", 6_000),
+    ),
+    (
+        "a stop waits for what is in doubt of nested runs",
+        [CALLS, OF_BC, READ[0], DOUBTED, StopRequested(cause="timeout")],
+        Park("in_doubt", "b"),
+    ),
+    (
+        "and is tried anew with the next sitting",
+        [CALLS, OF_BC, READ[0], DOUBTED, StopRequested(cause="timeout"), RunParked(), RESUMED],
+        End("stopped", "timeout"),
+    ),
+    (
+        "a call that is denied with such a doubt lets the others run first",
+        [CALLS, OF_BC, *of_a(), READ[0], DOUBTED],
+        (Execute, ["a"]),
+    ),
+    (
+        "and then it is waited for",
+        [CALLS, OF_BC, *of_a(), *C_DONE, *DONE_A, READ[0], DOUBTED],
+        Park("in_doubt", "b"),
     ),
     ("a stop does not wait for people", [*WAITS, StopRequested(cause="timeout")], End("stopped", "timeout")),
     (

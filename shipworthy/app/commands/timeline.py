@@ -159,7 +159,8 @@ def _of_people(
         case HumanAnswered():
             return f"{event.by or 'nobody in time'} ({event.address}): {_part(event.answer)}"
         case AgentPaused():
-            return f"{names.get(event.call_id, event.call_id)}: waits for {', '.join(event.runs)}"
+            why = ", which have calls in doubt" if event.in_doubt else ""
+            return f"{names.get(event.call_id, event.call_id)}: waits for {', '.join(event.runs)}{why}"
         case AnswerRejected():
             return f"{event.address} {event.reason}"
         case AnswerDropped():
