@@ -211,3 +211,44 @@ def a_call_goes_on_with_the_runs_that_it_has(world: World, change: str) -> None:
 @pytest.mark.parametrize("change", CHANGED)
 def test_a_call_goes_on_with_the_runs_that_it_has_or_waits_for_its_agents(world: World, change: str) -> None:
     a_call_goes_on_with_the_runs_that_it_has(world, change)
+
+
+# --- a group in which one raises --------------------------------------------------------------
+
+
+def what_the_others_wait_for_is_not_lost(world: World) -> None:
+    async def law() -> None:
+        sink = Sink()
+
+        def no_deps(scope: Any) -> Any:
+            raise LookupError("the directory is down")
+
+        def boss(**late: Any) -> Callable[[Runtime], Agent[Any, Any]]:
+            def make(runtime: Runtime) -> Agent[Any, Any]:
+                given = parallel(_billing(sink), scripted("late", "Here.", **late), name="over")
+                return scripted(
+                    "boss", asks("over"), "Done.", tools=[given], runtime=runtime, approval_handler=Inbox()
+                )
+
+            return make
+
+        async with world.agent(boss(deps=no_deps)) as agent:
+            with pytest.raises(LookupError):
+                await act(agent, "run")
+            [waits] = await Inbox(runtime=agent.runtime).requests("acme")
+            assert (waits.tool, sink.paid) == ("sign", [5])
+            with pytest.raises(LookupError):  # what was said is kept all the same
+                await agent.resume("r", tenant_id="acme", answer=Approve(by="maria"))
+        async with world.agent(boss()) as agent:
+            result = await agent.resume("r", tenant_id="acme")
+            assert (result.status, told(result), sink.paid) == (
+                "completed",
+                '{"billing":"Paid.","late":"Here."}',
+                [5],
+            )
+
+    go(law())
+
+
+def test_of_a_group_in_which_one_raises_the_others_are_asked_about_all_the_same(world: World) -> None:
+    what_the_others_wait_for_is_not_lost(world)
