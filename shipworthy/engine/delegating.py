@@ -251,13 +251,8 @@ class Delegating(Delegate):
 
 
 async def _all(sittings: Sequence[_Sitting]) -> None:
-<<<<<<< /tmp/d_head.py
-    """Each to its end or pause, also where another one fails; leaves none running behind. Raises what a single one does,
-    and StoreError."""
-=======
     """Each to its end or pause, also where another one fails; leaves none running behind. Raises what a single one
     does, and StoreError."""
->>>>>>> shipworthy/engine/delegating.py
     if len(sittings) == 1:
         await sittings[0].sit()
         return
