@@ -243,6 +243,10 @@ class Agent(Generic[Deps, OutputT]):
         name = made.spec.name
         if name in self._tools:
             raise DuplicateTool(f"There are two tools named {name!r}.")
+        if getattr(made, "agents", ()):
+            from shipworthy.app.nested import refuse_namesakes
+
+            refuse_namesakes(self.name, [*self._tools.values(), made])
         self._tools[name] = made
 
     def _unused(self) -> None:

@@ -151,6 +151,20 @@ def parallel(
     return AgentTool(agents, form, grouped=True)
 
 
+def refuse_namesakes(name: str, tools: Sequence[Any]) -> None:
+    """That no two agents that the agent *name* has as tools are called the same: what people approve of for one, and
+    have remembered, is known by its name. Raises ConfigurationError."""
+    known: dict[str, Any] = {}
+    for each in tools:
+        for agent in getattr(each, "agents", ()):
+            if known.setdefault(agent.name, agent) is not agent:
+                raise ConfigurationError(
+                    f"The agent {name!r} has two agents named {agent.name!r} as tools: approvals, policies and recovery "
+                    "know an agent by its name.",
+                    fix="Give each a name= of its own, or pass the same Agent to both tools.",
+                )
+
+
 def _check(agents: Sequence[Any]) -> None:
     for agent in agents:
         if not hasattr(agent, "nested"):

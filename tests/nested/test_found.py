@@ -21,7 +21,7 @@ from shipworthy import (
 )
 from shipworthy.domain.policy import Action, Mode
 from shipworthy.engine.runtime import Runtime
-from shipworthy.errors import MissingTool
+from shipworthy.errors import ConfigurationError, MissingTool
 from tests.nested.world import Sink, World, act, asks, calls, go, scripted, told
 
 # --- hooks after a tool -----------------------------------------------------------------------
@@ -252,3 +252,15 @@ def what_the_others_wait_for_is_not_lost(world: World) -> None:
 
 def test_of_a_group_in_which_one_raises_the_others_are_asked_about_all_the_same(world: World) -> None:
     what_the_others_wait_for_is_not_lost(world)
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+def test_two_agents_of_one_name_are_no_tools_of_one_agent_but_one_agent_may_be_several() -> None:
+    one, other = scripted("billing", "One."), scripted("billing", "Other.")
+    with pytest.raises(ConfigurationError, match="two agents named 'billing'"):
+        scripted("desk", "Done.", tools=[one.as_tool(name="x"), handoff(other, name="y")])
+    scripted("desk", "Done.", tools=[one.as_tool(name="x"), handoff(one, name="y")])
+    with pytest.raises(ConfigurationError, match="a name= of its own"):
+        scripted("desk", "Done.", tools=[one.as_tool(), parallel(scripted("idle", "Idle."), other, name="z")])
