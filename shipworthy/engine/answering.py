@@ -28,6 +28,7 @@ from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.fitting import misfit
 from shipworthy.engine.keyring import Keyring
 from shipworthy.engine.pending import pending_of
+from shipworthy.engine.recover import claimed, leave
 from shipworthy.engine.runtime import Runtime
 from shipworthy.engine.signing import NOT_TAKEN, TOO_LATE, Refusal, event_of, grant_of, token_of, verified
 from shipworthy.errors import AnswerRefused, CheckpointRefused, Fenced, RunBusy
@@ -190,8 +191,12 @@ class Answering:
         try:
             if not free:
                 return False
-            claim = await self._store.claim(self._scope, self._run_id)
-            return await self._append(claim, state, taken, wake_in)
+            claim = await claimed(self._store, self._scope, self._run_id)
+            try:
+                return await self._append(claim, state, taken, wake_in)
+            except BaseException:
+                await leave(self._store, claim.fence)
+                raise
         except (Fenced, RunBusy):
             return False
         finally:

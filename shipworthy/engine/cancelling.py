@@ -23,7 +23,7 @@ from shipworthy.domain.scope import Scope
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.nesting import Delegate, unfinished
 from shipworthy.engine.plan import Plan, no_deps
-from shipworthy.engine.recover import leave, load, take
+from shipworthy.engine.recover import claimed, leave, load, take
 from shipworthy.errors import Fenced, MissingTool, RunBusy, RunNotFound, StoreError
 from shipworthy.ports.store import Store
 from shipworthy.rules.calls import Call
@@ -59,7 +59,11 @@ async def cancel(runtime: Runtime, plan: Plan, scope: Scope, run_id: str) -> Liv
         run = await take(runtime.inner, here.resume(scope, run_id))
         if run.state.ended is None:
             run.record(StopRequested(cause="cancelled"))
-            await runtime.inner.drive(run)
+            try:
+                await runtime.inner.drive(run)
+            except BaseException:
+                await leave(runtime.store, run.fence)
+                raise
     return await load(runtime, plan.blueprint, scope, run_id)
 
 
@@ -132,7 +136,7 @@ async def _end(store: Store, outer: RunStarted, call_id: str, run_id: str) -> Ru
         return None
     if state.ended is not None or (state.parked and state.stopping is not None):
         return state
-    claim = await store.claim(scope, run_id)
+    claim = await claimed(store, scope, run_id)
     try:
         catch_up(state, await store.read(scope, run_id, state.seq))  # nobody else appends any more
         if state.ended is not None:

@@ -137,7 +137,7 @@ async def _side_by_side(run: LiveRun, attempts: Sequence[Attempt]) -> None:
             raise asyncio.CancelledError
 
 
-async def outlast(tasks: Sequence[asyncio.Task[None]]) -> bool:
+async def outlast(tasks: Sequence[asyncio.Task[Any]]) -> bool:
     """Wait until every one of *tasks* is done, whoever cancels meanwhile; True if somebody did."""
     again = False
     while any([not task.done() for task in tasks]):

@@ -16,12 +16,13 @@ from shipworthy.domain.messages import Message, Text
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.blueprint import UNNAMED, Blueprint, Limits
 from shipworthy.engine.bodies import Bodies
+from shipworthy.engine.execute import outlast
 from shipworthy.engine.live import NO_SETTLEMENTS, LiveRun
 from shipworthy.engine.metering import UNMETERED, Meter
 from shipworthy.engine.plan import Resume
 from shipworthy.engine.sessions import read
 from shipworthy.engine.settle import is_nested, settle_by_person
-from shipworthy.errors import CheckpointRefused, RunBusy, RunConflict, RunNotFound, SettlementRefused
+from shipworthy.errors import CheckpointRefused, Fenced, RunBusy, RunConflict, RunNotFound, SettlementRefused
 from shipworthy.ports.store import Store
 from shipworthy.rules.calls import Answer
 from shipworthy.rules.codec import decode_messages
@@ -68,29 +69,44 @@ async def _claim(runtime: Runtime, asked: Resume) -> LiveRun:
     deps = await asked.plan.make_deps(scope_of(state), asked.deps)
     pinned, timeout = state.started.settings, _narrower(state.started.timeout, asked.limits.timeout)
     meter = await runtime.meter(blueprint, scope_of(state), asked.run_id, pinned, timeout, asked.parent)
-    claim = await store.claim(asked.scope, asked.run_id)
-    catch_up(state, await store.read(asked.scope, asked.run_id, state.seq))  # nobody else appends any more
-    if asked.at is not None and (not state.parked or state.parked_at != asked.at):
-        await store.release(claim.fence)
-        raise CheckpointRefused
-    run = await _revive(runtime, blueprint, state, claim.fence, deps, asked.limits, meter, asked)
-    if state.ended is None:
-        _take_over(run, claim, asked)
-        try:
+    claim = await claimed(store, asked.scope, asked.run_id)
+    try:
+        catch_up(
+            state, await store.read(asked.scope, asked.run_id, state.seq)
+        )  # nobody else appends any more
+        if asked.at is not None and (not state.parked or state.parked_at != asked.at):
+            raise CheckpointRefused
+        run = await _revive(runtime, blueprint, state, claim.fence, deps, asked.limits, meter, asked)
+        if state.ended is None:
+            _take_over(run, claim, asked)
             await meter.recover(run)
-        except BaseException:
-            await store.release(claim.fence)  # another process may reach the ledger
-            raise
-        if asked.at is not None:
-            await run.commit()  # of those who bring one checkpoint at once, one gets here
+            if asked.at is not None:
+                await run.commit()  # of those who bring one checkpoint at once, one gets here
+    except BaseException:
+        await leave(store, claim.fence)
+        raise
     return run
+
+
+async def claimed(store: Store, scope: Scope, run_id: str) -> Claim:
+    """Take a run that nobody drives; whoever is cancelled meanwhile lets go of it again. Raises RunNotFound, RunBusy,
+    StoreError."""
+    claiming = asyncio.ensure_future(store.claim(scope, run_id))
+    try:
+        return await asyncio.shield(claiming)
+    except asyncio.CancelledError:
+        await outlast([claiming])
+        if not claiming.cancelled() and claiming.exception() is None:
+            await leave(store, claiming.result().fence)
+        raise
 
 
 async def leave(store: Store, fence: Fence) -> None:
     """Let go of a run that was claimed and is not driven, whatever keeps it from that, so that others can take it."""
-    try:
-        await asyncio.shield(store.release(fence))
-    except Exception as error:  # what led here is what the caller is told
+    leaving = asyncio.ensure_future(store.release(fence))
+    await outlast([leaving])
+    error = None if leaving.cancelled() else leaving.exception()
+    if error is not None and not isinstance(error, Fenced):
         log.warning("Run %r could not be let go of: %s", fence.run_id, error)
 
 
@@ -139,7 +155,11 @@ def check_whose(state: RunState, asked: Resume) -> None:
             f"Run {started.run_id!r} was begun by the agent {started.agent!r}, and this one is {mine!r}.",
             fix="Resume it with the agent of that name: the run is held to its permissions, hooks and budget.",
         )
-    if mine == UNNAMED and started.fingerprint.permissions and not asked.plan.blueprint.fingerprint.permissions:
+    if (
+        mine == UNNAMED
+        and started.fingerprint.permissions
+        and not asked.plan.blueprint.fingerprint.permissions
+    ):
         raise RunConflict(
             f"Run {started.run_id!r} was begun by an agent with permissions, and this one has none.",
             fix="Give each Agent a name= of its own: those without one cannot be told apart.",
