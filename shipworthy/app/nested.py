@@ -159,8 +159,8 @@ def refuse_namesakes(name: str, tools: Sequence[Any]) -> None:
         for agent in getattr(each, "agents", ()):
             if known.setdefault(agent.name, agent) is not agent:
                 raise ConfigurationError(
-                    f"The agent {name!r} has two agents named {agent.name!r} as tools: approvals, policies and recovery "
-                    "know an agent by its name.",
+                    f"The agent {name!r} has two agents named {agent.name!r} as tools: approvals, policies and "
+                    "recovery know an agent by its name.",
                     fix="Give each a name= of its own, or pass the same Agent to both tools.",
                 )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 
 from shipworthy.domain.events import Judged, RunStarted, ToolInDoubt
 from shipworthy.engine.counting import is_current
 from shipworthy.engine.deliver import deliver_call
 from shipworthy.engine.live import LiveRun
+from shipworthy.engine.nesting import Delegate
 from shipworthy.engine.refusing import missing, refuse, refused
 from shipworthy.errors import InvalidArguments
 from shipworthy.ports.store import Store
@@ -42,7 +43,7 @@ async def _judge(run: LiveRun, step: Judge) -> None:
         elif (tool := run.blueprint.tools.get(name)) is not None:
             if call.attempts and (why := await _misfit()(run.store, run.state.started, call, tool)):
                 return missing(run, name, why)
-            if (allowed := await _may_run_now(run, call, tool)) is not None:
+            if (allowed := await _may_run_now(run, call, tool, judged)) is not None:
                 judged.append(allowed)
         elif call.effect is not None:
             return missing(run, name)
@@ -54,9 +55,27 @@ async def _judge(run: LiveRun, step: Judge) -> None:
             refuse(run, run.state.calls[each.call_id], f"Not run: {budget_words(limit)}")
 
 
-async def _may_run_now(run: LiveRun, call: Call, tool: Tool) -> Judged | None:
+def _is_handed_over(run: LiveRun, call: Call, tool: Tool, judged: Sequence[Judged]) -> bool:
+    """Whether this is a hand-off, and another one of the same answer was allowed before it."""
+    if not isinstance(tool, Delegate) or not tool.hands_over or call.allowed:
+        return False
+    if run.state.handed_over is not None:
+        return True
+    now = {each.call_id for each in judged}
+    for other in run.state.calls.values():
+        before = run.blueprint.tools.get(other.call.name)
+        hands_over = isinstance(before, Delegate) and before.hands_over and other.result is None
+        if hands_over and (other.allowed or other.call.call_id in now):
+            return True
+    return False
+
+
+async def _may_run_now(run: LiveRun, call: Call, tool: Tool, judged: Sequence[Judged]) -> Judged | None:
     """Judged anew for as long as other runs of the tree are allowed calls meanwhile: none is allowed by counts that are
     not true any more."""
+    if _is_handed_over(run, call, tool, judged):
+        refuse(run, call, "Not done: the conversation was handed over already.")
+        return None
     while True:
         allowed = await _may_run(run, call, tool)
         if not run.governance.judges or allowed is None:

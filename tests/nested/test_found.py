@@ -22,7 +22,7 @@ from shipworthy import (
 from shipworthy.domain.policy import Action, Mode
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import ConfigurationError, MissingTool
-from tests.nested.world import Sink, World, act, asks, calls, go, scripted, told
+from tests.nested.world import Sink, World, act, asks, calls, go, scripted, texts, told
 
 # --- hooks after a tool -----------------------------------------------------------------------
 
@@ -264,3 +264,36 @@ def test_two_agents_of_one_name_are_no_tools_of_one_agent_but_one_agent_may_be_s
     scripted("desk", "Done.", tools=[one.as_tool(name="x"), handoff(one, name="y")])
     with pytest.raises(ConfigurationError, match="a name= of its own"):
         scripted("desk", "Done.", tools=[one.as_tool(), parallel(scripted("idle", "Idle."), other, name="z")])
+
+
+# --- two hand-offs in one answer ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["at once", "asked"])
+def test_of_two_hand_offs_in_one_answer_the_first_that_is_allowed_is_made(world: World, asked: bool) -> None:
+    async def law() -> None:
+        sink = Sink()
+
+        def desk(runtime: Runtime) -> Agent[Any, Any]:
+            both = [
+                scripted(name, calls("pay", amount=i), f"From {name}.", tools=[sink.pay()])
+                for i, name in enumerate(("a", "b"))
+            ]
+            tools = [handoff(both[0], requires_approval=asked), handoff(both[1])]
+            answer = [asks("hand_off_to_a"), asks("hand_off_to_b")]
+            return scripted("desk", answer, "Mine.", tools=tools, runtime=runtime, approval_handler=Inbox())
+
+        async with world.agent(desk) as agent:
+            result = await act(agent, "run")
+            if asked:  # the one that need not wait is the first that is allowed
+                assert sink.paid == [1]
+                result = await agent.resume(result, answer=Approve(by="maria"))
+            name, paid = ("b", [1]) if asked else ("a", [0])
+            assert (result.output, sink.paid) == (f"From {name}.", paid)
+            [said] = [m for m in result.messages if m.role == "tool"]
+            refused = [part for part in said.parts if getattr(part, "is_error", False)]
+            assert [texts(part) for part in refused] == [
+                "Not done: the conversation was handed over already."
+            ]
+
+    go(law())
