@@ -19,7 +19,9 @@ from shipworthy import (
     policy,
     tool,
 )
+from shipworthy.domain.messages import ToolResult
 from shipworthy.domain.policy import Action, Mode
+from shipworthy.engine import delegating, execute, gate, judging
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import ConfigurationError, MissingTool
 from tests.nested.world import Sink, World, act, asks, calls, go, scripted, texts, told
@@ -291,9 +293,71 @@ def test_of_two_hand_offs_in_one_answer_the_first_that_is_allowed_is_made(world:
             name, paid = ("b", [1]) if asked else ("a", [0])
             assert (result.output, sink.paid) == (f"From {name}.", paid)
             [said] = [m for m in result.messages if m.role == "tool"]
-            refused = [part for part in said.parts if getattr(part, "is_error", False)]
+            refused = [part for part in said.parts if isinstance(part, ToolResult) and part.is_error]
             assert [texts(part) for part in refused] == [
                 "Not done: the conversation was handed over already."
             ]
 
     go(law())
+
+
+# --- broken variants ------------------------------------------------------------------------------
+
+
+def only_outputs_are_reviewed(patch: pytest.MonkeyPatch) -> None:
+    async def nothing(*given: Any) -> None:
+        return None
+
+    patch.setattr(execute, "_withheld", nothing)
+
+
+def known_by_their_tools_alone(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(judging, "asked_about", lambda tool, action: [action])
+
+
+def whatever_the_tool_is_now(patch: pytest.MonkeyPatch) -> None:
+    async def fits(*given: Any) -> str:
+        return ""
+
+    patch.setattr(gate, "_misfit", lambda: fits)
+
+
+def raised_before_the_others_are_recorded(patch: pytest.MonkeyPatch) -> None:
+    async def failed(self: Any, error: Exception) -> None:
+        raise error
+
+    patch.setattr(delegating._Sitting, "failed", failed)
+
+
+def every_hand_off_is_made(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(gate, "_is_handed_over", lambda *given: False)
+
+
+CAUGHT: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[], None]]] = [
+    (
+        only_outputs_are_reviewed,
+        lambda: test_what_an_agent_said_that_was_stopped_is_shown_to_hooks_as_any_result(False, 1, "run"),
+    ),
+    (
+        known_by_their_tools_alone,
+        lambda: an_agent_that_is_denied_by_name_is_not_put_to_work("parallel", "document"),
+    ),
+    (
+        whatever_the_tool_is_now,
+        lambda: a_call_goes_on_with_the_runs_that_it_has(World(), "an agent to a group of it"),
+    ),
+    (raised_before_the_others_are_recorded, lambda: what_the_others_wait_for_is_not_lost(World())),
+    (
+        every_hand_off_is_made,
+        lambda: test_of_two_hand_offs_in_one_answer_the_first_that_is_allowed_is_made(World(), False),
+    ),
+]
+
+
+@pytest.mark.parametrize(("plant", "law"), CAUGHT, ids=[plant.__name__ for plant, _ in CAUGHT])
+def test_a_broken_variant_is_caught(
+    plant: Callable[[pytest.MonkeyPatch], None], law: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever it breaks with, it breaks
+        law()
