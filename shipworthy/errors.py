@@ -216,7 +216,9 @@ class CheckpointRefused(InputError):
 class SessionPaused(InputError):
     """The session has a run that waits for somebody, and the agent takes no other message until then."""
 
-    fix = "Answer or cancel that run first; without Tuning(wait_for_paused=True) a paused run holds nobody up."
+    fix = (
+        "Answer or cancel that run first; without Tuning(wait_for_paused=True) a paused run holds nobody up."
+    )
 
 
 # ------------------------------------------------------------------------------------------- run outcomes

@@ -107,6 +107,4 @@ def _forget(task: asyncio.Task[Any], answer: Awaitable[Any]) -> None:
 
 def _no(name: str, why: str) -> Decision:
     log.warning("%s did not decide, so the call is denied: %s", name, why)
-    return Decision.deny_(
-        f"{name} did not decide: {why}", rule=f"{name}:error", tell=UNDECIDED
-    )
+    return Decision.deny_(f"{name} did not decide: {why}", rule=f"{name}:error", tell=UNDECIDED)

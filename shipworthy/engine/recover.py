@@ -150,7 +150,7 @@ def check_whose(state: RunState, asked: Resume) -> None:
             f"Run {started.run_id!r} is a nested run, and goes on with run {root!r}, which it belongs to.",
             fix=f"Resume run {root!r}: its pending calls are those of its nested runs, too.",
         )
-    if started.agent != mine:
+    if started.agent not in ("", mine):
         raise RunConflict(
             f"Run {started.run_id!r} was begun by the agent {started.agent!r}, and this one is {mine!r}.",
             fix="Resume it with the agent of that name: the run is held to its permissions, hooks and budget.",

@@ -178,7 +178,9 @@ def _text(yes: Approve) -> str:
     if found is None:
         raise Refusal("its arguments are no JSON object")
     if len(found[1]) > LONGEST_ARGUMENTS:
-        raise Refusal(f"its arguments have {len(found[1])} characters of JSON, and {LONGEST_ARGUMENTS} are taken")
+        raise Refusal(
+            f"its arguments have {len(found[1])} characters of JSON, and {LONGEST_ARGUMENTS} are taken"
+        )
     return found[1]
 
 

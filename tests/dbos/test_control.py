@@ -155,7 +155,9 @@ def test_a_nested_call_is_approved_and_settled_by_its_address(tmp_path: Path) ->
             assert (result.output, till.taken) == ("Over.", [5])
             assert await over(3) == ["SUCCESS"] * 3
             found = await asyncio.to_thread(DBOS.list_workflows)
-            assert {(w.input or {})["args"][2] for w in found} == {"r"}  # a nested run has no workflow of its own
+            assert {(w.input or {})["args"][2] for w in found} == {
+                "r"
+            }  # a nested run has no workflow of its own
 
     go(law)
 
