@@ -166,6 +166,8 @@ class LiveRun:
         self.timeout = timeout
         self.meter = meter
         self.operations: list[BudgetOp] = []
+        self.deadline: float | None
+        self.deadline_cause: StopCause
         self.deadline, self.deadline_cause = _deadline(timeout, meter, state, parent)
         self.run_id = state.started.run_id
         self.withheld: dict[str, ToolReturned] = {}

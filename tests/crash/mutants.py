@@ -121,7 +121,7 @@ def replayed_by_position() -> None:
     """A call is given the result that an earlier call of the same tool had in the same place of its answer."""
     from shipworthy.domain.events import ToolReturned
     from shipworthy.domain.messages import ToolCall, ToolResult
-    from shipworthy.engine import execute
+    from shipworthy.engine import gate
 
     def remembering(may_run: Callable[..., Any]) -> Callable[..., Any]:
         async def answer_from_memory(run: Any, call: Any, tool: Any) -> Any:
@@ -131,12 +131,12 @@ def replayed_by_position() -> None:
                 old = [p for p in told.parts if isinstance(p, ToolResult)]
                 if old and place < len(made) and made[place].name == call.call.name:
                     run.record(ToolReturned(call_id=call.call.call_id, content=old[place].content))
-                    return False
+                    return None
             return await may_run(run, call, tool)
 
         return answer_from_memory
 
-    _replace(execute, "_may_run", remembering)
+    _replace(gate, "_may_run", remembering)
 
 
 def settled_too_early() -> None:

@@ -7,7 +7,6 @@ import dataclasses
 import datetime
 import decimal
 import json
-import sys
 import threading
 import uuid
 from typing import Any, Literal
@@ -206,16 +205,7 @@ def test_whoever_asks_something_else_meanwhile_asks_anew() -> None:
     go(law())
 
 
-LEFT_CANCELLED = pytest.mark.xfail(
-    sys.version_info < (3, 13),
-    reason="A TaskGroup of 3.11 leaves the task that waited at its end marked as cancelled: so the run is.",
-    strict=False,
-)
-
-
-@pytest.mark.parametrize(
-    "within", [True, pytest.param(False, marks=LEFT_CANCELLED)], ids=["within", "at its end"]
-)
+@pytest.mark.parametrize("within", [True, False], ids=["within", "at its end"])
 def test_a_pause_in_a_task_group_is_a_pause(within: bool) -> None:
     async def law() -> None:
         async def body() -> str:

@@ -74,7 +74,7 @@ async def replay(printer: Printer, store: Store, scope: Scope, asked: Replay) ->
     """What the document would have changed; exit code 1 if that is anything, or a run could not be read."""
     tools, name = _tools_of(asked.agent)
     runs, unread = await _read(store, scope, asked)
-    effects = {
+    effects: dict[str, Effect] = {
         call.call.name: call.effect for run in runs for call, _ in run.calls if call.effect is not None
     }
     guessed: set[str] = set()
@@ -83,7 +83,7 @@ async def replay(printer: Printer, store: Store, scope: Scope, asked: Replay) ->
         known = tools if run.path[-1] == name else {}
         for call, arguments in run.calls:
             tool = known.get(call.call.name)
-            effect = call.effect or (tool.effect if tool else effects.get(call.call.name))
+            effect: Effect | None = call.effect or (tool.effect if tool else effects.get(call.call.name))
             if effect is None:
                 guessed.add(call.call.name)
             action = _action(run, call, arguments, effect or "once", tool)
