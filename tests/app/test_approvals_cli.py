@@ -691,7 +691,7 @@ def test_leaving_nested_runs_behind_is_caught(
     async def nothing(*given: Any) -> None:
         """What cancelling would do, were it not for this."""
 
-    monkeypatch.setattr(cancelling, "_end", nothing)
+    monkeypatch.setattr(cancelling, "stop_nested", nothing)
     with pytest.raises(AssertionError):
         test_the_nested_runs_of_a_cancelled_run_end_with_it(invoke, folder)
 

