@@ -53,7 +53,7 @@ def agent(runtime: Any, till: Till, **options: Any) -> Agent[Any, str]:
 
 def go(law: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await law()
 
     asyncio.run(bounded())
