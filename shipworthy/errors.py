@@ -21,6 +21,10 @@ ShipworthyError
 │   └── UnknownEvent, JournalDamaged
 ├── LedgerError             the budget's ledger: what was not reserved was not sent
 │   └── LedgerFull, LedgerUnavailable
+├── MemoryProblem           long-term memory: nothing that was acknowledged is lost
+│   ├── MemoryStoreError
+│   │   └── MemoryUnavailable, MemoryReadOnly, MemoryForeign, MemoryFull, MemoryConflict, RecordTooLarge, MemoryClosed
+│   └── EmbedderError, EmbedderChanged, ErasureIncomplete
 ├── DriverError             the engine that takes runs from step to step (DBOS, Temporal): their journals are safe
 │   └── DriverUnavailable
 ├── ModelError              one attempt on the wire
@@ -372,6 +376,77 @@ class LedgerUnavailable(LedgerError):
     """The ledger cannot be reached, or does not answer."""
 
     fix = "Check its address and that it runs, then resume the run: nothing was sent that was not reserved."
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+class MemoryProblem(ShipworthyError):
+    """Long-term memory could not be asked, or told."""
+
+
+class MemoryStoreError(MemoryProblem):
+    """The store of a memory failed; what it acknowledged is durable."""
+
+    fix = "Look at the server or the file it is in; the run goes on when it is resumed."
+
+
+class MemoryUnavailable(MemoryStoreError):
+    """The store is away, or takes too long."""
+
+
+class MemoryReadOnly(MemoryStoreError):
+    """The store can be read only."""
+
+    fix = "Give the process the right to write there."
+
+
+class MemoryForeign(MemoryStoreError):
+    """What is there is not a memory of this format."""
+
+    fix = "Name another place, or use the release that made it."
+
+
+class MemoryFull(MemoryStoreError):
+    """No room is left."""
+
+    fix = "Make room, or raise the bound; nothing was written."
+
+
+class MemoryConflict(MemoryStoreError):
+    """Somebody else wrote to the partition meanwhile; nothing was written."""
+
+    fix = "Read it again, and try again."
+
+
+class RecordTooLarge(MemoryStoreError):
+    """One thing is larger than the store takes; nothing was written."""
+
+    fix = "Split it, or keep the text elsewhere and remember where it is."
+
+
+class MemoryClosed(MemoryStoreError):
+    """The store was closed."""
+
+    fix = "Open it again, or use `async with agent` around all that uses it."
+
+
+class EmbedderError(MemoryProblem):
+    """Texts could not be made into vectors."""
+
+    fix = "Look at the embedder; without vectors, memory is found by its words."
+
+
+class EmbedderChanged(MemoryProblem):
+    """The store has vectors of another embedder than the one that is configured."""
+
+    fix = "Run `shipworthy memory reindex` with the new embedder, or go back to the old one."
+
+
+class ErasureIncomplete(MemoryProblem):
+    """Something of what was to be erased is still there."""
+
+    fix = "Do what the message says, and erase again: it goes on where it was."
 
 
 # ------------------------------------------------------------------------------------------------ driver

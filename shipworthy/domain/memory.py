@@ -1,0 +1,178 @@
+"""What is remembered, and what a store keeps of it. Times are milliseconds since the Unix epoch.
+
+Everything that is remembered belongs to one *partition*: an exact Scope. `Scope("acme")` has what is everybody's of the
+tenant, `Scope("acme", "alice")` what is Alice's, and `Scope("acme", "alice", "trip-42")` what is that session's. A
+partition never shows what is in another one, not even in a narrower or a wider one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from shipworthy.domain.messages import USER, Trust
+from shipworthy.domain.scope import Scope
+
+Level = Literal["session", "user", "tenant"]
+Kind = Literal["episode", "fact", "block"]
+Role = Literal["user", "assistant", "tool", "note"]
+
+
+class Source(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Where something was learned: an event of a run's journal."""
+
+    run_id: str
+    seq: int = 0
+
+
+class Episode(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
+    """Something that was said or done. `importance`: from 0 to 1."""
+
+    id: str
+    text: str
+    at: int
+    role: Role = "note"
+    importance: float = 0.5
+    source: Source | None = None
+    session: str | None = None
+    origin: str = USER
+    trust: Trust = "trusted"
+
+
+class Fact(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
+    """A triple with two times: when it is true in the world (`valid_from` to `valid_to`), and when it was believed
+    (`learned_at` to `superseded_at`). It is superseded and never overwritten.
+
+    `single`: the subject has one such object at a time, so that a later one supersedes it. `quarantined`: it is kept and
+    not recalled. `confidence`: from 0 to 1.
+    """
+
+    id: str
+    subject: str
+    predicate: str
+    object: str
+    learned_at: int
+    valid_from: int
+    valid_to: int | None = None
+    superseded_at: int | None = None
+    superseded_by: str | None = None
+    single: bool = False
+    confidence: float = 1.0
+    quarantined: bool = False
+    sources: tuple[Source, ...] = ()
+    origin: str = USER
+    trust: Trust = "trusted"
+
+    @property
+    def text(self) -> str:
+        """The triple as words."""
+        return f"{self.subject} {self.predicate.replace('_', ' ')} {self.object}"
+
+
+class Block(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
+    """A small named text that every run of the partition sees. There is one of a name."""
+
+    name: str
+    text: str
+    at: int
+    origin: str = USER
+    trust: Trust = "trusted"
+
+
+Remembered = Episode | Fact | Block
+
+
+class Why(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Why something was recalled: its rank (from 1) by the words it shares with the query and by the nearness of its
+    vector, each None where it was not found that way; the nearness itself (cosine)."""
+
+    words: int | None = None
+    vector: int | None = None
+    nearness: float | None = None
+    always: bool = False
+
+
+class Recalled(msgspec.Struct, frozen=True, gc=False):
+    """One thing that memory gave, best first, and why. `score` orders the things of one recall and means nothing
+    beyond it."""
+
+    item: Remembered
+    scope: Scope
+    score: float
+    why: Why
+
+    @property
+    def text(self) -> str:
+        """What was remembered, as words."""
+        return self.item.text
+
+
+# What stores keep
+
+
+class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
+    """One remembered thing as a store keeps it, without knowing what it means.
+
+    `id` is unique in its partition, at most 200 bytes. `data`: the thing as JSON. `at`: when it was said, learned or
+    set. `weight`: its importance. `terms` and `vector` are what it is found by, opaque to the store; both empty: it is
+    not recalled. `n` is the store's: it grows with every write in the partition.
+    """
+
+    id: str
+    kind: Kind
+    data: bytes
+    at: int
+    weight: float = 0.0
+    terms: bytes = b""
+    vector: bytes = b""
+    n: int = 0
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """What of a record its partition's index needs."""
+
+    id: str
+    n: int
+    kind: Kind
+    at: int
+    weight: float
+    terms: bytes
+    vector: bytes
+
+
+class Mark(msgspec.Struct, frozen=True, gc=False, order=False):
+    """How far a reader has read a partition. `epoch` is another one, never used before, after anything was removed from
+    the partition; `n` is the highest `Record.n` that was read. `NOWHERE`: nothing was."""
+
+    epoch: int
+    n: int
+
+
+NOWHERE = Mark(0, 0)
+
+
+class Changes(msgspec.Struct, frozen=True, gc=False):
+    """What was written in a partition since a mark, by growing `n`. `reset`: forget all that was read before. `mark` is
+    for the next call; `more`: call again, for not everything was given."""
+
+    entries: list[Entry]
+    mark: Mark
+    reset: bool
+    more: bool
+
+
+class Stamp(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What a store's records were made with: how words become terms, and whose vectors they have ("": none), of so
+    many dimensions. The first to come sets it."""
+
+    terms: str
+    embedder: str = ""
+    dimensions: int = 0
+
+
+class Erased(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What an erasure did: records removed, and what may still hold copies, as sentences for whoever answers for it."""
+
+    records: int
+    remains: tuple[str, ...] = ()
