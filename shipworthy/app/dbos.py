@@ -136,6 +136,8 @@ class DBOSDriver:
         """Executions, and workflows without one, that had a run which was left: they are not to take it up again."""
         self._unknown: set[str] = set()
         """Agents that are not here, and that the log was told of."""
+        self._handed: set[LiveRun] = set()
+        """Runs that are being let go of, for whoever takes them from the queue: not to be seated as they are."""
         self._opening = threading.Lock()
         self._opened: Workflows | None = None
         self._runtime: Runtime
@@ -268,9 +270,11 @@ class DBOSDriver:
         met in `seat`: whoever has the run drives it."""
         workflow = _prefix(run.scope, run.run_id) + os.urandom(6).hex()
         queue, arguments = self._queue_of(run.blueprint), (run.blueprint.name, run.scope.tenant, run.run_id)
+        self._handed.add(run)
         try:
             await run.let_go()
         finally:
+            self._handed.discard(run)
             runtime.leave(run)
         try:
             older = await self._under_way(run) if run.state.seq > 1 else []
@@ -371,7 +375,7 @@ class DBOSDriver:
                 await asyncio.wait([sitting.done])
             elif (await runtime.store.find(scope, run_id)).status != "running":
                 return None
-            elif (run := await self._seat(agent, scope, run_id)) is None:
+            elif (run := await self._seat(agent, scope, run_id)) is None or run in self._handed:
                 await runtime.store.news(scope, run_id, _STANDBY)
             elif not is_over(run) and key not in self._sittings:
                 sitting = self._seated(run, execution.rpartition("#")[0])

@@ -12,6 +12,7 @@ from dbos import DBOS
 
 from shipworthy import Agent, Scope, ScriptedModel
 from shipworthy.app.dbos import DBOSDriver
+from shipworthy.engine.live import LiveRun
 from shipworthy.errors import DriverError
 from tests.dbos.world import ALICE, Till, agent, go, over, runtime_on, set_polling, until
 
@@ -57,6 +58,64 @@ def test_a_run_that_is_taken_from_the_queue_while_another_takes_it_over_is_not_c
             assert len(await over(2)) == 2
 
     go(law)
+
+
+class Seatable(set[Any]):
+    """The mutant: a run that is being handed over may be seated as it is."""
+
+    def add(self, _: object) -> None:
+        pass
+
+
+async def handed_over_while_asked_for(place: Path, patch: pytest.MonkeyPatch, mutant: bool) -> None:
+    """Recovery takes a run, and a workflow that it had already asks for a step while it is let go of."""
+    begun, late = list[str](), threading.Event()
+    step, let_go = DBOSDriver.step, LiveRun.let_go
+
+    async def waiting(self: DBOSDriver, execution: str, *of: str) -> Any:
+        begun.append(execution)
+        await asyncio.to_thread(late.wait, 30)
+        return await step(self, execution, *of)
+
+    till = Till()
+    till.go_on.clear()
+
+    async def slow(run: LiveRun) -> None:
+        late.set()
+        entered = asyncio.create_task(till.entered.wait())
+        await asyncio.wait([entered], timeout=30.0 if mutant else 1.0)
+        entered.cancel()
+        await let_go(run)
+
+    async with runtime_on(place, queue="desk", lease_ttl=30.0) as runtime:
+        a = agent(runtime, till)
+        await opened(runtime, "desk/clerk")
+        if mutant:
+            runtime.driver._handed = Seatable()  # type: ignore[attr-defined]
+        patch.setattr(DBOSDriver, "step", waiting)
+        caller = asyncio.create_task(a.run("Go", run_id="r", **ALICE))
+        await until(lambda now: len(begun) == 1)
+        patch.setattr(LiveRun, "let_go", slow)
+        recovering = asyncio.create_task(a.recover())
+        await till.entered.wait()
+        await asyncio.sleep(0.1)
+        till.go_on.set()
+        assert ((await caller).status, till.taken) == ("completed", [5])
+        assert [result.status for result in await recovering] == ["completed"]
+        assert len(await over(2)) == 2
+
+
+def test_a_run_that_is_being_handed_over_is_driven_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(lambda: handed_over_while_asked_for(tmp_path, monkeypatch, mutant=False))
+
+
+def test_a_run_that_is_driven_while_it_is_handed_over_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(AssertionError, match="paused"):
+        go(lambda: handed_over_while_asked_for(tmp_path, monkeypatch, mutant=True))
 
 
 def test_a_process_takes_no_run_of_an_agent_that_it_does_not_have(tmp_path: Path) -> None:

@@ -60,9 +60,9 @@ def go(law: Callable[[], Awaitable[None]]) -> None:
 
 
 @asynccontextmanager
-async def runtime_on(place: str | Path, **options: Any) -> AsyncIterator[DBOSRuntime]:
+async def runtime_on(place: str | Path, lease_ttl: float = 0.5, **options: Any) -> AsyncIterator[DBOSRuntime]:
     url = place if isinstance(place, str) else f"sqlite:{place / 'bot.db'}"
-    store = None if isinstance(place, str) else SqliteRuntime(place / "bot.db", lease_ttl=0.5).store
+    store = None if isinstance(place, str) else SqliteRuntime(place / "bot.db", lease_ttl=lease_ttl).store
     runtime = DBOSRuntime(url, store=store, **options)
     try:
         yield runtime
