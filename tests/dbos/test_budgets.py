@@ -36,6 +36,7 @@ from shipworthy.errors import RunBusy
 from shipworthy.rules.state import replay
 from tests.dbos.test_queues import opened
 from tests.dbos.world import ALICE, go, runtime_on
+from tests.engine.world import LIMIT, too_long
 
 ROOT = Path(__file__).parents[2]
 OPERATOR = Operator("the tests of budgets")
@@ -193,8 +194,16 @@ class Gated:
         pass
 
 
-def gated(runtime: Any, **limits: Any) -> tuple[Agent[Any, str], Gated]:
-    model = Gated()
+class Hanging(Gated):
+    """Never answers."""
+
+    async def stream(self, request: Any) -> AsyncIterator[Any]:
+        await too_long()
+        yield DONE.answer
+
+
+def gated(runtime: Any, model: Gated | None = None, **limits: Any) -> tuple[Agent[Any, str], Gated]:
+    model = model or Gated()
     budget = StandardBudget(BudgetConfig(max_output_tokens_per_call=1_000, **limits))
     return Agent("Look.", name="gated", model=model, runtime=runtime, budget=budget), model
 
@@ -221,7 +230,7 @@ def test_a_step_waits_for_room_that_others_hold_and_not_beyond_its_deadline(plac
 def test_the_wall_clock_stops_a_run_and_its_attempt_is_charged(tmp_path: Path) -> None:
     async def law() -> None:
         async with runtime_on(tmp_path) as runtime:
-            agent, _ = gated(runtime, per_user_max_tokens=1_500, max_wall_clock=0.4)
+            agent, _ = gated(runtime, Hanging(), per_user_max_tokens=1_500, max_wall_clock=LIMIT)
             result = await agent.run("Go.", run_id="r", **ALICE)
             assert (result.status, result.stop_reason) == ("stopped", "budget:max_wall_clock")
             with pytest.raises(BudgetExceeded):

@@ -22,6 +22,7 @@ from shipworthy.errors import (
     StoreClosed,
 )
 from tests.dbos.world import ALICE, Till, agent, go, over, runtime_on, until
+from tests.engine.world import LIMIT, too_long
 
 
 def test_cancelling_reaches_the_tool_and_is_recorded(tmp_path: Path) -> None:
@@ -68,9 +69,9 @@ def test_a_run_that_dbos_has_not_begun_to_drive_is_cancelled_at_once(
 def test_the_deadline_reaches_the_tool(tmp_path: Path) -> None:
     async def law() -> None:
         till = Till()
-        till.go_on.clear()
+        till.wait = too_long
         async with runtime_on(tmp_path) as runtime:
-            result = await agent(runtime, till, timeout=2.0).run("Go", **ALICE)
+            result = await agent(runtime, till, timeout=LIMIT).run("Go", **ALICE)
             assert (result.status, till.taken) == (
                 "paused",
                 [],

@@ -30,6 +30,7 @@ class Till:
         self.entered = asyncio.Event()
         self.go_on = asyncio.Event()
         self.go_on.set()
+        self.wait: Callable[[], Awaitable[object]] = self.go_on.wait
         self.fails = False
 
     def charge(self) -> Any:
@@ -37,7 +38,7 @@ class Till:
         async def charge(amount: int) -> str:
             """Charge."""
             self.entered.set()
-            await self.go_on.wait()
+            await self.wait()
             self.taken.append(amount)
             if self.fails:
                 raise OSError("no answer")

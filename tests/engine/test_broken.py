@@ -40,7 +40,7 @@ from shipworthy.errors import (
     SettlementRefused,
 )
 from shipworthy.rules.codec import decode_events
-from tests.engine.world import ALICE, Sink, agent, go, told, valid
+from tests.engine.world import ALICE, LIMIT, Sink, agent, go, told, too_long, valid
 
 
 class Unspeakable(Exception):
@@ -76,11 +76,11 @@ def test_a_deadline_outranks_what_the_clean_up_of_a_body_raises(error: Exception
     @tool(effect="read")
     async def work() -> str:
         try:
-            await asyncio.sleep(30)
+            await too_long()
         finally:
             raise error
 
-    result = go(agent(ToolCall("work"), "Never.", tools=[work], timeout=0.05).run("x", **ALICE))
+    result = go(agent(ToolCall("work"), "Never.", tools=[work], timeout=LIMIT).run("x", **ALICE))
     assert (result.status, result.stop_reason) == ("stopped", "timeout")
 
 

@@ -26,7 +26,7 @@ from tests.engine.spending import (
     summed,
     until,
 )
-from tests.engine.world import ALICE, go, journal
+from tests.engine.world import ALICE, LIMIT, go, journal, too_long
 
 EVERYTHING = {
     "per_user_max_tokens": 10**6,
@@ -121,7 +121,7 @@ class Broken(Provider):
             yield TextDelta(word)
         self.is_hanging.set()
         if self.hangs:
-            await asyncio.sleep(30)
+            await too_long()
         raise IncompleteAnswer("the line went dead")
 
 
@@ -149,7 +149,7 @@ def test_a_run_that_is_stopped_in_an_answer_is_charged_what_arrived(
     async def law() -> None:
         async with runtime_of(kind, tmp_path) as runtime:
             model = Broken(hangs=True)
-            agent = spender(model, EVERYTHING, runtime=runtime, timeout=0.2 if how == "timeout" else None)
+            agent = spender(model, EVERYTHING, runtime=runtime, timeout=LIMIT if how == "timeout" else None)
 
             async def read() -> None:
                 async with agent.stream("Hi", run_id="r", **ALICE) as stream:

@@ -281,11 +281,13 @@ class Faulty(InMemoryStore):
     def __init__(self, operation: str, how: str) -> None:
         super().__init__()
         self.operation, self.how, self.broken = operation, how, True
+        self.hangs = asyncio.Event()
 
     async def _go_wrong(self, operation: str) -> None:
         if not self.broken or operation != self.operation:
             return
         if self.how == "hangs":
+            self.hangs.set()
             await asyncio.sleep(30)
         if self.how == "exits":
             raise SystemExit
@@ -336,8 +338,12 @@ def test_a_store_that_goes_wrong_runs_nothing_and_the_run_goes_on_when_it_is_rig
             approval_handler=lambda request: w.YES,
             runtime=runtime,
         )
+        going = asyncio.ensure_future(w.finish(a, stream, run_id="r"))
+        if how == "hangs":
+            await store.hangs.wait()
+            going.cancel()
         with pytest.raises((Exception, asyncio.CancelledError)):
-            await asyncio.wait_for(w.finish(a, stream, run_id="r"), 0.05 if how == "hangs" else 5)
+            await asyncio.wait_for(going, 20)
         assert bodies.ran == {}
         store.broken = False
         result = await a.resume("r", tenant_id="acme")

@@ -10,7 +10,7 @@ import pytest
 from shipworthy import EchoModel, ToolCall, Tuning, tool
 from shipworthy.domain.model import ModelRequest
 from shipworthy.errors import ConfigurationError, RunStopped
-from tests.engine.world import ALICE, Sink, agent, go, journal, kinds, told, valid
+from tests.engine.world import ALICE, LIMIT, Sink, agent, go, journal, kinds, told, too_long, valid
 
 
 @tool(effect="read")
@@ -60,7 +60,12 @@ def test_a_tool_that_takes_too_long_is_told_to_the_model() -> None:
 
 
 def test_the_deadline_reaches_the_tool_and_keeps_what_the_run_has() -> None:
-    result = go(agent(ToolCall("sleep"), "Never.", tools=[sleep], timeout=0.05).run("Sleep", **ALICE))
+    @tool(effect="read")
+    async def stay() -> str:
+        await too_long()
+        return "never"
+
+    result = go(agent(ToolCall("stay"), "Never.", tools=[stay], timeout=LIMIT).run("Stay", **ALICE))
     assert (result.status, result.stop_reason) == ("stopped", "timeout")
     assert valid(result.messages)
 
@@ -71,14 +76,14 @@ def test_the_deadline_reaches_the_model() -> None:
     class Slow(EchoModel):
         async def stream(self, request):  # type: ignore[no-untyped-def]
             try:
-                await asyncio.sleep(30)
+                await too_long()
                 yield None
             finally:
                 closed.append(True)
 
     from shipworthy import Agent
 
-    result = go(Agent(model=Slow(), timeout=0.05).run("Hi", **ALICE))
+    result = go(Agent(model=Slow(), timeout=LIMIT).run("Hi", **ALICE))
     assert (result.status, result.stop_reason, closed) == ("stopped", "timeout", [True])
 
 

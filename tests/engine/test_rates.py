@@ -198,7 +198,7 @@ def nobody_is_stuck_behind_one_whose_time_is_up() -> None:
         model = Paced()
         a = paced(model, RateLimit(requests=10, period="second", burst=1))
         assert await ran(a, "first") == "completed"
-        short, behind = begun(a, "short", timeout=0.03) + begun(a, "behind", timeout=1)
+        short, behind = begun(a, "short", timeout=0.03) + begun(a, "behind", timeout=10)
         assert await short == "timeout"
         assert await behind == "completed"
         assert model.seen == ["first", "behind"]

@@ -31,7 +31,7 @@ from shipworthy.domain.events import Event
 from shipworthy.domain.model import ModelRequest, TextDelta
 from shipworthy.engine.watch import COALESCE, Watcher
 from shipworthy.errors import RunBusy
-from tests.engine.world import ALICE, Sink, agent, go, told
+from tests.engine.world import ALICE, LIMIT, Sink, agent, go, told, too_long
 
 
 @tool(effect="read")
@@ -143,10 +143,10 @@ def test_a_run_that_was_stopped_in_doubt_asks_the_world_when_it_is_resumed() -> 
 
         @tool(effect="once", verify=verify)
         async def pay() -> str:
-            await asyncio.sleep(30)
+            await too_long()
             return "never"
 
-        a = agent(ToolCall("pay"), "Never.", tools=[pay], timeout=0.05)
+        a = agent(ToolCall("pay"), "Never.", tools=[pay], timeout=LIMIT)
         assert (await a.run("x", run_id="r", **ALICE)).status == "paused"
         result = await a.resume("r", tenant_id="acme")
         assert (result.status, result.stop_reason, told(result)) == ("stopped", "timeout", "paid")
@@ -177,10 +177,10 @@ def test_the_narrower_limits_win_when_a_run_is_resumed() -> None:
 def test_an_interrupted_attempt_is_counted_as_unreported() -> None:
     class Slow(EchoModel):
         async def stream(self, request: ModelRequest) -> Any:  # type: ignore[override]
-            await asyncio.sleep(30)
+            await too_long()
             yield None
 
-    result = go(Agent(model=Slow(), timeout=0.05).run("x", **ALICE))
+    result = go(Agent(model=Slow(), timeout=LIMIT).run("x", **ALICE))
     assert (result.usage.requests, result.usage.unreported) == (1, 1)
 
 

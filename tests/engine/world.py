@@ -19,6 +19,19 @@ def go(coroutine: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(coroutine)
 
 
+LIMIT = 20.0
+"""Seconds in which even a busy machine comes to where `too_long` is awaited."""
+
+
+async def too_long() -> None:
+    """Wait for ever. All that is to happen within `LIMIT` seconds on this event loop happens now, deadlines too: no
+    law about a deadline depends on how long it took to come here."""
+    loop: Any = asyncio.get_running_loop()
+    now = loop.time
+    loop.time = lambda: now() + LIMIT
+    await asyncio.Event().wait()
+
+
 def agent(*turns: Any, tools: Sequence[Any] = (), **options: Any) -> Agent[Any, Any]:
     """An agent that follows a script."""
     return Agent("Be brief.", model=ScriptedModel(turns), tools=tools, **options)

@@ -12,6 +12,7 @@ from shipworthy import Approve, Inbox, PolicyDocument, Statement, parallel, tool
 from shipworthy.engine import counting
 from shipworthy.rules.state import replay
 from shipworthy.rules.tallies import sums
+from tests.engine.world import LIMIT, too_long
 from tests.nested.test_crash import died_at, is_there, points_of, until_it_ends
 from tests.nested.world import Make, R, Sink, World, act, asks, calls, go, journal, scripted
 
@@ -221,14 +222,14 @@ def test_an_agent_that_runs_out_of_time_leaves_what_it_was_allowed(world: World)
 
         @tool(effect="read", timeout=60)
         async def wait() -> str:
-            await asyncio.sleep(30)
+            await too_long()
             return "done"
 
         def make(runtime: Any) -> Any:
             inner = scripted("inner", calls("pay", amount=1), calls("wait"), "-", tools=[sink.pay(), wait])
             clerk = scripted("clerk", asks("inner"), "Seen to.", tools=[inner.as_tool()])
             turns = [asks("clerk"), calls("pay", amount=2), "All done."]
-            tools = [clerk.as_tool(timeout=0.5), sink.pay()]
+            tools = [clerk.as_tool(timeout=LIMIT), sink.pay()]
             return scripted("boss", *turns, tools=tools, runtime=runtime, permissions=at_most(1))
 
         async with world.agent(make) as boss:

@@ -21,6 +21,7 @@ from shipworthy import (
     tool,
 )
 from shipworthy.domain.events import RunEnded
+from tests.engine.world import LIMIT, too_long
 from tests.nested.world import ALICE, HERE, R, World, asks, calls, go, journal, scripted, whole
 
 PAID = Happened("paid")
@@ -42,7 +43,7 @@ class Till:
             self.begun.set()
             if fails:
                 raise ValueError("the line broke")
-            await asyncio.sleep(30)
+            await too_long()
             return "paid"
 
         return pay
@@ -71,11 +72,11 @@ def boss(till: Till, shape: str, runtime: Any, *, fails: bool = False, **options
 
 
 async def by_timeout(make: Any, till: Till) -> None:
-    await make().run("Go", **R, timeout=0.1)
+    await make().run("Go", **R, timeout=LIMIT)
 
 
 async def by_wall_clock(make: Any, till: Till) -> None:
-    budget = StandardBudget(BudgetConfig(max_wall_clock=0.1))
+    budget = StandardBudget(BudgetConfig(max_wall_clock=LIMIT))
     await make(budget=budget).run("Go", **R)
 
 
@@ -88,7 +89,7 @@ async def by_cancellation(make: Any, till: Till) -> None:
 
 
 async def by_leaving(make: Any, till: Till) -> None:
-    async with asyncio.timeout(10), make().stream("Go", **R):
+    async with asyncio.timeout(3 * LIMIT), make().stream("Go", **R):
         await till.begun.wait()
 
 
@@ -139,7 +140,7 @@ def test_a_run_that_is_stopped_waits_for_what_is_in_doubt_below_and_ends_when_th
 def test_a_stopped_run_of_which_something_below_is_in_doubt_says_so(world: World) -> None:
     async def law() -> None:
         agent = boss(Till(), "two deep", world.process())
-        result = await agent.run("Go", **R, timeout=0.1)
+        result = await agent.run("Go", **R, timeout=LIMIT)
         assert (result.status, result.error, len(result.pending)) == ("paused", "them", 1)
         *_, waits, parked = await journal(agent, "r")
         assert (waits.in_doubt, parked.reason, parked.wake_at) == (True, "in_doubt", None)
@@ -174,7 +175,7 @@ def test_the_world_is_asked_again_when_a_stopped_run_is_resumed(world: World, sh
     async def law() -> None:
         till, runtime = Till(), world.process()
         till.verdict = Unknown()
-        await boss(till, shape, runtime).run("Go", **R, timeout=0.1)
+        await boss(till, shape, runtime).run("Go", **R, timeout=LIMIT)
         assert (await boss(till, shape, runtime).resume("r", tenant_id="acme")).status == "paused"
         assert till.asked == 1
         till.verdict = PAID
@@ -248,7 +249,7 @@ def test_a_run_that_merely_has_the_id_of_a_nested_one_is_left_alone_when_its_par
 
     async def stopped(agent: Any) -> Any:
         if how == "stopped":
-            return await agent.run("Go", **R, timeout=0.1)
+            return await agent.run("Go", **R, timeout=0.5)
         assert (await agent.run("Go", **R)).status == "paused"
         return await agent.cancel("r", tenant_id="acme")
 

@@ -9,12 +9,13 @@ import msgspec
 import pytest
 
 from shipworthy import Agent, InMemoryRuntime, RunContext, ScriptedModel, parallel, tool
-from shipworthy.domain.events import RunStarted, ToolReturned
+from shipworthy.domain.events import RunEnded, RunStarted, ToolReturned
 from shipworthy.domain.journal import RunFilter
 from shipworthy.domain.scope import LONGEST_ID, Scope
 from shipworthy.engine.delegating import DEEPEST
 from shipworthy.engine.nesting import nested_id
 from shipworthy.errors import AgentInUse, ConfigurationError, IdentityWarning, InvalidTool, RunConflict
+from tests.engine.world import LIMIT, too_long
 from tests.nested.world import (
     ALICE,
     HERE,
@@ -167,7 +168,7 @@ def test_the_earlier_deadline_holds() -> None:
 def slow(**options: Any) -> Any:
     @tool(effect="idempotent", timeout=60)
     async def wait() -> str:
-        await asyncio.sleep(30)
+        await too_long()
         return "late"
 
     return scripted("child", calls("wait"), "Done.", tools=[wait], **options)
@@ -177,7 +178,7 @@ def test_a_run_that_is_out_of_time_stops_those_that_are_nested_in_it(world: Worl
     async def law() -> None:
         def make(runtime: Any) -> Any:
             return scripted(
-                "boss", asks("child"), "Done.", tools=[slow().as_tool()], timeout=0.1, runtime=runtime
+                "boss", asks("child"), "Done.", tools=[slow().as_tool()], timeout=LIMIT, runtime=runtime
             )
 
         async with world.agent(make) as boss:
@@ -191,7 +192,7 @@ def test_a_run_that_is_out_of_time_stops_those_that_are_nested_in_it(world: Worl
 
 
 def test_an_agent_that_is_out_of_its_own_time_is_an_error_of_its_call() -> None:
-    boss = scripted("boss", asks("child"), "I see.", tools=[slow().as_tool(timeout=0.05)])
+    boss = scripted("boss", asks("child"), "I see.", tools=[slow().as_tool(timeout=LIMIT)])
     result = go(boss.run("Go", **ALICE))
     assert (result.output, "it was stopped (timeout)" in told(result)) == ("I see.", True)
 
@@ -205,9 +206,8 @@ def test_cancelling_a_run_cancels_those_that_are_nested_in_it(world: World) -> N
 
         async with world.agent(make) as boss:
             task = asyncio.create_task(boss.run("Go", **R))
-            while len(await whole_or_nothing(boss)) < 4:  # noqa: ASYNC110
+            while len(journals := await whole_or_nothing(boss)) < 4 or not any_over(journals):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(0.05)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -221,6 +221,10 @@ def test_cancelling_a_run_cancels_those_that_are_nested_in_it(world: World) -> N
             }
 
     go(law())
+
+
+def any_over(journals: Any) -> bool:
+    return any([isinstance(events[-1], RunEnded) for events in journals.values()])
 
 
 async def whole_or_nothing(boss: Any) -> Any:

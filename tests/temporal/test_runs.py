@@ -187,7 +187,7 @@ async def test_a_deadline_reaches_the_run(bank: Bank) -> None:
     turns = (call("wait"), "over")
     caller = bank.agent(*turns)
     async with bank.worker(*turns):
-        result = await caller.run("Wait.", **TENANT, run_id="r", timeout=1.0)
+        result = await caller.run("Wait.", **TENANT, run_id="r", timeout=3.0)
     assert (result.status, result.stop_reason) == ("stopped", "timeout")
     assert activities(await bank.histories("r"))[-2:] == ["Execute", "End"]
     await caller.close()
