@@ -101,8 +101,10 @@ async def paged(store: MemoryStore, scope: Scope, limit: int = MANY) -> list[Rec
     """A partition's records, page by page: each page is full, but for the last."""
     found: list[Record] = []
     while True:
-        page = await store.page(scope, found[-1].n if found else 0, limit)
+        last = found[-1].n if found else 0
+        page = await store.page(scope, last, limit)
         assert len(page) <= limit, f"a page of at most {limit} has {len(page)}"
+        assert all(one.n > last for one in page), f"what is above {last} has {[one.n for one in page]}"
         found += page
         if len(page) < limit:
             return found

@@ -259,7 +259,7 @@ async def _everything(store: MemoryStore, limit: int) -> list[Scope]:
 async def _kept_apart(store: MemoryStore, scopes: list[Scope]) -> None:
     """Each scope has one record, of the same id; then every other one is erased, with all that is within."""
     for scope in scopes:
-        await store.put(scope, records("same", text=repr(scope)), at=NOWHERE)
+        await store.put(scope, records("same", text=repr(scope)))
     for scope in scopes:
         assert await texts(store, scope) == {"same": repr(scope)}
     for scope in scopes[::7]:
