@@ -7,9 +7,20 @@ import functools
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from shipworthy.errors import ConfigurationError, LedgerError, LedgerUnavailable, MissingExtra
+from shipworthy.errors import (
+    ConfigurationError,
+    LedgerError,
+    LedgerUnavailable,
+    MemoryForeign,
+    MemoryFull,
+    MemoryReadOnly,
+    MemoryStoreError,
+    MemoryUnavailable,
+    MissingExtra,
+    ShipworthyError,
+)
 from shipworthy.rules.per_loop import PerLoop
 
 try:
@@ -20,7 +31,7 @@ try:
     from redis.backoff import NoBackoff
 except ImportError as error:
     raise MissingExtra(
-        f"A ledger in Redis needs the package redis: {error}.", fix="pip install 'shipworthy[redis]'"
+        f"What is in Redis needs the package redis: {error}.", fix="pip install 'shipworthy[redis]'"
     ) from None
 
 T = TypeVar("T")
@@ -31,6 +42,12 @@ PAUSE = 0.05
 """Seconds before the second attempt; twice as many before each further one, up to a second."""
 _ADDRESS = "Pass redis://user@host:6379/0, or rediss:// for TLS (percent-encode special characters)."
 _OURS = "protocol", "decode_responses", "retry", "retry_on_error", "retry_on_timeout"
+
+
+class WrongType(errors.ResponseError):
+    """A key that is not ours."""
+
+
 _AGAIN = (
     errors.ConnectionError,
     errors.TimeoutError,
@@ -40,50 +57,84 @@ _AGAIN = (
     OSError,
 )
 """Worth another attempt: the server may have it done or not, and each script may come twice."""
-_MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[LedgerError], str | None], ...] = (
+
+
+class Family(NamedTuple):
+    """What is kept on the server, and its errors: in general; for a server that is away; for one that only reads; for
+    one that has no room; for keys that are somebody else's. `keys`: how an administrator names its keys."""
+
+    noun: str
+    general: type[ShipworthyError]
+    away: type[ShipworthyError]
+    read_only: type[ShipworthyError]
+    full: type[ShipworthyError]
+    foreign: type[ShipworthyError]
+    keys: str
+
+
+LEDGER = Family(
+    "ledger", LedgerError, LedgerUnavailable, LedgerUnavailable, LedgerError, LedgerError, "{<prefix>}*"
+)
+MEMORY = Family(
+    "memory",
+    MemoryStoreError,
+    MemoryUnavailable,
+    MemoryReadOnly,
+    MemoryFull,
+    MemoryForeign,
+    "{<prefix>:memory*",
+)
+_MEANINGS: tuple[tuple[tuple[type[Exception], ...], Literal[1, 2, 3, 4, 5], str | None], ...] = (
     (
         (errors.AuthenticationError, errors.AuthorizationError, errors.AuthenticationWrongNumberOfArgsError),
-        LedgerError,
+        1,
         "Put the right user and password into the address: redis://user:password@host:6379/0, percent-encoded.",
     ),
     (
         (errors.NoPermissionError,),
-        LedgerError,
+        1,
         "As an administrator: ACL SETUSER <user> +@read +@write +@scripting +@connection +info +time "
-        "'~{<prefix>}*' (the prefix is `shipworthy` unless the ledger was given another).",
+        "'~%(keys)s' (the prefix is `shipworthy` unless the %(noun)s was given another).",
     ),
     (
         (errors.BusyLoadingError,),
-        LedgerUnavailable,
+        2,
         "The server reads its data back; resume the run in a moment.",
     ),
     (
         (errors.ReadOnlyError,),
-        LedgerUnavailable,
+        3,
         "This is a replica: give the address of the primary, or a name that follows it.",
     ),
     (
         (errors.OutOfMemoryError,),
-        LedgerError,
-        "Raise the server's maxmemory; nothing of the ledger was evicted.",
+        4,
+        "Raise the server's maxmemory; nothing of the %(noun)s was evicted.",
     ),
     (
         (errors.MovedError, errors.AskError, errors.ClusterCrossSlotError),
-        LedgerError,
+        1,
         "This is one node of a cluster: pass a function that makes a redis.asyncio.RedisCluster.",
     ),
     (
+        (WrongType,),
+        5,
+        "Something else has these keys: use another prefix, or a database of its own.",
+    ),
+    (
         _AGAIN,
-        LedgerUnavailable,
+        2,
         None,
     ),
 )
+"""What the client's errors are: which of a family's, and what to do."""
 _STATES = {
     "READONLY": errors.ReadOnlyError,
     "OOM": errors.OutOfMemoryError,
     "NOPERM": errors.NoPermissionError,
     "ACL failure": errors.NoPermissionError,
     "BUSY ": errors.TryAgainError,
+    "WRONGTYPE": WrongType,
 }
 """What the client has no class for, and what older servers say in a script's error behind words of their own."""
 _REFUSES = "MISCONF", "NOREPLICAS"
@@ -100,10 +151,10 @@ class Script:
 
 
 @functools.cache
-def script(name: str) -> Script:
-    """The script of this name, behind what all of them share."""
+def script(name: str, common: str = "common") -> Script:
+    """The script of this name, behind what all of its kind share."""
     folder = resources.files("shipworthy.adapters.redis")
-    return Script(name, "\n".join([folder.joinpath(f"{part}.lua").read_text() for part in ("common", name)]))
+    return Script(name, "\n".join([folder.joinpath(f"{part}.lua").read_text() for part in (common, name)]))
 
 
 class _Client:
@@ -125,10 +176,20 @@ class _Client:
 
 class Connection:
     """Clients for whichever loops ask. *timeout*: seconds for one attempt's connecting and for its answer; *patience*:
-    seconds in which attempts are begun again."""
+    seconds in which attempts are begun again. *decode*: answers are text, and not bytes."""
 
-    def __init__(self, server: str | Callable[[], Any], key: str, timeout: float, patience: float) -> None:
-        self._options = _options(server, timeout) if isinstance(server, str) else None
+    def __init__(
+        self,
+        server: str | Callable[[], Any],
+        key: str,
+        timeout: float,
+        patience: float,
+        *,
+        family: Family = LEDGER,
+        decode: bool = True,
+    ) -> None:
+        self._family, self._decode = family, decode
+        self._options = _options(server, timeout, family, decode) if isinstance(server, str) else None
         self._make = None if isinstance(server, str) else server
         self._key = key
         self._timeout, self._patience = timeout, patience
@@ -144,10 +205,11 @@ class Connection:
         where = said.get("path") or f"{said.get('host', 'localhost')}:{said.get('port', 6379)}"
         return f"The Redis server {where}"
 
-    async def run(self, script: Script, *arguments: str | int) -> Any:
-        """What *script* gives. One that is cancelled goes on by itself, for at most as long as it would have waited: a
-        connection in the middle of something is nobody's. Raises LedgerError."""
-        return await self._apart(self._run(script, arguments))
+    async def run(self, script: Script, *arguments: str | int | bytes, key: str = "") -> Any:
+        """What *script* gives on the keys behind *key* (or its own). One that is cancelled goes on by itself, for at
+        most as long as it would have waited: a connection in the middle of something is nobody's. Raises an error of
+        the family."""
+        return await self._apart(self._run(script, key or self._key, arguments))
 
     async def setting(self, name: str) -> str | None:
         """A setting of the server's; None where it does not say."""
@@ -155,7 +217,7 @@ class Connection:
             told = await self._apart((await self._client()).config_get(name))
         except (errors.RedisError, OSError):
             return None
-        return told.get(name) if isinstance(told, dict) else None
+        return _text(told.get(name, told.get(name.encode()))) if isinstance(told, dict) else None
 
     async def close(self) -> None:
         """Close this loop's connections, when what runs on them is over."""
@@ -191,7 +253,7 @@ class Connection:
         )
         return _Client(client_of.Redis.from_pool(pool))
 
-    async def _run(self, script: Script, arguments: tuple[str | int, ...]) -> Any:
+    async def _run(self, script: Script, key: str, arguments: tuple[str | int | bytes, ...]) -> Any:
         """Attempts, until one is answered or patience is over. Time in which this process was stopped takes none of
         it: an attempt counts for no longer than it may take to be answered."""
         clock = asyncio.get_running_loop().time
@@ -202,7 +264,8 @@ class Connection:
             async with turns:
                 began = clock()
                 try:
-                    return await _ask(client, script, self._key, arguments)
+                    said = await _ask(client, script, key, arguments)
+                    return _text(said) if self._decode else said
                 except (errors.RedisError, errors.RedisClusterException, OSError) as error:
                     failed = _plain(error)
                 left -= min(clock() - began, self._timeout) + pause
@@ -215,25 +278,29 @@ class Connection:
         # Raised out here, so that the client's exception, with whatever it holds, is no context of ours.
         raise self.translated(failed)
 
-    def translated(self, error: Exception) -> LedgerError:
+    def translated(self, error: Exception) -> ShipworthyError:
         """The one place where the client's errors become ours."""
         said = " ".join(str(error).split())[:300].rstrip(".")
         password = (self._options or {}).get("password")
         if password:
             said = said.replace(str(password), "***")
+        family = self._family
         if any(word in said for word in _REFUSES):
-            return LedgerError(f"{self.name} refused: {said}.", fix=_WRITES)
+            refused = family.general if family is LEDGER else family.read_only
+            return refused(f"{self.name} refused: {said}.", fix=_WRITES)
         for classes, kind, fix in _MEANINGS:
             if isinstance(error, classes):
-                return kind(f"{self.name} failed: {said or type(error).__name__}.", fix=fix)
-        return LedgerError(f"{self.name} failed: {said}.", fix="Look at the server's log.")
+                fix = fix and fix % {"keys": family.keys, "noun": family.noun}
+                meant: type[ShipworthyError] = family[kind]
+                return meant(f"{self.name} failed: {said or type(error).__name__}.", fix=fix)
+        return family.general(f"{self.name} failed: {said}.", fix="Look at the server's log.")
 
 
-async def _ask(client: Any, script: Script, key: str, arguments: tuple[str | int, ...]) -> Any:
+async def _ask(client: Any, script: Script, key: str, arguments: tuple[str | int | bytes, ...]) -> Any:
     try:
-        return _text(await client.evalsha(script.digest, 1, key, *arguments))
+        return await client.evalsha(script.digest, 1, key, *arguments)
     except errors.NoScriptError:
-        return _text(await client.eval(script.text, 1, key, *arguments))
+        return await client.eval(script.text, 1, key, *arguments)
 
 
 def _text(answer: Any) -> Any:
@@ -263,7 +330,7 @@ async def _disconnect(client: Any) -> None:
         await pool.disconnect(inuse_connections=False)
 
 
-def _options(url: str, timeout: float) -> dict[str, Any]:
+def _options(url: str, timeout: float, family: Family, decode: bool) -> dict[str, Any]:
     """The options of a connection. Raises ConfigurationError, which does not repeat a password."""
     try:
         said: dict[str, Any] = dict(parse_url(url))
@@ -274,9 +341,9 @@ def _options(url: str, timeout: float) -> dict[str, Any]:
     refused = [name for name in _OURS if name in said]
     if refused:
         raise ConfigurationError(
-            f"The address of the Redis server sets {', '.join(refused)}, which the ledger sets itself.",
+            f"The address of the Redis server sets {', '.join(refused)}, which the {family.noun} sets itself.",
             fix="Leave it out.",
         )
     ours: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-    fixed = {"protocol": 2, "decode_responses": True, "retry": Retry(NoBackoff(), 0)}
+    fixed = {"protocol": 2, "decode_responses": decode, "retry": Retry(NoBackoff(), 0)}
     return ours | said | fixed

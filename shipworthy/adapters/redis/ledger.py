@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from shipworthy.adapters.redis.connection import Connection, script
+from shipworthy.adapters.redis.durability import Losses, evicts, fields, losses
 from shipworthy.adapters.shared.entries import demand
 from shipworthy.domain.ledger import (
     Account,
@@ -37,6 +38,11 @@ STAYS = 400 * 86_400_000
 """Milliseconds for which a counter stays after its window ended."""
 AT_ONCE = 500
 """Holds, counters or limits that one script goes through: while it runs, the server does nothing else."""
+LOSSES = Losses(
+    "a cap is forgotten",
+    "a restart forgets what was spent and held since its last snapshot, which can then be spent again",
+    "the last seconds of what was spent can be spent again",
+)
 _json = msgspec.json.Encoder()
 _log = logging.getLogger("shipworthy")
 
@@ -82,15 +88,15 @@ class RedisLedger:
     async def open(self) -> None:
         if self._opened:
             return
-        said = _fields("\n".join(await self._server.run(script("inspect"))))
-        policy = said.get("maxmemory_policy")
-        if policy not in (None, "noeviction"):
+        said = fields("\n".join(await self._server.run(script("inspect"))))
+        policy = evicts(said)
+        if policy is not None:
             raise LedgerError(
                 f"{self._server.name} evicts keys when its memory is full (maxmemory-policy {policy}), and with a "
                 "counter all that was spent of it.",
                 fix="CONFIG SET maxmemory-policy noeviction, or keep the ledger on a server of its own.",
             )
-        if loss := _loss(said, await self._server.setting("appendfsync")):
+        if loss := losses(said, await self._server.setting("appendfsync"), LOSSES):
             _log.warning("%s keeps the ledger, but %s", self._server.name, loss)
         self._opened = True
 
@@ -271,25 +277,3 @@ def _exact(numbers: Iterable[int], what: str, most: int = EXACT) -> None:
                 f"A ledger in Redis cannot count {number} exactly ({what}).",
                 fix=f"Stay below {most}, or keep the ledger in SQLite or Postgres.",
             )
-
-
-def _fields(text: str) -> dict[str, str]:
-    """What INFO says, by name."""
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-
-
-def _loss(said: dict[str, str], sync: str | None) -> str | None:
-    """What a restart of the server forgets, and what to do about it; None where that is nothing."""
-    if "maxmemory_policy" not in said:
-        return "does not say whether it evicts keys, with which a cap is forgotten. Set maxmemory-policy noeviction."
-    if said.get("aof_enabled") != "1":
-        return (
-            "does not log its writes (appendonly no): a restart forgets what was spent and held since its last "
-            "snapshot, which can then be spent again. CONFIG SET appendonly yes, appendfsync always."
-        )
-    if sync is not None and sync != "always":
-        return (
-            f"syncs its log later (appendfsync {sync}): when its machine loses power, the last seconds of what was "
-            "spent can be spent again. CONFIG SET appendfsync always."
-        )
-    return None
