@@ -28,6 +28,9 @@ APPLICATION_ID = 0x53485057
 """'SHPW', in the header of the file."""
 USER_VERSION = 1
 """The format of `schema.sql`."""
+MEMORY_ID = 0x5348504D
+"""'SHPM', in the header of a file that has nothing but a memory. The runtime's tables may join it there, and it becomes
+'SHPW'; a memory's tables have a format number of their own beside them."""
 OLDEST_SQLITE = (3, 51, 3)
 """Before it, a WAL could be reset while a checkpoint ran, which corrupts the file."""
 CHECKED_WHOLE = 64 * 1024 * 1024
@@ -39,13 +42,41 @@ _LEAF_TABLE = 13
 Durability = Literal["power", "process"]
 
 
+class Schema(msgspec.Struct, frozen=True, gc=False):
+    """The tables of one kind of store. Those of several kinds may be in one file, whichever came first.
+
+    `present`: whether they are in a file that is ours, in this format. `create`: makes them so, inside a transaction.
+    `checked`: what of a large file is checked when it is opened. `overwrites`: whether what is deleted is overwritten.
+    """
+
+    present: Callable[[apsw.Connection, str], bool]
+    create: Callable[[apsw.Connection], None]
+    checked: tuple[str, ...]
+    overwrites: bool = False
+
+
+def _runs_present(connection: apsw.Connection, path: str) -> bool:
+    return bool(connection.pragma("application_id") == APPLICATION_ID)
+
+
+def _create_runs(connection: apsw.Connection) -> None:
+    schema = resources.files("shipworthy.adapters.sqlite").joinpath("schema.sql").read_text("utf-8")
+    connection.execute(schema)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {USER_VERSION}")
+
+
+RUNS = Schema(_runs_present, _create_runs, ("runs", "workers"))
+"""The runtime's tables."""
+
+
 class Database(msgspec.Struct, frozen=True, gc=False):
-    """Where the file is and how it is opened. `busy_timeout` in seconds; `vfs` is for tests."""
+    """Where the file is, what is wanted of it and how it is opened. `busy_timeout` in seconds; `vfs` is for tests."""
 
     path: str
     durability: Durability = "power"
     busy_timeout: float = 5.0
     vfs: str | None = None
+    schema: Schema = RUNS
 
 
 def gate(version: str) -> None:
@@ -103,6 +134,8 @@ def connect(database: Database, *, reads: bool = False) -> apsw.Connection:
         connection.wal_autocheckpoint(
             0
         )  # the writer makes checkpoints itself: SQLite's own hides their errors
+        if database.schema.overwrites:
+            connection.pragma("secure_delete", 1)
         if reads:
             connection.pragma("query_only", 1)
     except BaseException:
@@ -119,10 +152,8 @@ def rows(cursor: apsw.Cursor, query: str, values: Sequence[apsw.SQLiteValue] = (
 def verify(connection: apsw.Connection, database: Database) -> None:
     """Read the file back and check its structure (bounded, see CHECKED_WHOLE). Raises StoreCorrupt."""
     size = connection.pragma("page_count") * connection.pragma("page_size")
-    checks = (
-        ["quick_check(1)"] if size <= CHECKED_WHOLE else ["quick_check('runs')", "quick_check('workers')"]
-    )
-    for check in checks:
+    some = [f"quick_check('{table}')" for table in database.schema.checked]
+    for check in ["quick_check(1)"] if size <= CHECKED_WHOLE else some:
         found = connection.execute(f"PRAGMA {check}").fetchall()
         if found != [("ok",)]:
             raise StoreCorrupt(f"{database.path} is damaged: {found[0][0]}.")
@@ -229,8 +260,8 @@ def _header(database: Database) -> bytes | None:
 
 
 def _recognise(database: Database, application: int, version: int, empty: bool) -> bool:
-    """Whether the schema is there. Raises StoreForeign for anybody else's file and for a newer format."""
-    if application == APPLICATION_ID:
+    """Whether the file is ours; not if it is empty. Raises StoreForeign for anybody else's and for a newer format."""
+    if application in (APPLICATION_ID, MEMORY_ID):
         if version > USER_VERSION:
             raise StoreForeign(f"{database.path} has format {version}; this release knows {USER_VERSION}.")
         return True
@@ -240,11 +271,12 @@ def _recognise(database: Database, application: int, version: int, empty: bool) 
 
 
 def _ours(connection: apsw.Connection, database: Database) -> bool:
-    """The same, as one statement sees it, and so one snapshot."""
+    """Whether the schema is there. What the file is, is asked with one statement, and so of one snapshot."""
     query = """SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)
     FROM pragma_application_id, pragma_user_version"""
     [(application, version, count)] = rows(connection.cursor(), query)
-    return _recognise(database, application, version, count == 0)
+    ours = _recognise(database, application, version, count == 0)
+    return ours and database.schema.present(connection, database.path)
 
 
 def _create(connection: apsw.Connection, database: Database) -> None:
@@ -252,14 +284,10 @@ def _create(connection: apsw.Connection, database: Database) -> None:
     _use_wal(connection, database)
     if _ours(connection, database):
         return
-    schema = resources.files("shipworthy.adapters.sqlite").joinpath("schema.sql").read_text("utf-8")
     connection.execute("BEGIN IMMEDIATE")
     try:
         if not _ours(connection, database):
-            connection.execute(schema)
-            connection.execute(
-                f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {USER_VERSION}"
-            )
+            database.schema.create(connection)
         connection.execute("COMMIT")
     except BaseException:
         if not connection.get_autocommit():

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 import apsw
+import msgspec
 
 from shipworthy.adapters.shared.lane import Job, Lane, unexpected
 from shipworthy.adapters.sqlite.connection import CHECKPOINT_PAGES, Database, recover, translate
 from shipworthy.adapters.sqlite.workers import Worker, now
 from shipworthy.errors import CommitUncertain, ShipworthyError, StoreError, StoreFull
 
+T = TypeVar("T")
 _OWN_FAULT = (apsw.ConstraintError, apsw.TooBigError, apsw.MismatchError, apsw.RangeError, apsw.BindingsError)
 
 
@@ -36,74 +39,55 @@ class Damage:
             return cls._all.setdefault(path, cls())
 
 
-class Writer(Lane):
+class Alone(msgspec.Struct, Generic[T]):
+    """A writer's job that is not part of a transaction. It is given the connection."""
+
+    work: Callable[[apsw.Connection], T]
+
+    def __call__(self, connection: apsw.Connection) -> T:
+        return self.work(connection)
+
+
+class Committer(Lane):
     """Commits what is queued in one transaction: each job whole or not at all, whatever others become."""
 
-    def __init__(self, database: Database, connection: apsw.Connection, worker: Worker) -> None:
+    def __init__(self, database: Database, connection: apsw.Connection) -> None:
         super().__init__("writer", database.path)
         self._database = database
-        self._worker = worker
         self._damage = Damage.of(database.path)
         self._seen = self._damage.count
         self._pages = 0
-        self._renew_at = now() + worker.ttl // 3
-        self._resigned = False
-        self._resignation: Job[None] | None = None
         self._connection: apsw.Connection | None = connection
         self._watch(connection)
-        registration: Job[int] = Job(worker.register)
-        self._perform_with(registration, [registration])
-        if registration.error is not None:
-            self._drop()
-            raise registration.error
 
     @property
     def suspect(self) -> bool:
         """Whether a write or a sync failed since the file was last read back and checkpointed."""
         return self._seen != self._damage.count
 
-    def resign(self) -> None:
-        """Queue the release of this worker's runs and of its lease, which is not renewed any more."""
-        self._resigned = True
-        self._resignation = Job(self._worker.resign)
-        self._queue.put([self._resignation])
-
-    @property
-    def resigned(self) -> bool:
-        """Whether the resignation is in the file; asked when the thread has ended."""
-        return self._resignation is not None and self._resignation.error is None
-
     # on the thread
 
-    def _patience(self) -> float:
-        return max(self._renew_at - now(), 0) / 1000
-
     def _perform(self, group: list[Job[Any]]) -> None:
-        renewal = self._renewal()
-        everything = group if renewal is None else [*group, renewal]
-        if everything:
-            self._perform_with(renewal, everything)
-
-    def _perform_with(self, renewal: Job[int] | None, group: list[Job[Any]]) -> None:
+        together = [job for job in group if not isinstance(job.work, Alone)]
         try:
-            self._transact(self._sound(), group)
+            if together:
+                self._transact(self._sound(), together)
         except StoreError as error:
-            for job in group:
+            for job in together:
                 job.error = _again(error)
-        if renewal is None:
-            return
-        if renewal.error is None and renewal.value is not None:
-            self._worker.start_by = renewal.value  # only now: the expiry that others read is durable
-        else:
-            self._renew_at = now() + self._worker.ttl // 10
+        for job in group:
+            if isinstance(job.work, Alone):
+                self._perform_alone(job)
 
-    def _renewal(self) -> Job[int] | None:
-        """The lease's renewal, when it is due."""
-        time = now()
-        if time < self._renew_at:
-            return None
-        self._renew_at = time + max(self._worker.ttl // 3, 1)
-        return None if self._resigned else Job(self._worker.renew)
+    def _perform_alone(self, job: Job[Any]) -> None:
+        try:
+            job.value = job.work(self._sound())
+        except ShipworthyError as refusal:
+            job.error = refusal
+        except apsw.Error as error:
+            if not isinstance(error, (apsw.BusyError, apsw.FullError)):
+                self._suspect()
+            job.error = translate(error, self._database)
 
     def _sound(self) -> apsw.Connection:
         """The connection: after a failure a new one, read back and checkpointed. Raises StoreError."""
@@ -212,6 +196,61 @@ class Writer(Lane):
 
     def _end(self) -> None:
         self._drop()
+
+
+class Writer(Committer):
+    """A committer that registers a worker, and renews its lease with what it commits."""
+
+    def __init__(self, database: Database, connection: apsw.Connection, worker: Worker) -> None:
+        super().__init__(database, connection)
+        self._worker = worker
+        self._renew_at = now() + worker.ttl // 3
+        self._resigned = False
+        self._resignation: Job[None] | None = None
+        registration: Job[int] = Job(worker.register)
+        self._perform_with(registration, [registration])
+        if registration.error is not None:
+            self._drop()
+            raise registration.error
+
+    def resign(self) -> None:
+        """Queue the release of this worker's runs and of its lease, which is not renewed any more."""
+        self._resigned = True
+        self._resignation = Job(self._worker.resign)
+        self._queue.put([self._resignation])
+
+    @property
+    def resigned(self) -> bool:
+        """Whether the resignation is in the file; asked when the thread has ended."""
+        return self._resignation is not None and self._resignation.error is None
+
+    # on the thread
+
+    def _patience(self) -> float:
+        return max(self._renew_at - now(), 0) / 1000
+
+    def _perform(self, group: list[Job[Any]]) -> None:
+        renewal = self._renewal()
+        everything = group if renewal is None else [*group, renewal]
+        if everything:
+            self._perform_with(renewal, everything)
+
+    def _perform_with(self, renewal: Job[int] | None, group: list[Job[Any]]) -> None:
+        super()._perform(group)
+        if renewal is None:
+            return
+        if renewal.error is None and renewal.value is not None:
+            self._worker.start_by = renewal.value  # only now: the expiry that others read is durable
+        else:
+            self._renew_at = now() + self._worker.ttl // 10
+
+    def _renewal(self) -> Job[int] | None:
+        """The lease's renewal, when it is due."""
+        time = now()
+        if time < self._renew_at:
+            return None
+        self._renew_at = time + max(self._worker.ttl // 3, 1)
+        return None if self._resigned else Job(self._worker.renew)
 
 
 def _again(error: StoreError) -> StoreError:
