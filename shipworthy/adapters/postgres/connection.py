@@ -100,6 +100,9 @@ _MEANINGS: tuple[tuple[tuple[type[psycopg.Error], ...], type[StoreError], str | 
 class Connection(psycopg.Connection[Any]):
     """A session that is over, as if the server had closed it, when the server has been silent for too long."""
 
+    silence: float | None = None
+    """Seconds, where they are not SILENCE."""
+
     def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
         return super().wait(self._heard(gen), *args, **options)
 
@@ -112,7 +115,7 @@ class Connection(psycopg.Connection[Any]):
                 return end.value
             if ready:
                 heard = time.monotonic()
-            elif time.monotonic() > heard + SILENCE:
+            elif time.monotonic() > heard + (SILENCE if self.silence is None else self.silence):
                 self.close()
                 raise psycopg.OperationalError("the server does not answer")
 
