@@ -37,7 +37,7 @@ _names = msgspec.msgpack.Decoder(tuple[bytes, bytes | None, bytes | None]).decod
 
 def place_of(scope: Scope) -> str:
     """The place of the scope's partition: at most some 750 characters, of ASCII, without braces, blanks or `#`."""
-    parts = [escaped(scope.tenant)]
+    parts = ["t:" + escaped(scope.tenant)]
     if scope.user is not None:
         parts.append("u:" + escaped(scope.user))
     if scope.session is not None:
