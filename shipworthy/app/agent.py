@@ -54,8 +54,11 @@ from shipworthy.ports.policy import Policy
 from shipworthy.ports.tools import Tool
 
 if TYPE_CHECKING:
+    from shipworthy.app.agent_memory import AgentMemory
     from shipworthy.app.control import ApprovalHandler, Control
     from shipworthy.app.nested import AgentTool
+    from shipworthy.domain.memory import Consolidated
+    from shipworthy.engine.memory.memory import Memory
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -69,7 +72,10 @@ class Agent(Generic[Deps, OutputT]):
     run. `max_turns`: answers of the model after which it is asked for a last one without tools. `budget`: what runs may
     spend, such as a StandardBudget. `permissions`: which calls may run, such as StandardPermissions; without them the
     tools listed in code may. `approval_handler`: who is asked where somebody has to be, a function of the request or an
-    Inbox; without one, nobody is, and that is a no.
+    Inbox; without one, nobody is, and that is a no. `memory`: a Memory, or its address, such as "sqlite:./bot.db"; what
+    it has for the prompt is recalled before the first turn, and what was said is kept when the run ends. Where it
+    cannot be asked the run waits, unless `memory_required=False` lets it go on without. `auto_extract`: have facts
+    learned from what was said, by the model, at the user's expense; on for real models.
 
     Raises ConfigurationError for anything that could not work later.
     """
@@ -83,6 +89,7 @@ class Agent(Generic[Deps, OutputT]):
         "_entered",
         "_instructions",
         "_limits",
+        "_memory",
         "_model",
         "_output_mode",
         "_output_type",
@@ -119,6 +126,9 @@ class Agent(Generic[Deps, OutputT]):
         budget: Budget | None = None,
         permissions: Policy | None = None,
         approval_handler: ApprovalHandler | None = None,
+        memory: Memory | str | None = None,
+        memory_required: bool = True,
+        auto_extract: bool | None = None,
         tuning: Tuning | None = None,
     ) -> None:
         self.name = name if name == UNNAMED else name_of(name)
@@ -141,6 +151,9 @@ class Agent(Generic[Deps, OutputT]):
         self._control: Control | None = None
         if permissions is not None or approval_handler is not None:
             self._control = _control_of(permissions, approval_handler)
+        self._memory: AgentMemory | None = None
+        if memory is not None or auto_extract or not memory_required or self._tuning.auto_consolidate:
+            self._memory = _memory_of(self, memory, memory_required, auto_extract)
         self._blueprint: Blueprint | None = None
         self._service: Service | None = None
         self._recovering: asyncio.Task[None] | None = None
@@ -159,6 +172,16 @@ class Agent(Generic[Deps, OutputT]):
     def budget(self) -> Budget | None:
         """What the agent's runs may spend; None where nothing is limited or priced."""
         return self._budget
+
+    @property
+    def tuning(self) -> Tuning:
+        """Settings that few change."""
+        return self._tuning
+
+    @property
+    def memory(self) -> Memory | None:
+        """What the agent's runs recall from and are remembered in."""
+        return None if self._memory is None else self._memory.memory
 
     @property
     def tools(self) -> Mapping[str, Tool]:
@@ -448,10 +471,19 @@ class Agent(Generic[Deps, OutputT]):
         """Resume this agent's runs, of every tenant, that nobody drives any more. What cannot be resumed is logged."""
         return await self._in_use().recover()
 
+    async def consolidate(self, *, tenant_id: str | None = None, user_id: str | None = None) -> Consolidated:
+        """Have facts learned of everything that this agent's memory has and that nothing was learned of yet, and join
+        what says the same: of one user, or of everybody. Raises ConfigurationError where facts are not learned."""
+        from shipworthy.app.agent_memory import consolidate
+
+        return await consolidate(self, self._memory, tenant_id, user_id)
+
     async def __aenter__(self) -> Agent[Deps, OutputT]:
         service = self._in_use()
         await self.runtime.acquire()
         self._entered += 1
+        if self._memory is not None:
+            await self._memory.enter()
         if self._entered == 1:
             recovering = service.keep_recovering(self._tuning.recover_every)
             self._recovering = asyncio.create_task(recovering, name="shipworthy-recovery")
@@ -465,6 +497,8 @@ class Agent(Generic[Deps, OutputT]):
         blueprint = self._in_use().blueprint
         try:
             if not self._entered:
+                if self._memory is not None:
+                    await self._memory.leave()
                 await self.runtime.abandon(blueprint)
                 if self._recovering is not None:
                     self._recovering.cancel()
@@ -518,6 +552,7 @@ class Agent(Generic[Deps, OutputT]):
                 limits=self._limits,
                 budget=self._budget,
                 governance=self._governance(),
+                memory=None if self._memory is None else self._memory.remembering(),
             )
         return self._blueprint
 
@@ -528,9 +563,12 @@ class Agent(Generic[Deps, OutputT]):
         return self._control.governance(patience, handler_patience)
 
     def _scope(self, tenant_id: str | None, user_id: str | None, session_id: str | None) -> Scope:
-        return scope_of(
+        scope = scope_of(
             tenant_id, user_id, session_id, default=self._tenant_id, required=self._require_identity
         )
+        if self._memory is not None:
+            self._memory.check(scope, required=self._require_identity)
+        return scope
 
 
 def _control_of(permissions: Policy | None, approval_handler: ApprovalHandler | None) -> Control:
@@ -538,6 +576,15 @@ def _control_of(permissions: Policy | None, approval_handler: ApprovalHandler | 
     from shipworthy.app.control import Control
 
     return Control(permissions, approval_handler)
+
+
+def _memory_of(
+    agent: Agent[Any, Any], memory: Memory | str | None, required: bool, extract: bool | None
+) -> AgentMemory:
+    """Raises ConfigurationError."""
+    from shipworthy.app.agent_memory import AgentMemory
+
+    return AgentMemory(agent, memory, required, extract)
 
 
 def _budget_of(budget: Budget, agent: str) -> Budget | None:

@@ -25,6 +25,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     orphaned runs while the agent is entered (`async with agent`). `policy_timeout`: seconds that a policy or a hook
     may take, and `approval_timeout` that an approval handler may; one that takes longer has denied. `wait_for_paused`:
     refuse a new message of a session while a run of it is paused; otherwise a paused run holds nobody up.
+    `memory_timeout`: seconds that memory may take at the beginning and at the end of a run. `auto_consolidate`: have
+    `agent.consolidate()` done by itself for whoever was learned of, while the agent is entered.
     """
 
     tool_timeout: float = 60.0
@@ -35,6 +37,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     policy_timeout: float = 5.0
     approval_timeout: float = 300.0
     wait_for_paused: bool = False
+    memory_timeout: float = 10.0
+    auto_consolidate: bool = False
 
 
 MOST_TOKENS = 10**9
@@ -120,7 +124,8 @@ def limits_of(max_turns: int, timeout: float | None, tuning: Tuning) -> Limits:
 
 def _tuned(tuning: Tuning) -> Limits:
     flag_of("wait_for_paused", tuning.wait_for_paused)
-    for name in ("recover_every", "policy_timeout", "approval_timeout"):
+    flag_of("auto_consolidate", tuning.auto_consolidate)
+    for name in ("recover_every", "policy_timeout", "approval_timeout", "memory_timeout"):
         seconds(name, getattr(tuning, name))
     return Limits(
         output_retries=_count("output_retries", tuning.output_retries, 0),

@@ -12,7 +12,9 @@ from typing import Literal
 import msgspec
 
 from shipworthy.domain.effects import Effect
+from shipworthy.domain.memory import Kind, Level, Source, Why
 from shipworthy.domain.messages import (
+    MEMORY,
     MODEL,
     RUNTIME,
     USER,
@@ -72,7 +74,8 @@ class RunStarted(Event, frozen=True, gc=False, kw_only=True, omit_defaults=False
     """A run began; what is here is pinned. `digest` is that of the input, for a repeated `run_id`.
 
     Every field is written, set or not: a later release may choose other defaults.
-    `session_head`: how many ended runs of the session this run sees. `timeout` in seconds.
+    `session_head`: how many ended runs of the session this run sees. `timeout` in seconds. `remembers`: it asks its
+    agent's memory before its first turn.
     """
 
     run_id: str
@@ -93,6 +96,7 @@ class RunStarted(Event, frozen=True, gc=False, kw_only=True, omit_defaults=False
     model_retries: int = 2
     timeout: float | None = None
     parent: Parent | None = None
+    remembers: bool = False
     origin: str = USER
 
 
@@ -389,6 +393,52 @@ class RunParked(Event, frozen=True, gc=False, kw_only=True, tag="run_parked"):
     wake_at: int | None = None
 
 
+class RecallNote(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
+    """One thing that memory gave: which, of which partition, why, and where it had come from."""
+
+    id: str
+    kind: Kind
+    level: Level
+    why: Why = Why()
+    at: int = 0
+    source: Source | None = None
+    origin: str = USER
+    trust: Trust = "trusted"
+
+
+class MemoryRecalled(Event, frozen=True, gc=False, kw_only=True, tag="memory_recalled"):
+    """What memory gave before the first turn; pinned for the run. `parts` enter the conversation before the prompt, as
+    data, each with the trust that it went into memory with; `items` say why. `problem`: why memory gave nothing, or
+    less than it has."""
+
+    parts: tuple[Text | Stored, ...] = ()
+    items: tuple[RecallNote, ...] = ()
+    problem: str = ""
+    origin: str = MEMORY
+
+
+class MemoryWritten(Event, frozen=True, gc=False, kw_only=True, tag="memory_written"):
+    """What was said and done is in memory under these ids, as durable as its store keeps it. `problem`: why it is not,
+    or not whole. `learning`: the run that learns facts from it."""
+
+    ids: tuple[str, ...] = ()
+    problem: str = ""
+    learning: str | None = None
+    origin: str = MEMORY
+
+
+class FactsLearned(Event, frozen=True, gc=False, kw_only=True, tag="facts_learned"):
+    """A learning run's facts are in memory, as durable as its store keeps it: new ones, those that were known already
+    and are now better founded, those that these supersede, and those that nobody is told of because they are not sure
+    enough."""
+
+    added: tuple[str, ...] = ()
+    confirmed: tuple[str, ...] = ()
+    superseded: tuple[str, ...] = ()
+    quarantined: tuple[str, ...] = ()
+    origin: str = MEMORY
+
+
 class OutputRejected(Event, frozen=True, gc=False, kw_only=True, tag="output_rejected"):
     """The answer was not a valid output; the model is told why. `call_id` is that of an output tool's call."""
 
@@ -439,6 +489,9 @@ AnyEvent = (
     | ToolInDoubt
     | ToolSettled
     | RunParked
+    | MemoryRecalled
+    | MemoryWritten
+    | FactsLearned
     | OutputRejected
     | StopRequested
     | RunEnded

@@ -77,6 +77,7 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
         model_retries=limits.model_retries,
         timeout=limits.timeout,
         parent=None if start.parent is None else parent_of(start.parent, start.call),
+        remembers=blueprint.memory is not None,
         origin=USER if start.parent is None else MODEL,
         trust="trusted" if start.parent is None else "untrusted",
     )

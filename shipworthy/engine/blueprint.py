@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,6 +16,9 @@ from shipworthy.ports.model import Model
 from shipworthy.ports.output import Output
 from shipworthy.ports.tools import Tool
 from shipworthy.rules.text import clean
+
+if TYPE_CHECKING:
+    from shipworthy.engine.remembering import Remembering
 
 UNNAMED = "agent"
 """The name of agents that were given none."""
@@ -40,7 +43,8 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
 
 
 class Blueprint(msgspec.Struct, kw_only=True):
-    """An agent, as its runs see it. `fixed`: its instructions, where no function of the context gives them."""
+    """An agent, as its runs see it. `fixed`: its instructions, where no function of the context gives them. `memory`:
+    what its runs recall from and are remembered in. `learns`: what is done with its output before a run ends."""
 
     name: str
     instructions: tuple[Instruction, ...]
@@ -55,6 +59,8 @@ class Blueprint(msgspec.Struct, kw_only=True):
     fixed: str | None
     budget: Budget | None = None
     governance: Governance = UNGOVERNED
+    memory: Remembering | None = None
+    learns: Callable[[Any, Any], Awaitable[None]] | None = None
 
     @classmethod
     def build(
@@ -69,6 +75,8 @@ class Blueprint(msgspec.Struct, kw_only=True):
         limits: Limits,
         budget: Budget | None = None,
         governance: Governance = UNGOVERNED,
+        memory: Remembering | None = None,
+        learns: Callable[[Any, Any], Awaitable[None]] | None = None,
     ) -> Blueprint:
         """Everything that is the same for every run, computed once."""
         texts = [i for i in instructions if isinstance(i, str)]
@@ -92,6 +100,8 @@ class Blueprint(msgspec.Struct, kw_only=True):
             fixed=joined([*texts, output.words]) if len(texts) == len(instructions) else None,
             budget=budget,
             governance=governance,
+            memory=memory,
+            learns=learns,
         )
 
 

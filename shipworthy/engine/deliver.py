@@ -44,7 +44,7 @@ async def _deliver_handed_over(run: LiveRun, message: Message, call_id: str) -> 
         except (InvalidOutput, ModelRetry) as error:
             problem = f"What the other agent gave is not a valid output: {clean(error.what)}"
         else:
-            run.record(RunEnded(status="completed", output=_pack(run, value)))
+            await _end(run, RunEnded(status="completed", output=_pack(run, value)), value)
             return
     run.record(OutputRejected(problem=problem))
 
@@ -64,14 +64,25 @@ async def _deliver(run: LiveRun, text: str, tool: str | None, call_id: str | Non
     except (InvalidOutput, ModelRetry) as problem:
         run.record(OutputRejected(problem=clean(problem.what), call_id=call_id))
         return False
-    run.record(RunEnded(status="completed", output=_pack(run, value), output_call=call_id))
+    await _end(run, RunEnded(status="completed", output=_pack(run, value), output_call=call_id), value)
     return True
+
+
+async def _end(run: LiveRun, ended: RunEnded, value: Any) -> None:
+    """Record the end; before it, and in one commit with it, that the run is remembered, or what was learned. Both can
+    be done again after a crash."""
+    plan = run.blueprint
+    if plan.learns is not None and ended.output is not None:
+        await plan.learns(run, value)
+    if plan.memory is not None:
+        await plan.memory.remember(run, ended)
+    run.record(ended)
 
 
 async def _deliver_wrap_up(run: LiveRun) -> None:
     """The last answer of a run that used up its turns or a budget: an output if it is a valid one."""
     answer = (await run.messages())[-1]
-    value, call_id = None, None
+    value, packed, call_id = None, None, None
     candidates = [(c.call.name, c.call.call_id) for c in run.state.calls.values()]
     texts: list[tuple[str, str | None, str | None]] = [
         (await run.arguments_of(run.state.calls[i].call), n, i)
@@ -82,20 +93,20 @@ async def _deliver_wrap_up(run: LiveRun) -> None:
         texts.append((answer.text, None, None))
     for text, tool, called in texts:
         try:
-            value, call_id = _pack(run, await _value(run, text, tool)), called
+            value = await _value(run, text, tool)
+            packed, call_id = _pack(run, value), called
             break
         except (InvalidOutput, ModelRetry):
             continue
     limit = run.state.limit
-    run.record(
-        RunEnded(
-            status="stopped",
-            stop_reason=why_stopped(run.state),
-            output=value,
-            output_call=call_id,
-            error=None if limit is None else budget_words(limit),
-        )
+    ended = RunEnded(
+        status="stopped",
+        stop_reason=why_stopped(run.state),
+        output=packed,
+        output_call=call_id,
+        error=None if limit is None else budget_words(limit),
     )
+    await _end(run, ended, value)
 
 
 async def _value(run: LiveRun, text: str, tool: str | None) -> Any:

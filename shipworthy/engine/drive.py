@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import assert_never
 
-from shipworthy.domain.events import RunEnded, RunParked, StopCause, StopRequested
+from shipworthy.domain.events import MemoryRecalled, RunEnded, RunParked, StopCause, StopRequested
 from shipworthy.engine.ask import ask
 from shipworthy.engine.deliver import deliver
 from shipworthy.engine.execute import execute
@@ -25,6 +25,7 @@ from shipworthy.rules.decide import (
     Finished,
     Judge,
     Park,
+    Recall,
     Settle,
     Step,
     again_at,
@@ -111,6 +112,8 @@ async def perform(run: LiveRun, step: Step) -> None:
     match step:
         case AskModel():
             await ask(run, step)
+        case Recall():
+            await _recall(run)
         case Judge():
             await judge(run, step)
         case Execute():
@@ -142,6 +145,14 @@ async def _end(run: LiveRun, step: End) -> None:
         if waits:
             return
     run.record(RunEnded(status=step.status, stop_reason=step.stop_reason, error=step.error))
+
+
+async def _recall(run: LiveRun) -> None:
+    """What memory gave is durable before a model sees it. A run whose agent has none any more goes on without."""
+    if run.blueprint.memory is None:
+        run.record(MemoryRecalled(problem="The agent has no memory any more."))
+    else:
+        await run.blueprint.memory.recall(run)
 
 
 async def _tell(run: LiveRun) -> None:

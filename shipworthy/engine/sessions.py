@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 
-from shipworthy.domain.messages import Message
+from shipworthy.domain.messages import MEMORY, Message
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.bodies import Bodies
 from shipworthy.errors import RunNotFound
@@ -48,5 +48,12 @@ async def read(store: Store, scope: Scope, run_ids: Sequence[str]) -> list[Messa
         except RunNotFound:
             continue
         bodies = Bodies(partial(store.body, scope, run_id), used=True)
-        messages.extend([await bodies.message(message) for message in state.messages])
+        messages.extend([await bodies.message(_without_memory(message)) for message in state.messages])
     return messages
+
+
+def _without_memory(message: Message) -> Message:
+    """A message without what memory gave to the run that it was in: the next run is given its own."""
+    if message.role != "user" or not any([part.origin == MEMORY for part in message.parts]):
+        return message
+    return Message(message.role, tuple([part for part in message.parts if part.origin != MEMORY]))

@@ -18,6 +18,10 @@ class AskModel(msgspec.Struct, frozen=True, gc=False):
     delay: float = 0.0
 
 
+class Recall(msgspec.Struct, frozen=True, gc=False):
+    """Ask memory what the run should know."""
+
+
 class Judge(msgspec.Struct, frozen=True, gc=False):
     """Say of each call whether it may run."""
 
@@ -60,9 +64,10 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
     """Nothing is left to do in this sitting."""
 
 
-Step = AskModel | Judge | Execute | Settle | Park | Deliver | End | Finished
+Step = AskModel | Recall | Judge | Execute | Settle | Park | Deliver | End | Finished
 
 _MINUTE, _MOST_DOUBLINGS = 60_000, 10
+_RECALL = Recall()
 _FINISHED, _DELIVER, _TURN, _WRAP_UP, _PARK = Finished(), Deliver(), AskModel(), AskModel("wrap_up"), Park()
 
 
@@ -83,6 +88,8 @@ def decide(run: RunState) -> Step:  # noqa: C901 - the table
         return _DELIVER
     if run.limit is not None and _is_over_limit(run):
         return End("stopped", why_stopped(run), budget_words(run.limit))
+    if run.started.remembers and not run.recalled:
+        return _RECALL
     if calls.unjudged:
         return Judge(tuple(calls.unjudged))
     if calls.repeatable:

@@ -23,8 +23,11 @@ from shipworthy.domain.events import (
     BudgetReached,
     BudgetUnchecked,
     BudgetWarned,
+    FactsLearned,
     HumanAnswered,
     HumanAsked,
+    MemoryRecalled,
+    MemoryWritten,
     ModelAbandoned,
     ModelAnswered,
     ModelFailed,
@@ -73,7 +76,7 @@ class RunState(msgspec.Struct, kw_only=True):
     results by tool, and `allowed`: calls that were; `tallies`: the same of nested runs and those within, and `below`
     its sum. `remembered`: approvals that hold for the whole run. `handed_over`:
     the call whose result is the answer. `taken`: names of the tokens that were taken. `prefix`: what the addresses of
-    its calls begin with.
+    its calls begin with. `recalled`: its memory was asked.
     """
 
     started: RunStarted
@@ -121,6 +124,7 @@ class RunState(msgspec.Struct, kw_only=True):
     taken: set[str] = set()
     prefix: str = ""
     stop_detail: str = ""
+    recalled: bool = False
     ended: RunEnded | None = None
 
 
@@ -250,7 +254,9 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
                 drop_edits(_call(run, event.address.removeprefix(run.prefix)))
             elif event.reason in ("expired", "signature"):
                 drop_grants(_call(run, event.address.removeprefix(run.prefix)), event.by)
-        case BudgetWarned() | BudgetUnchecked():
+        case MemoryRecalled():
+            _recalled(run, event)
+        case BudgetWarned() | BudgetUnchecked() | MemoryWritten() | FactsLearned():
             pass
         case RunParked():
             run.parked, run.waiting_for = True, event.detail or event.reason
@@ -268,6 +274,13 @@ def fold(run: RunState, event: AnyEvent) -> RunState:  # noqa: C901 - an exhaust
         case _:
             assert_never(event)
     return run
+
+
+def _recalled(run: RunState, event: MemoryRecalled) -> None:
+    """What memory gave stands before what was asked, in the same message."""
+    run.recalled = True
+    if run.messages:  # a driver that only decides keeps none
+        run.messages[0] = Message("user", (*event.parts, *run.messages[0].parts))
 
 
 def _answered(run: RunState, event: ModelAnswered) -> None:

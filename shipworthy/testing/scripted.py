@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from shipworthy.domain.messages import Text, Thinking, ToolCall
+from shipworthy.domain.messages import MEMORY, Text, Thinking, ToolCall
 from shipworthy.domain.model import (
     Answer,
     Delta,
@@ -61,6 +61,7 @@ class ScriptedModel:
     """
 
     name = "scripted"
+    is_double = True
 
     def __init__(self, turns: Sequence[Script]) -> None:
         self._turns: tuple[Any, ...] = tuple([t if _is_late(t) else _turn(t) for t in turns])
@@ -96,9 +97,12 @@ class EchoModel:
     """Answers with the last thing that the user said."""
 
     name = "echo"
+    is_double = True
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Answer]:
-        said = next((m.text for m in reversed(request.messages) if m.role == "user"), "")
+        last = next((m for m in reversed(request.messages) if m.role == "user"), None)
+        parts = () if last is None else last.parts
+        said = "".join([p.text for p in parts if type(p) is Text and p.origin != MEMORY])
         turn = ScriptedTurn(said or "(nothing)")
         if request.stream:
             for delta in _deltas(turn):

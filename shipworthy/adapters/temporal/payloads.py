@@ -20,7 +20,7 @@ from shipworthy.rules.state import RunState, replay
 FORMAT = 1
 """Version of the workflow's input; a worker of an older release leaves a newer one to others."""
 
-STEPS = ("AskModel", "Judge", "Execute", "Settle", "Park", "Deliver", "End", "Stop")
+STEPS = ("AskModel", "Recall", "Judge", "Execute", "Settle", "Park", "Deliver", "End", "Stop")
 """Activities, each one step of a run: those of `decide`, by their names, and the record that the caller cancelled."""
 
 

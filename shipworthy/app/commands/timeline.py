@@ -18,8 +18,11 @@ from shipworthy.domain.events import (
     BudgetReached,
     BudgetUnchecked,
     BudgetWarned,
+    FactsLearned,
     HumanAnswered,
     HumanAsked,
+    MemoryRecalled,
+    MemoryWritten,
     ModelAbandoned,
     ModelAnswered,
     ModelFailed,
@@ -36,6 +39,7 @@ from shipworthy.domain.events import (
     ToolSettled,
     ToolsJudged,
 )
+from shipworthy.domain.memory import Why
 from shipworthy.domain.messages import File, Image, Stored, Text, Thinking, ToolCall
 from shipworthy.domain.usage import Charge
 from shipworthy.rules.decide import budget_words, shown_amount
@@ -130,8 +134,40 @@ def _what(event: AnyEvent, names: dict[str, str]) -> str:
             return _of_approval(event, names)
         case HumanAsked() | HumanAnswered() | AgentPaused() | AnswerRejected() | AnswerDropped():
             return _of_people(event, names)
+        case MemoryRecalled() | MemoryWritten() | FactsLearned():
+            return _of_memory(event)
         case _:
             assert_never(event)
+
+
+def _of_memory(event: MemoryRecalled | MemoryWritten | FactsLearned) -> str:
+    match event:
+        case MemoryRecalled():
+            what = ", ".join([f"{item.kind} {item.id} ({why(item.why)})" for item in event.items])
+            return "; ".join([part for part in (what or "nothing", event.problem) if part])
+        case MemoryWritten():
+            learning = f"; facts are learned in run {event.learning}" if event.learning else ""
+            return (
+                f"{len(event.ids)} things kept{learning}" if event.ids else f"nothing kept: {event.problem}"
+            )
+        case FactsLearned():
+            counts = {
+                name: len(getattr(event, name))
+                for name in ("added", "confirmed", "superseded", "quarantined")
+            }
+            return ", ".join([f"{count} {name}" for name, count in counts.items() if count]) or "nothing new"
+
+
+def why(reason: Why) -> str:
+    """Why something was recalled, in words."""
+    if reason.always:
+        return "always given"
+    found = []
+    if reason.words is not None:
+        found.append(f"words: rank {reason.words}")
+    if reason.vector is not None:
+        found.append(f"meaning: rank {reason.vector}, cosine {reason.nearness:.2f}")
+    return ", ".join(found)
 
 
 def _of_approval(

@@ -1,0 +1,202 @@
+"""The indexes of partitions, made from what the store says changed; bounded, those that were used last.
+
+Each belongs to one store and one partition, and both are its key: nothing that is ranked was written by anybody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from shipworthy.domain.memory import NOWHERE, Kind, Mark, Weights
+from shipworthy.domain.scope import Scope
+from shipworthy.ports.memory import MemoryStore, Nearest
+from shipworthy.rules.memory.fusing import Candidates, depth_of
+from shipworthy.rules.memory.index import EXACT, PartitionIndex
+
+T = TypeVar("T")
+
+AT_ONCE = 512
+"""Records up to which a partition is searched where it is asked: it costs less than going to a thread."""
+PAGE = 2000
+"""Records that are read of a store at once."""
+
+_threads = ThreadPoolExecutor(2, thread_name_prefix="shipworthy-recall")
+
+
+class Question(msgspec.Struct, frozen=True, gc=False):
+    """What is looked for: `terms` and perhaps a `vector`, among things of some *kinds*, from `after` on and before
+    `before`."""
+
+    terms: NDArray[np.uint32]
+    vector: NDArray[np.float32] | None
+    limit: int
+    weights: Weights
+    kinds: tuple[Kind, ...]
+    after: int | None = None
+    before: int | None = None
+
+
+class _Held:
+    """One partition's index, with the lock of whoever is at it."""
+
+    __slots__ = ("index", "lock", "words_only")
+
+    def __init__(self, tag: bytes) -> None:
+        self.index = PartitionIndex(tag)
+        self.lock = threading.Lock()
+        self.words_only = False
+
+
+class Indexes:
+    """Of one store. `most`: bytes that all indexes together may have; *tag*: whose vectors count."""
+
+    def __init__(self, store: MemoryStore, tag: bytes, most: int) -> None:
+        self._store, self._tag, self._most = store, tag, most
+        self._held: OrderedDict[Scope, _Held] = OrderedDict()
+        self._sizes: dict[Scope, int] = {}
+        self._total = 0
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the indexes have."""
+        return self._total
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    async def find(self, scope: Scope, asked: Question) -> Candidates:
+        """What the partition offers, as of now."""
+        held = self._hold(scope)
+        await self._follow(scope, held)
+        vector, near = asked.vector, list[tuple[str, float]]()
+        if held.words_only and vector is not None:
+            vector, near = None, await self._nearest(scope, asked)
+
+        def find() -> Candidates:
+            return held.index.find(
+                asked.terms,
+                vector,
+                limit=asked.limit,
+                weights=asked.weights,
+                kinds=asked.kinds,
+                after=asked.after,
+                before=asked.before,
+                nearest=near,
+            )
+
+        return await self._at(held, find)
+
+    def forget(self, scope: Scope) -> None:
+        """Keep nothing of the partition."""
+        with self._lock:
+            self._held.pop(scope, None)
+            self._total -= self._sizes.pop(scope, 0)
+
+    def _hold(self, scope: Scope) -> _Held:
+        with self._lock:
+            held = self._held.get(scope)
+            if held is None:
+                held = self._held[scope] = _Held(self._tag)
+            self._held.move_to_end(scope)
+            return held
+
+    async def _follow(self, scope: Scope, held: _Held) -> None:
+        """Take what changed since the index was last used. Others may be at it: what is old by then is dropped."""
+        while True:
+            since = held.index.mark
+            changes = await self._store.changes(scope, since, PAGE)
+            if not changes.entries and not changes.reset:
+                return
+            whole = changes.reset or since == NOWHERE
+
+            def take() -> None:
+                if held.index.mark == since:  # noqa: B023 - it runs before the next turn
+                    held.index.take(changes)  # noqa: B023
+
+            await self._at(held, take, large=len(changes.entries) > AT_ONCE)
+            self._weigh(scope, held)
+            if not held.words_only and held.index.nbytes > self._most // 2:
+                held.index, held.words_only = PartitionIndex(self._tag, vectors=False), True
+                continue
+            if not changes.more and (whole or held.index.mark == changes.mark):
+                return
+
+    async def _at(self, held: _Held, work: Callable[[], T], *, large: bool = False) -> T:
+        """Do *work* on an index, off the loop unless it is small and free."""
+        if not large and len(held.index) <= AT_ONCE and held.lock.acquire(blocking=False):
+            try:
+                return work()
+            finally:
+                held.lock.release()
+
+        def locked() -> T:
+            with held.lock:
+                return work()
+
+        return await asyncio.get_running_loop().run_in_executor(_threads, locked)
+
+    def _weigh(self, scope: Scope, held: _Held) -> None:
+        """Keep within the bound: who was not asked for the longest goes."""
+        with self._lock:
+            if self._held.get(scope) is not held:
+                return
+            size = held.index.nbytes
+            self._total += size - self._sizes.get(scope, 0)
+            self._sizes[scope] = size
+            while self._total > self._most and len(self._held) > 1:
+                gone, _ = self._held.popitem(last=False)
+                self._total -= self._sizes.pop(gone, 0)
+
+    async def _nearest(self, scope: Scope, asked: Question) -> list[tuple[str, float]]:
+        """The nearest vectors of a partition whose vectors are not kept: asked of the store, else read piece by
+        piece."""
+        vector, depth = asked.vector, depth_of(asked.limit)
+        assert vector is not None
+        if isinstance(self._store, Nearest) and asked.after is None and asked.before is None:
+            return await self._store.nearest(scope, self._tag + vector.tobytes(), depth, asked.kinds)
+        best: list[tuple[str, float]] = []
+        mark: Mark = NOWHERE
+        while True:
+            changes = await self._store.changes(scope, mark, PAGE)
+            if changes.reset:
+                best = []
+            fit = [
+                (e.id, e.vector) for e in changes.entries if e.kind in asked.kinds and _within(e.at, asked)
+            ]
+            loop = asyncio.get_running_loop()
+            best = await loop.run_in_executor(_threads, _nearer, best, fit, vector, self._tag, depth)
+            mark = changes.mark
+            if not changes.more:
+                return best
+
+
+def _within(at: int, asked: Question) -> bool:
+    return (asked.after is None or at >= asked.after) and (asked.before is None or at < asked.before)
+
+
+def _nearer(
+    best: list[tuple[str, float]],
+    entries: Sequence[tuple[str, bytes]],
+    vector: NDArray[np.float32],
+    tag: bytes,
+    depth: int,
+) -> list[tuple[str, float]]:
+    """The *depth* nearest of *best* and of *entries*."""
+    size = 4 * len(vector)
+    fit = [(i, data) for i, data in entries if len(data) == 4 + size and data[:4] == tag]
+    if fit:
+        matrix = np.frombuffer(b"".join([data[4:] for _, data in fit]), "<f4").reshape(len(fit), -1)
+        near = np.round(matrix @ vector, EXACT)
+        best = [*best, *[(i, float(n)) for (i, _), n in zip(fit, near, strict=True)]]
+    best.sort(key=lambda each: (-each[1], each[0]))
+    return best[:depth]

@@ -1,0 +1,104 @@
+"""Vectors of what is remembered and asked, by the embedder that is configured."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shipworthy.domain.memory import Record, Remembered, Stamp
+from shipworthy.engine.memory.records import is_found, record_of
+from shipworthy.errors import EmbedderChanged, EmbedderError
+from shipworthy.ports.embedder import Embedder, Purpose
+from shipworthy.rules.memory.terms import TERMS
+from shipworthy.rules.memory.vectors import packed, tag_of, unit
+from shipworthy.rules.text import described
+
+log = logging.getLogger("shipworthy.memory")
+
+
+class Vectors:
+    """The embedder of a memory, or none. *local*: makes the one that is used where nobody named one and the store has
+    no other yet."""
+
+    def __init__(self, embedder: Embedder | None, local: Callable[[], Embedder] | None = None) -> None:
+        self.embedder = embedder
+        self._local = local
+
+    @property
+    def tag(self) -> bytes:
+        """What is before each vector that counts."""
+        return tag_of("" if self.embedder is None else self.embedder.name)
+
+    async def stamp(self) -> Stamp:
+        """What a new store is to say that its records were made with."""
+        if self.embedder is None and self._local is not None:
+            self.embedder = self._local()
+        return Stamp(TERMS, "" if self.embedder is None else self.embedder.name)
+
+    def settle(self, place: str, stamp: Stamp) -> None:
+        """Hold the configuration to what the store says. Raises EmbedderChanged."""
+        mine = "" if self.embedder is None else self.embedder.name
+        if stamp.embedder == mine and stamp.terms == TERMS:
+            return
+        if self._local is not None and not stamp.embedder:
+            log.info("%s has no vectors yet: `shipworthy memory reindex` makes them.", place)
+            self.embedder = None
+            return
+        if stamp.terms != TERMS:
+            raise EmbedderChanged(
+                f"{place} was written with the words of {stamp.terms!r}, and this is {TERMS!r}."
+            )
+        had, has = stamp.embedder or "none", mine or "none"
+        raise EmbedderChanged(f"{place} has vectors of the embedder {had}, and this memory has {has}.")
+
+    async def of_query(self, text: str) -> tuple[NDArray[np.float32] | None, EmbedderError | None]:
+        """The vector of what is asked; why there is none, where an embedder failed."""
+        if self.embedder is None or not text.strip():
+            return None, None
+        try:
+            (vector,) = await self._embed([text], "query")
+        except EmbedderError as error:
+            return None, error
+        return vector, None
+
+    async def records(self, items: Sequence[Remembered]) -> list[Record]:
+        """Records with vectors. Where the embedder fails they have none: they are found by their words, and a reindex
+        makes them; that is logged."""
+        found = [i for i, item in enumerate(items) if is_found(item)]
+        made: dict[int, bytes] = {}
+        if self.embedder is not None and found:
+            try:
+                vectors = await self._embed([items[i].text for i in found], "document")
+                made = {i: packed(v, self.embedder.name) for i, v in zip(found, vectors, strict=True)}
+            except EmbedderError as error:
+                log.warning("%d remembered texts have no vectors yet: %s", len(found), error)
+        return [record_of(item, made.get(i, b"")) for i, item in enumerate(items)]
+
+    async def _embed(self, texts: Sequence[str], purpose: Purpose) -> list[NDArray[np.float32]]:
+        embedder = self.embedder
+        assert embedder is not None
+        vectors: list[NDArray[np.float32]] = []
+        for first in range(0, len(texts), embedder.limit):
+            some = texts[first : first + embedder.limit]
+            try:
+                given = await embedder.embed(some, purpose)
+            except EmbedderError:
+                raise
+            except Exception as error:
+                raise EmbedderError(f"The embedder {embedder.name} failed: {described(error)}.") from error
+            if len(given) != len(some):
+                raise EmbedderError(
+                    f"The embedder {embedder.name} gave {len(given)} vectors for {len(some)} texts."
+                )
+            vectors += [unit(vector) for vector in given]
+        if len({len(v) for v in vectors}) > 1:
+            raise EmbedderError(f"The embedder {embedder.name} gave vectors of different lengths.")
+        return vectors
+
+    async def close(self) -> None:
+        """Give up the embedder's connections."""
+        if self.embedder is not None:
+            await self.embedder.close()
