@@ -13,6 +13,7 @@ import pytest
 from tests.servers import session
 
 if TYPE_CHECKING:
+    from tests.servers.dynamodb import Table
     from tests.servers.postgres import Postgres
 
 
@@ -56,3 +57,12 @@ def redis_url() -> Iterator[str]:
 
     with a_redis_database() as url:
         yield url
+
+
+@pytest.fixture
+def dynamodb_table() -> Iterator[Table]:
+    """A name for a table of this test alone on the session's DynamoDB Local, removed afterwards."""
+    from tests.servers.dynamodb import a_dynamodb_table
+
+    with a_dynamodb_table() as made:
+        yield made
