@@ -129,7 +129,7 @@ WITH written AS (
     %(weights)b::double precision[], %(datas)b::bytea[], %(terms)b::bytea[], %(vectors)b::bytea[])
     WITH ORDINALITY AS u (id, kind, at, weight, data, terms, vector, nth)
   WHERE p.place = %(place)b AND p.token = %(token)b
-    AND NOT EXISTS (SELECT FROM shipworthy_memory.records AS r WHERE r.place = %(place)b AND r.id = u.id)
+    AND u.id NOT IN (SELECT r.id FROM shipworthy_memory.records AS r WHERE r.place = %(place)b AND r.id = ANY (%(ids)b))
   RETURNING n
 )
 UPDATE shipworthy_memory.partitions AS p SET n = w.n FROM (SELECT max(n) AS n FROM written) AS w
@@ -209,14 +209,17 @@ INSERT INTO shipworthy_memory.stamp VALUES (true, %(data)b) ON CONFLICT (one) DO
 SELECT data FROM shipworthy_memory.stamp
 
 -- statement: uncopied
--- Records that `vectors` does not have yet. The partition is locked.
+-- Records that `vectors` does not have yet.
 SELECT n, id, kind, vector FROM shipworthy_memory.records WHERE place = %(place)b AND n > coalesce(
   (SELECT max(n) FROM shipworthy_memory.vectors WHERE place = %(place)b), 0) ORDER BY n LIMIT %(limit)b
 
 -- statement: copy
+-- The partition is locked. A record that is gone by now, or was copied by somebody else, is not copied.
 INSERT INTO shipworthy_memory.vectors (place, n, id, kind, tag, size, embedding)
-SELECT p.place, u.* FROM shipworthy_memory.partitions AS p, unnest(%(ns)b::bigint[], %(ids)b::bytea[],
-  %(kinds)b::text[], %(tags)b::bytea[], %(sizes)b::integer[], %(embeddings)b) AS u WHERE p.place = %(place)b
+SELECT r.place, u.* FROM unnest(%(ns)b::bigint[], %(ids)b::bytea[], %(kinds)b::text[], %(tags)b::bytea[],
+  %(sizes)b::integer[], %(embeddings)b) AS u (n, id, kind, tag, size, embedding)
+JOIN shipworthy_memory.records AS r ON r.place = %(place)b AND r.n = u.n AND r.id = u.id
+ON CONFLICT (place, n) DO NOTHING
 
 -- statement: nearest
 SELECT id, shipworthy_memory.nearness(embedding, (%(query)b)[1]) AS cosine FROM shipworthy_memory.vectors

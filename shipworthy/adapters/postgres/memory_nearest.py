@@ -52,10 +52,9 @@ class Ranking:
     def copy(self, connection: Connection, sight: Sight) -> bool:
         """Copy the next vectors that were not copied yet; whether there were any."""
         connection.adapters.register_dumper(Vectors, self._dumper)
-        with connection.transaction():
-            _, rows = perform(connection, sight, ("lock", {}), ("uncopied", {"limit": COPIED_AT_ONCE}))
-            if rows:
-                perform(connection, sight, ("copy", _columns(rows)))
+        [rows] = perform(connection, sight, ("uncopied", {"limit": COPIED_AT_ONCE}))
+        if rows:
+            perform(connection, sight, ("lock", {}), ("copy", _columns(rows)))
         return bool(rows)
 
     def rank(

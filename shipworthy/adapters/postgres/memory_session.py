@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import msgspec
 import psycopg
 from psycopg import errors
+from psycopg.pq import TransactionStatus
+from psycopg.types.numeric import Int8
 
 from shipworthy.adapters.postgres.connection import ROLE, Connection, Server, connect, is_lost
 from shipworthy.adapters.postgres.lanes import Session
@@ -32,6 +34,9 @@ Rows = list[tuple[Any, ...]]
 AT_LEAST = 2.0
 """Seconds that a statement may take, whatever the patience."""
 _RETRY = 0.05
+_BY_KEY = """SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off;
+SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off; SET enable_memoize = off;"""
+"""Rows are found by their keys, whatever the planner makes of tables that it has no statistics of; it plans once."""
 _CROSSED = ("40P01", "40001")
 """A deadlock, or a serialisation failure: nothing was done, and alone it will not come again."""
 _MEANINGS: tuple[tuple[tuple[type[psycopg.Error], ...], type[MemoryStoreError], str], ...] = (
@@ -106,25 +111,32 @@ def perform(connection: Connection, sight: Sight, *steps: Step) -> list[Rows]:
 def perform_all(connection: Connection, acts: Sequence[tuple[Sight, Sequence[Step]]]) -> list[list[Rows]]:
     """Execute the steps of several in one transaction: whoever is next sees nothing of who was before."""
     asked = []
-    with connection.pipeline(), connection.transaction():
-        for sight, steps in acts:
-            connection.execute(STATEMENTS["enter"].encode(), sight.said(), prepare=True)
-            asked.append([_ask(connection, sight, step) for step in steps])
+    try:
+        with connection.pipeline():  # not `transaction()`, which waits for each of its ends
+            connection.execute("BEGIN", prepare=True)
+            for sight, steps in acts:
+                connection.execute(STATEMENTS["enter"].encode(), sight.said(), prepare=True)
+                asked.append([_ask(connection, sight, step) for step in steps])
+            connection.execute("COMMIT", prepare=True)
+    except BaseException:
+        if not connection.closed and connection.info.transaction_status != TransactionStatus.IDLE:
+            connection.execute("ROLLBACK")
+        raise
     return [[cursor.fetchall() if cursor.description else [] for cursor in cursors] for cursors in asked]
 
 
 def _ask(connection: Connection, sight: Sight, step: Step) -> psycopg.Cursor[Any]:
     name, values = step
-    return connection.execute(
-        STATEMENTS[name].encode(), {**values, **sight.asked()}, prepare=True, binary=True
-    )
+    numbered = {key: Int8(value) if type(value) is int else value for key, value in values.items()}
+    statement = STATEMENTS[name].encode()
+    return connection.execute(statement, {**numbered, **sight.asked()}, prepare=True, binary=True)
 
 
 def enter(server: Server) -> Connection:
     """A session for memory: as the role that sees one partition at a time, each statement in bounded time."""
     bound = int(max(server.patience, AT_LEAST) * 1000)
     first = (
-        f"SET search_path = pg_catalog, pg_temp; SET statement_timeout = {bound}; "
+        f"SET search_path = pg_catalog, pg_temp; {_BY_KEY} SET statement_timeout = {bound}; "
         f"SET idle_in_transaction_session_timeout = {bound}; SET ROLE {ROLE}"
     )
     connection = connect(server, first)
