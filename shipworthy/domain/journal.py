@@ -41,6 +41,14 @@ class Batch(msgspec.Struct, gc=False):
     wake_at: int | None = None
 
 
+class Tombstones(msgspec.Struct, frozen=True, gc=False):
+    """What is to be left of a run that ended: as many events as it has, and `alias` in the place of its id."""
+
+    run_id: str
+    alias: str
+    events: list[AnyEvent]
+
+
 class Claim(msgspec.Struct, frozen=True, gc=False):
     """Ownership of an existing run, and why it could be had."""
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from shipworthy.domain.events import AnyEvent
 from shipworthy.domain.grants import Grant, SigningKey
-from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
+from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary, Tombstones
 from shipworthy.domain.ledger import Outcome
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.ports.ledger import Accounts, Ledger, Removal
@@ -134,6 +134,30 @@ class Signing(Protocol):
         ...
 
 
+class Erasure(Protocol):
+    """Forgetting whose something was. Doing any of it again after it was interrupted completes it."""
+
+    async def bury(self, scope: Scope, tombstones: Sequence[Tombstones]) -> None:
+        """Put tombstones in the place of the journals of runs of the tenant, all of them at once or none: their bodies
+        are forgotten, they are nobody's from now on, in no session, and known by their aliases, and what the ledger
+        keeps under their names goes.
+
+        Raises RunBusy, with nothing written, unless each has ended and has as many events; RunNotFound.
+        """
+        ...
+
+    async def disown(self, scope: Scope) -> None:
+        """Forget what is kept under the name of the scope's user, or of its session, or of every user of the tenant,
+        beside runs: approvals for later runs, counters of budgets, rates and caps; who changed those, and when, stays,
+        without for whom and why. What is the tenant's or everybody's is left as it is."""
+        ...
+
+    async def scrub(self, operator: Operator) -> Sequence[str]:
+        """Leave no byte of what was replaced or forgotten where the store can reach it. What it cannot reach, as
+        sentences. Raises StoreError."""
+        ...
+
+
 class Lease(Protocol):
     """The clock on which ownership is measured: the same for every worker of the store."""
 
@@ -155,7 +179,7 @@ class OwnLedger(Ledger, Accounts, Removal, Protocol):
     """A store's ledger, with its accounts; it goes where the store's runs go."""
 
 
-class Store(Journal, Directory, Signing, Lease, Protocol):
+class Store(Journal, Directory, Signing, Erasure, Lease, Protocol):
     """A journal, its directory, its keys and its lease, in one place, with a ledger that shares its commits."""
 
     @property

@@ -24,7 +24,7 @@ import msgspec
 
 from shipworthy.domain.events import AnyEvent
 from shipworthy.domain.grants import Grant, SigningKey
-from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
+from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary, Tombstones
 from shipworthy.domain.ledger import Outcome
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.engine.runtime import Runtime
@@ -172,6 +172,18 @@ class PointedStore(Store):
     ) -> None:
         with self._points.around("adopt"):
             await self._store.adopt(operator, keys, grants)
+
+    async def bury(self, scope: Scope, tombstones: Sequence[Tombstones]) -> None:
+        with self._points.around("bury"):
+            await self._store.bury(scope, tombstones)
+
+    async def disown(self, scope: Scope) -> None:
+        with self._points.around("disown"):
+            await self._store.disown(scope)
+
+    async def scrub(self, operator: Operator) -> Sequence[str]:
+        with self._points.around("scrub"):
+            return await self._store.scrub(operator)
 
     def clock(self) -> int:
         return self._store.clock()

@@ -80,6 +80,13 @@ class Vault:
         self._revoked[tenant, grant_id] = grant.expires_at
         return True
 
+    def disown(self, scope: Scope) -> None:
+        """Forget what is of the scope's user, or of every user of the tenant."""
+        for tenant, user in [whose for whose in self._of if whose[0] == scope.tenant]:
+            if scope.user in (None, user):
+                for grant_id in list(self._of[tenant, user]):
+                    self._forget(tenant, grant_id)
+
     def tidy(self) -> None:
         """Forget what has expired, and what was revoked and would have."""
         self._sweep(list(self._grants))

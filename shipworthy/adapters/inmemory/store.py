@@ -10,13 +10,14 @@ from collections.abc import Sequence
 
 import msgspec
 
+from shipworthy.adapters.inmemory import erasing
 from shipworthy.adapters.inmemory.ledger import InMemoryLedger
 from shipworthy.adapters.inmemory.signing import Vault
-from shipworthy.adapters.shared.entries import PAGE, demand, no_such_run, root_of
+from shipworthy.adapters.shared.entries import PAGE, demand, no_such_run, not_to_bury, root_of
 from shipworthy.adapters.shared.grants import demand_own
 from shipworthy.domain.events import AnyEvent, RunStatus
 from shipworthy.domain.grants import Grant, SigningKey
-from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary
+from shipworthy.domain.journal import Batch, Claim, Fence, RunFilter, RunSummary, Tombstones
 from shipworthy.domain.ledger import Outcome
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import Fenced, JournalDamaged, StoreFull
@@ -217,6 +218,27 @@ class InMemoryStore:
             self._vault.adopt(keys)
             self._vault.remember(grants)
 
+    # erasure
+
+    async def bury(self, scope: Scope, tombstones: Sequence[Tombstones]) -> None:
+        with self._lock:
+            for each in tombstones:
+                run = self._find(scope, each.run_id)
+                if run.status in ("running", "paused") or len(run.events) != len(each.events):
+                    raise not_to_bury(each.run_id)
+            for each in tombstones:
+                self._bury(self._find(scope, each.run_id), each)
+
+    async def disown(self, scope: Scope) -> None:
+        with self._lock, self.ledger._lock:
+            if scope.session is None:
+                self._vault.disown(scope)
+            erasing.forget_accounts(self.ledger, scope)
+
+    async def scrub(self, operator: Operator) -> Sequence[str]:
+        demand(operator)
+        return ()
+
     # lease
 
     def clock(self) -> int:
@@ -256,6 +278,19 @@ class InMemoryStore:
             self._live[run.scope] -= 1
             if not self._live[run.scope]:
                 del self._live[run.scope]
+
+    def _bury(self, run: _Run, left: Tombstones) -> None:
+        tenant = run.scope.tenant
+        del self._runs[tenant, run.run_id]
+        if run.in_session and run.scope in self._sessions:
+            self._sessions[run.scope] = [each for each in self._sessions[run.scope] if each != run.run_id]
+            if not self._sessions[run.scope]:
+                del self._sessions[run.scope]
+        with self.ledger._lock:
+            erasing.forget_run(self.ledger, tenant, run.run_id)
+        run.scope, run.run_id, run.in_session, run.wake_at = Scope(tenant), left.alias, False, None
+        run.events, run.bodies, run.root = [*left.events], {}, root_of(left.events[0])
+        self._runs[tenant, run.run_id] = run
 
     def _find(self, scope: Scope, run_id: str) -> _Run:
         run = self._runs.get((scope.tenant, run_id))

@@ -119,6 +119,12 @@ def forget_expired(connection: Connection) -> None:
 
 
 def _forget(connection: Connection, keys: list[int]) -> int:
-    for table, column in (("journal", "run"), ("bodies", "run"), ("runs", "key")):
-        do(connection, f"DELETE FROM {table} WHERE {column} = ANY(?)", (keys,))
+    forget_journal(connection, keys)
+    do(connection, "DELETE FROM runs WHERE key = ANY(?)", (keys,))
     return len(keys)
+
+
+def forget_journal(connection: Connection, keys: list[int]) -> None:
+    """Drop the batches of these runs, and their bodies."""
+    for table in ("journal", "bodies"):
+        do(connection, f"DELETE FROM {table} WHERE run = ANY(?)", (keys,))

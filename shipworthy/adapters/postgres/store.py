@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from shipworthy.adapters.postgres import operations, signing
+from shipworthy.adapters.postgres import erasing, operations, signing
 from shipworthy.adapters.postgres.connection import Connection, Server, checked, prepare
 from shipworthy.adapters.postgres.holds import Apply
 from shipworthy.adapters.postgres.lanes import Listener, Session
@@ -24,7 +24,7 @@ from shipworthy.adapters.shared.keys import new_key
 from shipworthy.adapters.shared.lane import forks, outlived
 from shipworthy.adapters.shared.queries import Ask, Reads
 from shipworthy.domain.grants import Grant, SigningKey
-from shipworthy.domain.journal import Batch, Claim, Fence, RunSummary
+from shipworthy.domain.journal import Batch, Claim, Fence, RunSummary, Tombstones
 from shipworthy.domain.ledger import Outcome, Refused
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import ConfigurationError, Fenced, StoreClosed, StoreError
@@ -211,6 +211,20 @@ class PostgresStore(Reads):
         demand(operator)
         await self._do(lambda c: signing.adopt_keys(c, keys))
         await self._do(lambda c: signing.adopt_grants(c, rows_of(grants)))
+
+    # erasure
+
+    async def bury(self, scope: Scope, tombstones: Sequence[Tombstones]) -> None:
+        await self._do(lambda c: erasing.bury(c, scope, tombstones))
+
+    async def disown(self, scope: Scope) -> None:
+        await self._do(lambda c: erasing.disown(c, scope))
+
+    async def scrub(self, operator: Operator) -> Sequence[str]:
+        """Nothing: the store's role owns no table, and so may not have one written anew."""
+        demand(operator)
+        self._ready()
+        return (erasing.REMAINS.format(name=self._server.name),)
 
     # lease
 

@@ -9,7 +9,7 @@ from shipworthy.domain.events import AnyEvent, RunStarted, RunStatus
 from shipworthy.domain.journal import Batch
 from shipworthy.domain.ledger import BudgetOp
 from shipworthy.domain.scope import Operator, Scope
-from shipworthy.errors import ConfigurationError, Fenced, RunNotFound
+from shipworthy.errors import ConfigurationError, Fenced, RunBusy, RunNotFound
 from shipworthy.rules.codec import encode_events
 
 PAGE = 500
@@ -77,3 +77,8 @@ def demand(operator: Operator) -> None:
 def no_such_run(scope: Scope, run_id: str) -> RunNotFound:
     """The one answer for a run that does not exist and for one of another tenant."""
     return RunNotFound(f"There is no run {run_id!r} of tenant {scope.tenant!r}.")
+
+
+def not_to_bury(run_id: str) -> RunBusy:
+    """The refusal of tombstones for a run that has not ended, or has other events than they were made of."""
+    return RunBusy(f"Run {run_id!r} has not ended, or somebody was at it; nothing of it was erased.")

@@ -183,8 +183,13 @@ def forget_session(cursor: apsw.Cursor, scope: Scope, ended_before: int) -> int:
 
 
 def _forget(cursor: apsw.Cursor, keys: list[tuple[int]]) -> int:
+    forget_journal(cursor, keys)
+    cursor.executemany("DELETE FROM runs WHERE key = ?", keys)
+    return len(keys)
+
+
+def forget_journal(cursor: apsw.Cursor, keys: list[tuple[int]]) -> None:
+    """Drop the batches of these runs, and their bodies."""
     batches = f"{CHAIN.format(where='r.key = ?2')} SELECT id FROM chain"
     cursor.executemany(f"DELETE FROM journal WHERE id IN ({batches})", [(0, key) for (key,) in keys])
     cursor.executemany("DELETE FROM bodies WHERE run = ?", keys)
-    cursor.executemany("DELETE FROM runs WHERE key = ?", keys)
-    return len(keys)

@@ -12,6 +12,7 @@ from typing import TypeVar
 import apsw
 
 import shipworthy.adapters.sqlite.budget as budget
+import shipworthy.adapters.sqlite.erasing as erasing
 import shipworthy.adapters.sqlite.operations as operations
 import shipworthy.adapters.sqlite.reader as reader
 import shipworthy.adapters.sqlite.signing as signing
@@ -24,9 +25,9 @@ from shipworthy.adapters.sqlite.ledger import SqliteLedger
 from shipworthy.adapters.sqlite.operations import PRUNED_AT_ONCE
 from shipworthy.adapters.sqlite.reader import Reader
 from shipworthy.adapters.sqlite.workers import Worker, now
-from shipworthy.adapters.sqlite.writer import Writer
+from shipworthy.adapters.sqlite.writer import Alone, Writer
 from shipworthy.domain.grants import Grant, SigningKey
-from shipworthy.domain.journal import Batch, Claim, Fence, RunSummary
+from shipworthy.domain.journal import Batch, Claim, Fence, RunSummary, Tombstones
 from shipworthy.domain.ledger import Outcome
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import ConfigurationError, StoreClosed
@@ -220,6 +221,22 @@ class SqliteStore(Reads):
         """Take over another store's keys, to verify with, and grants."""
         demand(operator)
         await self._write(partial(signing.adopt, others=keys, grants=rows_of(grants)))
+
+    # erasure
+
+    async def bury(self, scope: Scope, tombstones: Sequence[Tombstones]) -> None:
+        """Put tombstones in the place of journals, in one transaction. Raises RunBusy, RunNotFound."""
+        await self._write(partial(erasing.bury, scope=scope, tombstones=tombstones))
+
+    async def disown(self, scope: Scope) -> None:
+        """Forget what is kept under the name of a user, or of their session, beside runs."""
+        await self._write(partial(erasing.disown, scope=scope))
+
+    async def scrub(self, operator: Operator) -> Sequence[str]:
+        """Write the file anew, and cut its WAL to nothing. Whoever writes waits meanwhile; leases are not renewed."""
+        demand(operator)
+        await self._ready()[0].submit(Alone(erasing.scrub))
+        return (erasing.REMAINS.format(path=self._database.path),)
 
     # lease
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from shipworthy.testing.contracts.store.budget import BUDGET, SHARED_BUDGET
 from shipworthy.testing.contracts.store.directory import DIRECTORY
+from shipworthy.testing.contracts.store.erasure import ERASURE
 from shipworthy.testing.contracts.store.journal import JOURNAL
 from shipworthy.testing.contracts.store.leases import LEASES, SHARED_LEASES
 from shipworthy.testing.contracts.store.nested import NESTED
@@ -22,7 +23,7 @@ from shipworthy.testing.contracts.store.signing import SHARED_SIGNING, SIGNING
 from shipworthy.testing.contracts.store.waiting import WAITING
 from shipworthy.testing.contracts.store.workers import Law, Workers, check, name
 
-LAWS = JOURNAL + DIRECTORY + LEASES + BUDGET + NESTED + WAITING + SIGNING
+LAWS = JOURNAL + DIRECTORY + LEASES + BUDGET + NESTED + WAITING + SIGNING + ERASURE
 SHARED_LAWS = SHARED_LEASES + SHARED_BUDGET + SHARED_SIGNING
 
 __all__ = ["LAWS", "SHARED_LAWS", "Law", "Workers", "check", "name"]
