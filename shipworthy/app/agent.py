@@ -47,7 +47,7 @@ from shipworthy.engine.governance import Governance
 from shipworthy.engine.outcome import result_of
 from shipworthy.engine.plan import Plan
 from shipworthy.engine.runtime import Runtime
-from shipworthy.errors import AgentInUse, DuplicateTool, InvalidTool
+from shipworthy.errors import AgentInUse, ConfigurationError, DuplicateTool, InvalidTool
 from shipworthy.ports.budget import Budget
 from shipworthy.ports.model import Model
 from shipworthy.ports.policy import Policy
@@ -153,7 +153,7 @@ class Agent(Generic[Deps, OutputT]):
             self._control = _control_of(permissions, approval_handler)
         self._memory: AgentMemory | None = None
         if memory is not None or auto_extract or not memory_required or self._tuning.auto_consolidate:
-            self._memory = _memory_of(self, memory, memory_required, auto_extract)
+            self._memory = _memory_of(self._model, self._tuning, memory, memory_required, auto_extract)
         self._blueprint: Blueprint | None = None
         self._service: Service | None = None
         self._recovering: asyncio.Task[None] | None = None
@@ -172,11 +172,6 @@ class Agent(Generic[Deps, OutputT]):
     def budget(self) -> Budget | None:
         """What the agent's runs may spend; None where nothing is limited or priced."""
         return self._budget
-
-    @property
-    def tuning(self) -> Tuning:
-        """Settings that few change."""
-        return self._tuning
 
     @property
     def memory(self) -> Memory | None:
@@ -474,9 +469,10 @@ class Agent(Generic[Deps, OutputT]):
     async def consolidate(self, *, tenant_id: str | None = None, user_id: str | None = None) -> Consolidated:
         """Have facts learned of everything that this agent's memory has and that nothing was learned of yet, and join
         what says the same: of one user, or of everybody. Raises ConfigurationError where facts are not learned."""
-        from shipworthy.app.agent_memory import consolidate
-
-        return await consolidate(self, self._memory, tenant_id, user_id)
+        self._in_use()
+        if self._memory is None:
+            raise ConfigurationError("The agent has no memory.", fix='Pass memory="sqlite:./bot.db".')
+        return await self._memory.consolidate(tenant_id, user_id)
 
     async def __aenter__(self) -> Agent[Deps, OutputT]:
         service = self._in_use()
@@ -498,30 +494,32 @@ class Agent(Generic[Deps, OutputT]):
         try:
             if not self._entered:
                 if self._memory is not None:
-                    await self._memory.leave()
+                    await self._memory.leave(self.runtime)
                 await self.runtime.abandon(blueprint)
                 if self._recovering is not None:
                     self._recovering.cancel()
                     await asyncio.wait([self._recovering])
-                await self._close_models()
+                await self._close_connections()
         finally:
             self.runtime.forget_leaving(blueprint)
             await self.runtime.release()
 
     async def close(self) -> None:
         """Give up connections, for whoever used the agent without `async with`, which also recovers orphaned runs."""
-        await self._close_models()
+        await self._close_connections()
         if not self.runtime.held:
             await self.runtime.close()
 
     # parts
 
-    async def _close_models(self) -> None:
-        """The connections of this agent, and of those that it has as tools."""
+    async def _close_connections(self) -> None:
+        """The connections of this agent, to its model and its memory, and of those that it has as tools."""
         open_, seen = [self], {id(self)}
         while open_:
             agent = open_.pop()
             await agent._model.close()
+            if agent._memory is not None:
+                await agent._memory.close()
             for each in agent._tools.values():
                 inner = [a for a in getattr(each, "agents", ()) if id(a) not in seen]
                 open_ += inner
@@ -552,8 +550,9 @@ class Agent(Generic[Deps, OutputT]):
                 limits=self._limits,
                 budget=self._budget,
                 governance=self._governance(),
-                memory=None if self._memory is None else self._memory.remembering(),
             )
+            if self._memory is not None:
+                self._memory.attach(self._blueprint, self.runtime)
         return self._blueprint
 
     def _governance(self) -> Governance:
@@ -579,12 +578,12 @@ def _control_of(permissions: Policy | None, approval_handler: ApprovalHandler | 
 
 
 def _memory_of(
-    agent: Agent[Any, Any], memory: Memory | str | None, required: bool, extract: bool | None
+    model: Model, tuning: Tuning, memory: Memory | str | None, required: bool, extract: bool | None
 ) -> AgentMemory:
     """Raises ConfigurationError."""
     from shipworthy.app.agent_memory import AgentMemory
 
-    return AgentMemory(agent, memory, required, extract)
+    return AgentMemory(model, tuning, memory, required, extract)
 
 
 def _budget_of(budget: Budget, agent: str) -> Budget | None:

@@ -133,6 +133,8 @@ def memory_for(given: Memory | str) -> Memory:
                 return RedisMemory(given)
             case "dynamodb":
                 return DynamoDBMemory(rest.removeprefix("//"))
+            case _:
+                pass
     word = re.match(r"[A-Za-z][\w+.-]*(?=:|\Z)", given) if isinstance(given, str) else None
     raise ConfigurationError(
         f"{repr(word[0]) if word else f'This {type(given).__name__}'} is not a memory.",

@@ -13,9 +13,11 @@ import msgspec
 
 from shipworthy.domain.messages import USER, Trust
 from shipworthy.domain.scope import Scope
+from shipworthy.errors import ConfigurationError
 
 Level = Literal["session", "user", "tenant"]
-Kind = Literal["episode", "fact", "block"]
+Kind = Literal["episode", "fact", "block", "topic"]
+"""A topic is not remembered by anybody: it names the facts about one thing."""
 Role = Literal["user", "assistant", "tool", "note"]
 
 
@@ -44,8 +46,8 @@ class Fact(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
     """A triple with two times: when it is true in the world (`valid_from` to `valid_to`), and when it was believed
     (`learned_at` to `superseded_at`). It is superseded and never overwritten.
 
-    `single`: the subject has one such object at a time, so that a later one supersedes it. `quarantined`: it is kept and
-    not recalled. `confidence`: from 0 to 1.
+    `single`: the subject has one such object at a time, so that a later one supersedes it. `quarantined`: it is kept
+    and not recalled. `confidence`: from 0 to 1.
     """
 
     id: str
@@ -106,6 +108,54 @@ class Recalled(msgspec.Struct, frozen=True, gc=False):
     def text(self) -> str:
         """What was remembered, as words."""
         return self.item.text
+
+
+class Weights(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
+    """How much each reason says when they are added up to one order; 0: nothing. Each reason is from 0 to about 1.
+
+    `words` and `vector` find things: how much of the question's words a thing has, and how near its vector is.
+    `recency` and `importance` only move what was found: what is of this moment gains the whole weight and what is
+    `half_life_days` old half of it; importance counts as it is. `min_similarity`: the cosine (-1 to 1) from which on a
+    vector is near enough; what that means is the embedder's.
+    """
+
+    words: float = 1.0
+    vector: float = 1.0
+    recency: float = 0.0
+    importance: float = 0.2
+    half_life_days: float = 30.0
+    min_similarity: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name in ("words", "vector", "recency", "importance"):
+            if not 0 <= getattr(self, name) <= 1_000:
+                raise ConfigurationError(
+                    f"Weights({name}={getattr(self, name)!r}) is no weight.",
+                    fix=f"Give `{name}` a number from 0 (it says nothing) to 1000.",
+                )
+        if not self.words and not self.vector:
+            raise ConfigurationError(
+                "Weights without words and without a vector find nothing.",
+                fix="Leave one of the two above 0.",
+            )
+        if not 0 < self.half_life_days < float("inf"):
+            raise ConfigurationError(
+                f"Weights(half_life_days={self.half_life_days!r}) is no age.",
+                fix="Give it days, more than 0.",
+            )
+        if not -1 <= self.min_similarity <= 1:
+            raise ConfigurationError(
+                f"Weights(min_similarity={self.min_similarity!r}) is no cosine.", fix="Give it from -1 to 1."
+            )
+
+
+class Consolidated(msgspec.Struct, frozen=True, gc=False):
+    """What consolidating did: runs that learned, facts that were joined with others, and partitions that were looked
+    at."""
+
+    learned: int = 0
+    joined: int = 0
+    partitions: int = 0
 
 
 # What stores keep

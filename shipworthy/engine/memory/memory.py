@@ -7,6 +7,7 @@ and the trust that it went in with.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -37,10 +38,12 @@ from shipworthy.engine.memory.finding import Place, find
 from shipworthy.engine.memory.indexes import Indexes, Question
 from shipworthy.engine.memory.records import block_id, id_of, item_of, record_of, sound
 from shipworthy.engine.memory.vectors import Vectors
-from shipworthy.errors import InputError
+from shipworthy.errors import InputError, MemoryProblem
 from shipworthy.ports.embedder import Embedder
 from shipworthy.ports.memory import MemoryStore
 from shipworthy.rules.memory.terms import query_of
+
+log = logging.getLogger("shipworthy.memory")
 
 PAGE = 200
 _RECALLED: tuple[Kind, ...] = ("episode", "fact")
@@ -87,7 +90,7 @@ class Memory:
         self._indexes: dict[int, Indexes] = {}
         self._facts = Facts(self)
         self._journals: list[Any] = []
-        self._opening: asyncio.Lock | None = None
+        self._holders = 0
         self._opened = False
 
     @property
@@ -112,6 +115,22 @@ class Memory:
         for store in self.stores:
             self._indexes[id(store)] = Indexes(store, self.vectors.tag, share)
         self._opened = True
+
+    async def acquire(self) -> None:
+        """Open, and stay open until `release`: several agents may share a memory."""
+        await self.open()
+        self._holders += 1
+
+    @property
+    def held(self) -> bool:
+        """Whether somebody acquired it and did not release it yet."""
+        return self._holders > 0
+
+    async def release(self) -> None:
+        """Close, if nobody else holds it."""
+        self._holders -= 1
+        if not self._holders:
+            await self.close()
 
     async def close(self) -> None:
         """Give up connections; what was acknowledged is durable."""
@@ -166,13 +185,13 @@ class Memory:
 
     async def keep(self, scope: Scope, items: Sequence[Remembered], *, replace: bool = False) -> None:
         """Keep things that are made already, whole or not at all."""
-        await self._ready(scope)
+        await self.ready(scope)
         records = await self.vectors.records(items)
         await self.store.put(scope, records, replace=replace)
 
     async def episodes(self, scope: Scope, *, after: int = 0, limit: int = PAGE) -> list[Episode]:
         """Episodes of the partition in the order in which they were kept, without the first *after* records."""
-        await self._ready(scope)
+        await self.ready(scope)
         found = await self.store.page(scope, after, limit, "episode")
         return [item for record in found if isinstance(item := item_of(record), Episode)]
 
@@ -194,7 +213,7 @@ class Memory:
 
         Raises MemoryProblem.
         """
-        await self._ready(scope)
+        await self.ready(scope)
         vector, problem = await self.vectors.of_query(query)
         if problem is not None:
             raise problem
@@ -241,7 +260,7 @@ class Memory:
     ) -> Block:
         """Give the partition's block of this name a text, which every run of the partition sees; an empty one removes
         it. Raises MemoryProblem, RecordTooLarge."""
-        await self._ready(scope)
+        await self.ready(scope)
         if not name or len(name.encode(errors="replace")) > 100:
             raise InputError(f"{name!r} cannot name a block.", fix="Use 1 to 100 bytes of text.")
         block = Block(name=sound(name, "name"), text=sound(text), at=_now(), origin=origin, trust=trust)
@@ -253,7 +272,7 @@ class Memory:
 
     async def blocks(self, scope: Scope) -> list[Block]:
         """The partition's blocks, by name."""
-        await self._ready(scope)
+        await self.ready(scope)
         found = [item_of(record) async for record in _all(self.store, scope, "block")]
         return sorted([item for item in found if isinstance(item, Block)], key=lambda block: block.name)
 
@@ -262,11 +281,12 @@ class Memory:
     async def export(self, scope: Scope) -> AsyncIterator[tuple[Scope, Remembered]]:
         """Everything of the scope's partition and those within it, superseded and quarantined facts included, each with
         its partition, in bounded memory."""
-        await self._ready(scope)
+        await self.ready(scope)
         for store in self.stores:
             for partition in await store.within(scope):
                 async for record in _all(store, partition):
-                    yield partition, item_of(record)
+                    if record.kind != "topic":
+                        yield partition, item_of(record)
 
     async def forget(
         self,
@@ -283,7 +303,7 @@ class Memory:
         They are not recalled any more; that no copy of their bytes is left is what `erase` promises. Raises InputError
         if nothing says what to forget.
         """
-        await self._ready(scope)
+        await self.ready(scope)
         if not ids and before is None and query is None:
             raise InputError(
                 "Nothing says what to forget.", fix="Pass ids=, before= or query=, or erase the scope."
@@ -302,7 +322,7 @@ class Memory:
 
         What may still hold copies, where no code of ours reaches, is in `remains`. Raises ErasureIncomplete.
         """
-        await self._ready(scope)
+        await self.ready(scope)
         from shipworthy.engine.memory.erasing import erase
 
         return await erase(self, self._journals, scope)
@@ -317,9 +337,19 @@ class Memory:
         await self.open()
         return await keeping.sweep(self.stores, self.settings.retention, _now())
 
+    async def keep_sweeping(self, every: float) -> None:
+        """Forget what is too old again and again, every so many seconds."""
+        while True:
+            try:
+                await self.sweep()
+            except MemoryProblem as error:
+                log.warning("Old memories could not be forgotten: %s", error)
+            await asyncio.sleep(every)
+
     # parts
 
-    async def _ready(self, scope: Scope) -> None:
+    async def ready(self, scope: Scope) -> None:
+        """Open, for a scope that is one. Raises InputError, MemoryProblem."""
         if not isinstance(scope, Scope) or not scope.tenant:
             raise InputError(
                 f"{scope!r} is nobody's.", fix='Pass Scope("tenant"), or Scope("tenant", "user").'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from shipworthy.domain.memory import Block, Episode, Fact, Kind, Record, Remembered
@@ -13,7 +15,7 @@ LONGEST_TEXT = 100_000
 """Characters that one remembered thing may have: more than a model could be shown of it."""
 
 _encode = msgspec.json.Encoder().encode
-_DECODERS = {
+_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "episode": msgspec.json.Decoder(Episode),
     "fact": msgspec.json.Decoder(Fact),
     "block": msgspec.json.Decoder(Block),
