@@ -24,6 +24,7 @@ from shipworthy.engine.live import LiveRun
 from shipworthy.engine.memory.memory import Memory, within
 from shipworthy.engine.memory.records import id_of, kind_of
 from shipworthy.errors import MemoryUnavailable
+from shipworthy.rules.memory.worth import is_small_talk
 from shipworthy.rules.text import described
 
 log = logging.getLogger("shipworthy.memory")
@@ -84,9 +85,10 @@ class Remembering(msgspec.Struct, frozen=True, kw_only=True):
         learning: str | None = None
         try:
             said = await _said(run, ended)
-            async with asyncio.timeout(self.patience):
-                await self.memory.keep(partition, said)
-            if self.learner is not None:
+            if said:
+                async with asyncio.timeout(self.patience):
+                    await self.memory.keep(partition, said)
+            if said and self.learner is not None:
                 learning = await self.learner.begin(run, partition, said)
             event = MemoryWritten(ids=tuple([each.id for each in said]), learning=learning)
         except Exception as error:
@@ -201,12 +203,12 @@ def _note(level: Level, each: Recalled) -> RecallNote:
 
 
 async def _said(run: LiveRun, ended: RunEnded) -> list[Episode]:
-    """The exchange: what the user said, what was done that changes the world, and the answer."""
+    """The exchange: what the user said, what was done that changes the world, and the answer; without small talk."""
     started, at = run.state.started, time.time_ns() // 1_000_000
     said: list[Episode] = []
 
     def note(slot: str, role: Role, text: str, when: int, origin: str, trust: Trust, seq: int) -> None:
-        if text.strip():
+        if not is_small_talk(text):
             said.append(
                 Episode(
                     id=f"{_run_digest(run)}:{slot}",

@@ -24,7 +24,8 @@ class Place(msgspec.Struct, frozen=True, gc=False):
 
 
 async def find(places: Sequence[Place], limit: int, now: int) -> list[Recalled]:
-    """The best *limit* things of all places, and why. What was removed since it was ranked is left out."""
+    """The best *limit* things of all places, and why. What was removed since it was ranked is left out, and what says
+    the same as a better one, word for word."""
     if not places:
         return []
     offered: list[Candidates] = [await place.indexes.find(place.scope, place.asked) for place in places]
@@ -37,8 +38,9 @@ async def find(places: Sequence[Place], limit: int, now: int) -> list[Recalled]:
         for nth, ids in wanted.items()
         for record in await places[nth].store.get(places[nth].scope, ids)
     }
-    return [
-        Recalled(item_of(there[hit.place, hit.id]), places[hit.place].scope, hit.score, hit.why)
-        for hit in hits
-        if (hit.place, hit.id) in there
-    ]
+    found: dict[str, Recalled] = {}
+    for hit in hits:
+        if (record := there.get((hit.place, hit.id))) is not None:
+            each = Recalled(item_of(record), places[hit.place].scope, hit.score, hit.why)
+            found.setdefault(each.text, each)
+    return list(found.values())

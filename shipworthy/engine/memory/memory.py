@@ -37,6 +37,7 @@ from shipworthy.engine.memory.facts import Facts
 from shipworthy.engine.memory.finding import Place, find
 from shipworthy.engine.memory.indexes import Indexes, Question
 from shipworthy.engine.memory.records import block_id, id_of, item_of, record_of, sound
+from shipworthy.engine.memory.reindexing import Progress, reindex
 from shipworthy.engine.memory.vectors import Vectors
 from shipworthy.errors import InputError, MemoryProblem
 from shipworthy.ports.embedder import Embedder
@@ -331,6 +332,14 @@ class Memory:
         """Have `erase` cover this runtime's journals too."""
         if runtime not in self._journals:
             self._journals.append(runtime)
+
+    async def reindex(self, progress: Progress | None = None) -> int:
+        """Make terms and vectors of everything anew, where they are not those of this embedder; how many things that
+        were. It may be interrupted and done again. Raises EmbedderError, MemoryStoreError."""
+        changed = sum([await reindex(store, self.vectors, progress) for store in self.stores])
+        self._opened = False
+        await self.open()
+        return changed
 
     async def sweep(self) -> int:
         """Forget episodes that are older than their level's retention; how many there were."""

@@ -64,9 +64,9 @@ class Vectors:
             return None, error
         return vector, None
 
-    async def records(self, items: Sequence[Remembered]) -> list[Record]:
+    async def records(self, items: Sequence[Remembered], *, strict: bool = False) -> list[Record]:
         """Records with vectors. Where the embedder fails they have none: they are found by their words, and a reindex
-        makes them; that is logged."""
+        makes them; that is logged. *strict*: it raises EmbedderError instead."""
         found = [i for i, item in enumerate(items) if is_found(item)]
         made: dict[int, bytes] = {}
         if self.embedder is not None and found:
@@ -74,6 +74,8 @@ class Vectors:
                 vectors = await self._embed([items[i].text for i in found], "document")
                 made = {i: packed(v, self.embedder.name) for i, v in zip(found, vectors, strict=True)}
             except EmbedderError as error:
+                if strict:
+                    raise
                 log.warning("%d remembered texts have no vectors yet: %s", len(found), error)
         return [record_of(item, made.get(i, b"")) for i, item in enumerate(items)]
 

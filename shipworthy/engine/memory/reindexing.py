@@ -1,0 +1,73 @@
+"""Making terms and vectors anew, for a store that was written with another embedder or another way of making terms.
+
+Each record says whose vector it has, so that what was done is known from the store itself: a reindex that was
+interrupted goes on where it was. Meanwhile records are found by their words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shipworthy.domain.memory import Record
+from shipworthy.domain.scope import Operator, Scope
+from shipworthy.engine.memory.records import is_found, item_of, record_of
+from shipworthy.engine.memory.vectors import Vectors
+from shipworthy.errors import MemoryConflict
+from shipworthy.ports.memory import MemoryStore
+
+PAGE = 100
+_OPERATOR = Operator("reindexing memories")
+
+Progress = Callable[[Scope, int], None]
+
+
+async def reindex(store: MemoryStore, vectors: Vectors, progress: Progress | None = None) -> int:
+    """Give every record of every tenant the terms and the vector that it would get now; how many were changed.
+    *progress* is told of each partition, with how many records were changed so far. Raises EmbedderError,
+    MemoryStoreError."""
+    await store.open()
+    await store.stamp(await vectors.stamp(), replace=True)
+    changed, after = 0, ""
+    while page := await store.everything(_OPERATOR, after):
+        after = page[-1][0]
+        for _, scope in page:
+            changed += await _partition(store, vectors, scope)
+            if progress is not None:
+                progress(scope, changed)
+    return changed
+
+
+async def _partition(store: MemoryStore, vectors: Vectors, scope: Scope) -> int:
+    changed, after = 0, 0
+    while page := await store.page(scope, after, PAGE):
+        stale = [record for record in page if _is_stale(record, vectors)]
+        if stale:
+            changed += await _renew(store, vectors, scope, [record.id for record in stale])
+        after = page[-1].n
+    return changed
+
+
+async def _renew(store: MemoryStore, vectors: Vectors, scope: Scope, ids: list[str]) -> int:
+    """What is there now of *ids* is read, made anew and written back, unless it was changed meanwhile: then again."""
+    while True:
+        mark = await store.put(scope, [])
+        records = [r for r in await store.get(scope, ids) if _is_stale(r, vectors)]
+        if not records:
+            return 0
+        made = await vectors.records([item_of(record) for record in records], strict=True)
+        try:
+            await store.put(scope, made, replace=True, at=mark)
+            return len(made)
+        except MemoryConflict:
+            continue
+
+
+def _is_stale(record: Record, vectors: Vectors) -> bool:
+    """Whether it is found by something, and not by what it would be found by if it were written now."""
+    if record.kind == "topic" or not is_found(item := item_of(record)):
+        return False
+    has_vector = bool(record.vector)
+    fits = (
+        record.vector[: len(vectors.tag)] == vectors.tag if vectors.embedder is not None else not has_vector
+    )
+    return not fits or record.terms != record_of(item).terms
