@@ -102,6 +102,10 @@ SELECT set_config('role', 'shipworthy_app', true), set_config('search_path', 'pg
   set_config('shipworthy.memory_within', %(said_within)b, true),
   set_config('shipworthy.memory_operator', %(said_operator)b, true)
 
+-- statement: guarded
+SELECT current_user = 'shipworthy_app' AND row_security_active('shipworthy_memory.partitions')
+  AND row_security_active('shipworthy_memory.records')
+
 -- statement: mark
 SELECT epoch, n, token FROM shipworthy_memory.partitions WHERE place = %(place)b
 
