@@ -29,6 +29,7 @@ from shipworthy import (
     InMemoryLedger,
     PriceTable,
     Replace,
+    Scope,
     ScriptedModel,
     ScriptedTurn,
     StandardBudget,
@@ -41,7 +42,8 @@ from shipworthy import (
     price_usd,
     tool,
 )
-from shipworthy.domain.events import AgentPaused
+from shipworthy.app.memories import InMemoryMemory
+from shipworthy.domain.events import AgentPaused, MemoryWritten
 from shipworthy.errors import AnswerRefused, LedgerUnavailable, RateLimited
 from shipworthy.rules.codec import encode_event
 from shipworthy.rules.state import replay
@@ -49,6 +51,7 @@ from tests.engine.world import ALICE, agent
 
 PRICES = PriceTable({"scripted": price_usd(input=3, output=15)}, then=None)
 PAY = ToolCall("pay", {"amount": 50})
+ALICE_HERSELF = Scope("acme", "alice")
 
 
 @tool(effect="read")
@@ -241,18 +244,52 @@ async def of_the_nested_run(tools: dict[str, Any]) -> Any:
     a, outer = await nested(tools)
     journal = await a.runtime.store.read(outer.scope, outer.run_id)
     [run_id] = next(event.runs for event in journal if isinstance(event, AgentPaused))
-    events = await a.runtime.store.read(outer.scope, run_id)
-    state = replay(events)
-    return a, SimpleNamespace(
-        scope=outer.scope,
+    return a, await summary(a, outer.scope, run_id)
+
+
+async def summary(a: Any, scope: Scope, run_id: str) -> SimpleNamespace:
+    """What is written of a run that nobody has the result of."""
+    while (await a.runtime.store.find(scope, run_id)).status == "running":
+        await asyncio.sleep(0.01)
+    state = replay(await a.runtime.store.read(scope, run_id))
+    return SimpleNamespace(
+        scope=scope,
         run_id=run_id,
         status="completed",
         stop_reason=None,
         turns=state.turns,
-        usage=state.usage,
-        charged=state.charged,
         new_messages=state.messages,
     )
+
+
+def clerk(tools: dict[str, Any]) -> tuple[Any, Any]:
+    """An agent that remembers, and learns."""
+    proposed = {"subject": "user", "predicate": "likes", "object": "tea", "single": False, "confidence": 0.9}
+
+    def turn(request: Any) -> Any:
+        learns = "extract facts" in request.instructions
+        return ToolCall("final_answer", {"facts": [proposed]}) if learns else "Tea it is."
+
+    memory = InMemoryMemory(embedder=None)
+    model = ScriptedModel([turn])
+    return memory, Agent("Be brief.", model=model, memory=memory, auto_extract=True)
+
+
+async def remembering(tools: dict[str, Any]) -> Any:
+    """A run that memory tells something, and that is remembered."""
+    memory, a = clerk(tools)
+    await memory.remember(ALICE_HERSELF, "Alice drinks tea in the afternoon.", id="first", at=1)
+    result = await a.run("Would I rather have tea?", run_id="remembering", **ALICE)
+    await a.close()
+    return a, result
+
+
+async def of_the_learner(tools: dict[str, Any]) -> Any:
+    """The run that learned from that one."""
+    a, result = await remembering(tools)
+    journal = await a.runtime.store.read(result.scope, result.run_id)
+    [run_id] = [event.learning for event in journal if isinstance(event, MemoryWritten)]
+    return a, await summary(a, result.scope, run_id)
 
 
 LIVES = (
@@ -266,6 +303,8 @@ LIVES = (
     denied_by_a_hook,
     nested,
     of_the_nested_run,
+    remembering,
+    of_the_learner,
 )
 
 
@@ -278,8 +317,8 @@ async def main() -> None:
             "status": result.status,
             "stop_reason": result.stop_reason,
             "turns": result.turns,
-            "usage": msgspec.to_builtins(result.usage),
-            "charged": msgspec.to_builtins(result.charged),
+            "usage": msgspec.to_builtins(replay(events).usage),
+            "charged": msgspec.to_builtins(replay(events).charged),
             "roles": [m.role for m in result.new_messages],
             "events": [json.loads(encode_event(e)) for e in events],
         }
