@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
+    from shipworthy.adapters.bedrock import BedrockEmbedder as BedrockEmbedder
+    from shipworthy.adapters.cohere import CohereEmbedder as CohereEmbedder
     from shipworthy.adapters.inmemory.ledger import InMemoryLedger as InMemoryLedger
     from shipworthy.adapters.inmemory.store import InMemoryStore as InMemoryStore
+    from shipworthy.adapters.local import LocalEmbedder as LocalEmbedder
+    from shipworthy.adapters.openai import OpenAIEmbedder as OpenAIEmbedder
     from shipworthy.adapters.redis.ledger import RedisLedger as RedisLedger
     from shipworthy.app.agent import Agent as Agent
     from shipworthy.app.budgets import NoBudget as NoBudget
@@ -81,6 +85,8 @@ if TYPE_CHECKING:
     from shipworthy.errors import NotDone as NotDone
     from shipworthy.errors import ShipworthyError as ShipworthyError
     from shipworthy.rules.policies.statements import Statement as Statement
+    from shipworthy.testing.embedders import FakeEmbedder as FakeEmbedder
+    from shipworthy.testing.embedders import HashEmbedder as HashEmbedder
     from shipworthy.testing.scripted import EchoModel as EchoModel
     from shipworthy.testing.scripted import ScriptedModel as ScriptedModel
     from shipworthy.testing.scripted import ScriptedTurn as ScriptedTurn
@@ -89,8 +95,12 @@ if TYPE_CHECKING:
     InMemoryJournalStore = InMemoryStore
 
 _HOMES = {
+    "adapters.bedrock": ("BedrockEmbedder",),
+    "adapters.cohere": ("CohereEmbedder",),
     "adapters.inmemory.ledger": ("InMemoryLedger",),
     "adapters.inmemory.store": ("InMemoryStore",),
+    "adapters.local": ("LocalEmbedder",),
+    "adapters.openai": ("OpenAIEmbedder",),
     "adapters.redis.ledger": ("RedisLedger",),
     "app.agent": ("Agent",),
     "app.budgets": ("NoBudget", "StandardBudget"),
@@ -128,6 +138,7 @@ _HOMES = {
         "ShipworthyError",
     ),
     "rules.policies.statements": ("Statement",),
+    "testing.embedders": ("FakeEmbedder", "HashEmbedder"),
     "testing.scripted": ("EchoModel", "ScriptedModel", "ScriptedTurn", "mock"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -140,6 +151,7 @@ __all__ = [
     "AnswerRefused",
     "ApprovalRequest",
     "Approve",
+    "BedrockEmbedder",
     "BudgetConfig",
     "BudgetExceeded",
     "BudgetReached",
@@ -147,13 +159,16 @@ __all__ = [
     "Charge",
     "Checkpoint",
     "CheckpointRefused",
+    "CohereEmbedder",
     "DBOSRuntime",
     "Decision",
     "Deny",
     "DidNotHappen",
     "EchoModel",
+    "FakeEmbedder",
     "File",
     "Happened",
+    "HashEmbedder",
     "Image",
     "InMemoryJournalStore",
     "InMemoryLedger",
@@ -161,6 +176,7 @@ __all__ = [
     "InMemoryStore",
     "Inbox",
     "InvalidOutput",
+    "LocalEmbedder",
     "Message",
     "Mode",
     "ModelRequest",
@@ -168,6 +184,7 @@ __all__ = [
     "ModelSettings",
     "NoBudget",
     "NotDone",
+    "OpenAIEmbedder",
     "Operator",
     "PendingCall",
     "PerUserPermissions",

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shipworthy.ports.real_calls import allow_model_calls as allow_model_calls
+    from shipworthy.testing.embedders import FakeEmbedder as FakeEmbedder
+    from shipworthy.testing.embedders import HashEmbedder as HashEmbedder
     from shipworthy.testing.scripted import EchoModel as EchoModel
     from shipworthy.testing.scripted import ScriptedModel as ScriptedModel
     from shipworthy.testing.scripted import ScriptedTurn as ScriptedTurn
@@ -13,13 +15,23 @@ if TYPE_CHECKING:
 
 _HOME = {
     "allow_model_calls": "shipworthy.ports.real_calls",
+    "FakeEmbedder": "shipworthy.testing.embedders",
+    "HashEmbedder": "shipworthy.testing.embedders",
     "EchoModel": "shipworthy.testing.scripted",
     "ScriptedModel": "shipworthy.testing.scripted",
     "ScriptedTurn": "shipworthy.testing.scripted",
     "mock": "shipworthy.testing.scripted",
 }
 
-__all__ = ["EchoModel", "ScriptedModel", "ScriptedTurn", "allow_model_calls", "mock"]
+__all__ = [
+    "EchoModel",
+    "FakeEmbedder",
+    "HashEmbedder",
+    "ScriptedModel",
+    "ScriptedTurn",
+    "allow_model_calls",
+    "mock",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -130,6 +130,21 @@ class Connection:
             raise while_answering(cut, reported(reader.usage))
         yield answer
 
+    async def post(self, path: str, body: dict[str, Any], *, timeout: float) -> Any:
+        """The JSON that answers one HTTP request, never repeated, of an API that makes no messages. Raises
+        ModelError."""
+        ensure_real_calls_allowed(self.name, self.base_url)
+        client = self._clients.get(asyncio.get_running_loop(), self._open)
+        options: Any = {"max_retries": 0, "timeout": timeout}
+        failed: ModelError | None = None
+        try:
+            return await client.post(path, cast_to=object, body=body, options=options)
+        except Exception as error:
+            failed = self._translated(error, False)
+            if failed is None:
+                raise
+        raise failed  # out here, as in `attempt`
+
     async def close(self) -> None:
         """Close this loop's connections; a client that was passed in is its owner's to close."""
         client = self._clients.take(asyncio.get_running_loop())
