@@ -124,6 +124,10 @@ class DBOSDriver:
     """
 
     by_name = True
+    keeps = (
+        "DBOS keeps a workflow for each sitting of a run, whose name and input have the ids of the tenant and the run "
+        "(nothing that was said), until its own retention or DBOS.garbage_collect removes it."
+    )
 
     def __init__(self, url: str, *, name: str, executor_id: str, queue: str | None) -> None:
         if not isinstance(name, str) or not re.fullmatch("[a-z0-9_-]{3,256}", name):

@@ -107,6 +107,11 @@ class TemporalDriver:
     """Hands runs to the workers of a Temporal task queue, each under a workflow of its own."""
 
     by_name = True
+    keeps = (
+        "Temporal keeps a workflow for each run, whose name and history have the ids of the tenant, the run and its "
+        "calls, and results that people gave of calls in doubt, until the retention period of its namespace is over "
+        "(`temporal workflow delete` removes one at once); archives and visibility stores of the server may keep more."
+    )
 
     def __init__(self, place: Place) -> None:
         self._place = place

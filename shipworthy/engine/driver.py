@@ -22,6 +22,7 @@ class InProcess:
     """Drives each run where it was begun or resumed, from its first step to its last."""
 
     by_name = False
+    keeps = ""
 
     async def open(self, runtime: Runtime) -> None:
         """Nothing to open."""

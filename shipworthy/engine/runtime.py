@@ -33,10 +33,14 @@ class Driver(Protocol):
     """Who takes a run from step to step: this process, or another engine that does it through workers.
 
     `by_name`: runs reach their agent by its name, wherever it is, so that a caller's `deps=` cannot go with them.
+    `keeps`: what of runs is kept beside their journals, where no erasure reaches, as a sentence; "" for nothing.
     """
 
     @property
     def by_name(self) -> bool: ...
+
+    @property
+    def keeps(self) -> str: ...
 
     async def open(self, runtime: Runtime) -> None:
         """Make ready, on an open store. Raises a DriverError that says what is wrong."""
@@ -97,6 +101,37 @@ class Runtime:
         loop = asyncio.get_running_loop()
         if (turn := self._doors.get(loop, lambda: Admission(loop)).admit()) is not None:
             await turn
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened, and not closed since."""
+        return self._opened
+
+    @property
+    def budgets_elsewhere(self) -> bool:
+        """Whether a budget that was used here counts in another ledger than the store's."""
+        return any([not bank.joined for bank in self._banks.values()])
+
+    def forget(self, scope: Scope) -> None:
+        """Keep nothing in memory of the conversations of a session, a user or a tenant."""
+        self.conversations.forget(scope)
+        if self._inner is not None and self._inner is not self:
+            self._inner.forget(scope)
+
+    async def stop_learning(self, scope: Scope, run_id: str) -> None:
+        """Leave a run that learns as a crash would, if it is driven here: nobody waits for it."""
+        mine = [
+            task
+            for task, run in self._tasks.items()
+            if (run.scope.tenant, run.run_id) == (scope.tenant, run_id)
+            and run.blueprint.learns is not None
+            and run.loop is asyncio.get_running_loop()
+        ]
+        for task in mine:
+            self._tasks[task].abandoned = True
+            task.cancel()
+        if mine:
+            await asyncio.wait(mine)
 
     async def acquire(self) -> None:
         """Open, and stay open until `release`: several agents may share a runtime."""

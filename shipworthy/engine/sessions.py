@@ -38,6 +38,13 @@ class Conversations:
             self._kept.popitem(last=False)
         return len(run_ids), tuple(conversation)
 
+    def forget(self, scope: Scope) -> None:
+        """Keep nothing of the scope's session, or of those of its user, or of its tenant."""
+        for each in list(self._kept):
+            wide = (each.tenant, each.user if scope.user else None, each.session if scope.session else None)
+            if wide == (scope.tenant, scope.user, scope.session):
+                self._kept.pop(each, None)
+
 
 async def read(store: Store, scope: Scope, run_ids: Sequence[str]) -> list[Message]:
     """What these runs said, from their journals. One that was pruned meanwhile says nothing any more."""

@@ -333,6 +333,12 @@ class Memory:
         if runtime not in self._journals:
             self._journals.append(runtime)
 
+    def forget_indexes(self, scopes: Sequence[Scope]) -> None:
+        """Keep nothing of these partitions in this process."""
+        for indexes in self._indexes.values():
+            for scope in scopes:
+                indexes.forget(scope)
+
     async def reindex(self, progress: Progress | None = None) -> int:
         """Make terms and vectors of everything anew, where they are not those of this embedder; how many things that
         were. It may be interrupted and done again. Raises EmbedderError, MemoryStoreError."""

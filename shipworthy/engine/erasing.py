@@ -1,0 +1,234 @@
+"""Erasing the journals of a user, a session or a tenant: each run is ended, and tombstones take the place of events.
+
+A run and those nested in it are buried in one commit, so that an interruption leaves each as it was or erased; doing
+it again goes on with what is left.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+import msgspec
+from msgspec.structs import force_setattr
+
+from shipworthy.domain.events import AnyEvent, MemoryWritten, RunEnded, RunResumed, StopRequested
+from shipworthy.domain.journal import Batch, Claim, RunSummary
+from shipworthy.domain.scope import Operator, Scope
+from shipworthy.engine.listing import listed
+from shipworthy.engine.recover import claimed, leave
+from shipworthy.engine.removal import closed
+from shipworthy.engine.runtime import Runtime
+from shipworthy.errors import (
+    ErasureIncomplete,
+    InputError,
+    JournalDamaged,
+    LedgerError,
+    RunBusy,
+    RunNotFound,
+    UnknownEvent,
+)
+from shipworthy.rules.erasing import tombstones
+from shipworthy.rules.state import RunState, fold, replay
+
+_OPERATOR = Operator("erasing journals")
+_LOOKS = 10
+"""How often runs are looked for that were begun meanwhile."""
+ERASED = "erased"
+"""The `stop_reason` of a run that had to be ended."""
+
+
+class JournalsErased(msgspec.Struct, frozen=True, gc=False):
+    """What was done to journals: the ids that runs had which were erased, those of nested ones too, and what may still
+    hold copies, as sentences."""
+
+    run_ids: tuple[str, ...]
+    remains: tuple[str, ...]
+
+    @property
+    def runs(self) -> int:
+        """How many runs were erased."""
+        return len(self.run_ids)
+
+
+async def erase_journals(runtime: Runtime, scope: Scope) -> JournalsErased:
+    """Erase every run of the scope's user, of its session or of every user of the tenant, nested ones and those that
+    learn from them too, and what the store keeps under their names. A run that waits, or was left, is ended first.
+
+    Raises ErasureIncomplete, when all others are erased, if somebody drives a run of the scope; StoreError.
+    """
+    if scope.session is not None and scope.user is None:
+        raise InputError("A session belongs to a user.", fix="Pass Scope(tenant, user, session).")
+    was_open = runtime.is_open
+    await runtime.open()
+    try:
+        return await _Erasing(runtime, scope).work()
+    finally:
+        if not was_open:
+            await runtime.close()
+
+
+async def runs_of(runtime: Runtime, scope: Scope) -> list[str]:
+    """The ids of the scope's runs, those of nested ones too."""
+    was_open = runtime.is_open
+    await runtime.open()
+    try:
+        return [run.run_id async for run in listed(runtime.store, scope, nested=True)]
+    finally:
+        if not was_open:
+            await runtime.close()
+
+
+class _Erasing:
+    """One erasure. `left`: runs that are still there, and why."""
+
+    def __init__(self, runtime: Runtime, scope: Scope) -> None:
+        self._runtime, self._store, self._scope = runtime, runtime.store, scope
+        self._tenant = Scope(scope.tenant)
+        self._erased: list[str] = []
+        self._doubts: list[str] = []
+        self.left: dict[str, str] = {}
+
+    async def work(self) -> JournalsErased:
+        looks = 0
+        while (trees := await self._trees()) and looks < _LOOKS:
+            looks += 1
+            for root, members in trees.items():
+                await self._tree(root, members)
+        self._runtime.forget(self._scope)
+        await self._store.disown(self._scope)
+        remains = [*self._doubts, *await self._store.scrub(_OPERATOR), self._runtime.driver.keeps]
+        if self._runtime.budgets_elsewhere:
+            remains.append(
+                "A ledger of budgets that is not the store's own keeps counters under the ids of users and sessions "
+                "until their windows are over, and holds under those of runs for a day."
+            )
+        if trees:
+            self.left |= dict.fromkeys(trees, "runs are begun all the time")
+        if self.left:
+            raise _incomplete(self.left, self._erased)
+        return JournalsErased(tuple(self._erased), tuple([each for each in remains if each]))
+
+    async def _trees(self) -> dict[str, list[RunSummary]]:
+        """The scope's runs that are still to be erased: nested ones by their roots."""
+        trees: dict[str, list[RunSummary]] = {}
+        async for run in listed(self._store, self._scope, nested=True):
+            if (root := run.root or run.run_id) not in self.left:
+                trees.setdefault(root, []).append(run)
+        return trees
+
+    async def _tree(self, root: str, members: Sequence[RunSummary]) -> None:
+        """Erase a run and those nested in it, unless somebody drives it."""
+        await self._runtime.stop_learning(self._tenant, root)
+        try:
+            if not self._runtime.expect(self._tenant, root):
+                raise RunBusy("this process drives it")
+            await self._bury(root, members)
+        except (RunBusy, JournalDamaged, UnknownEvent, LedgerError) as error:
+            self.left[root] = error.what
+        except RunNotFound:
+            pass  # somebody else was faster; what is left is found at the next look
+        finally:
+            self._runtime.expected(self._tenant, root)
+
+    async def _bury(self, root: str, members: Sequence[RunSummary]) -> None:
+        """Of the root that was pruned, what was nested in it is left."""
+        if any([run.run_id == root for run in members]):
+            if await self._is_open(root):
+                await self._end(root)
+                members = [
+                    run async for run in listed(self._store, self._scope, nested=True) if run.root == root
+                ]
+            nested = [run.run_id for run in members if run.run_id != root]
+            run_ids = [root, *nested]
+        else:
+            nested = run_ids = [run.run_id for run in members]
+        for run_id in nested:
+            await self._end(run_id)
+        journals = [await self._store.read(self._tenant, run_id) for run_id in run_ids]
+        for learning in {each for events in journals for each in _learning(events)}:
+            await self._learned(learning)
+            if learning in self.left:
+                raise RunBusy(f"run {learning!r}, which learns from it, could not be erased")
+        await self._store.bury(self._tenant, tombstones(journals, f"erased-{os.urandom(12).hex()}"))
+        self._erased += run_ids
+
+    async def _learned(self, run_id: str) -> None:
+        """Erase a run that learned from one of the scope, and is perhaps not the scope's: first, or nothing would say
+        which it is."""
+        try:
+            run = await self._store.find(self._tenant, run_id)
+        except RunNotFound:
+            return
+        if run_id not in self.left:
+            await self._tree(run_id, [run])
+
+    async def _is_open(self, run_id: str) -> bool:
+        """Whether a run is still to be ended. Raises RunBusy for one that a driver's workers have, or may have."""
+        run = await self._store.find(self._tenant, run_id)
+        if run.status == "running" and self._runtime.driver.by_name:
+            raise RunBusy("workers drive it")
+        return run.status in ("running", "paused")
+
+    async def _end(self, run_id: str) -> None:
+        """End a run that nobody drives, whatever it waits for. Raises RunBusy."""
+        store, scope = self._store, self._tenant
+        state = replay(await store.read(scope, run_id))
+        if state.ended is not None:
+            return
+        claim = await claimed(store, scope, run_id)
+        try:
+            events = await store.read(scope, run_id)  # nobody else appends any more
+            state = replay(events)
+            if state.ended is not None:
+                return await store.release(claim.fence)
+            last = await self._last_events(state, events, claim)
+            await store.commit(claim.fence, Batch(last, {}, "cancelled"))
+        except BaseException:
+            await leave(store, claim.fence)
+            raise
+
+    async def _last_events(self, state: RunState, events: list[AnyEvent], claim: Claim) -> list[AnyEvent]:
+        """What ends a run; what a crash left open of its budget is closed. The state follows."""
+        resumed = RunResumed(
+            fence=claim.fence.token,
+            previous=claim.previous,
+            max_turns=state.max_turns,
+            output_retries=state.output_retries,
+            model_retries=state.model_retries,
+            skew=self._store.skew,
+        )
+        attempt = await closed(self._store.ledger, self._scope, events, 0)
+        last: list[AnyEvent] = [resumed, StopRequested(cause="cancelled"), *attempt]
+        for event in last:
+            _record(state, event)
+        for call in state.calls.values():
+            if call.status == "in_doubt":
+                self._doubts.append(
+                    f"Run {state.started.run_id!r}: whether the effect of its call of {call.call.name!r} happened was "
+                    "not known when it was erased, and nothing will tell any more."
+                )
+        last.append(RunEnded(status="cancelled", stop_reason=ERASED))
+        _record(state, last[-1])
+        return last
+
+
+def _record(state: RunState, event: AnyEvent) -> None:
+    force_setattr(event, "seq", state.seq + 1)
+    force_setattr(event, "at", time.time_ns() // 1_000_000)
+    fold(state, event)
+
+
+def _learning(events: Sequence[AnyEvent]) -> set[str]:
+    """The runs that learn from a run."""
+    return {event.learning for event in events if isinstance(event, MemoryWritten) and event.learning}
+
+
+def _incomplete(left: dict[str, str], erased: Sequence[str]) -> ErasureIncomplete:
+    some = "; ".join([f"{run_id!r}: {why.rstrip('.')}" for run_id, why in list(left.items())[:5]])
+    more = f"; and {len(left) - 5} more" if len(left) > 5 else ""
+    return ErasureIncomplete(
+        f"{len(erased)} runs were erased, and {len(left)} could not be: {some}{more}.",
+        fix="Cancel those runs, or wait until they have ended, and erase again: it goes on where it was.",
+    )
