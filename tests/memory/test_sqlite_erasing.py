@@ -290,6 +290,15 @@ def at_every_operation(folder: Path, seed: int) -> tuple[list[Path], dict[str, l
     return images, others
 
 
+def sound(image: Path, others: dict[str, list[Record]]) -> bool:
+    """Whether what was left keeps the law."""
+    try:
+        asyncio.run(check(image, others))
+    except AssertionError:
+        return False
+    return True
+
+
 def some(images: list[Path]) -> list[Path]:
     """Every third: whole deaths and losses of power by turns."""
     return images[::3]
@@ -323,9 +332,7 @@ def test_an_erasure_that_notes_too_late_what_is_to_be_done_loses_it_in_a_death(
         patch.setattr(erasing, "forget", forgetful)
         patch.setattr(erasing, "to_be_made_again", late)
         images, others = at_every_operation(tmp_path, 2)
-    with pytest.raises(AssertionError, match="a byte is left"):
-        for image in some(images):
-            asyncio.run(check(image, others))
+    assert not all(sound(image, others) for image in some(images))
 
 
 def test_a_process_that_is_killed_while_it_erases_leaves_what_erasing_again_completes(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from shipworthy.domain.scope import Scope
 _REMOVED = 1
 _WITHIN = """SELECT key, tenant, user, session FROM memory_partitions WHERE tenant = ?1
 AND (user = ?2 OR ?2 = X'' AND ?3 = X'') AND (session = ?3 OR ?3 = X'') ORDER BY key"""
+_FORGET = "DELETE FROM memory_records WHERE place > ?1 << 32 AND place < (?1 + 1) << 32"
+_LEAVE = "DELETE FROM memory_partitions WHERE key = ?"
 _EVERYTHING = "SELECT key, tenant, user, session FROM memory_partitions WHERE key > ? ORDER BY key LIMIT ?"
 
 Pending = list[tuple[str, int]]
@@ -44,9 +46,9 @@ def forget(cursor: apsw.Cursor, scope: Scope) -> int:
     count = 0
     for key, tenant, user, _ in rows(cursor, _WITHIN, whose(scope)):
         table = records_of(shelf_of(tenant, user))
-        cursor.execute(f"DELETE FROM {table} WHERE place > ?1 << 32 AND place < (?1 + 1) << 32", (key,))
+        cursor.execute(_FORGET.replace("memory_records", table), (key,))
         count += cursor.connection.changes()
-        cursor.execute("DELETE FROM memory_partitions WHERE key = ?", (key,))
+        cursor.execute(_LEAVE, (key,))
         unclean(cursor, table)
         unclean(cursor, PARTITIONS)
     return count
