@@ -269,6 +269,7 @@ async def _deeds(run: LiveRun) -> list[tuple[ToolCall, str]]:
 
 def shortened(text: str) -> str:
     """What is kept of a long text; the whole is in the journal."""
+    text = text if "\0" not in text else text.replace("\0", "\ufffd")
     if len(text) <= LONGEST_EPISODE:
         return text
     return f"{text[:LONGEST_EPISODE]} [cut: {len(text):,} characters]"
