@@ -33,7 +33,7 @@ CODES = {kind: code for code, kind in enumerate(KINDS)}
 ROW = np.dtype([("at", "i8"), ("weight", "f4"), ("length", "f4"), ("kind", "u1"), ("alive", "?")], align=True)
 """`length`: words, repeated ones counted again."""
 
-PER_ID = 210
+PER_ID = 150
 """Bytes that an id takes beside its characters: the string, its place in a list, in a dictionary, and its number."""
 LEAST_DEAD = 64
 """So many dead rows are borne before the others move together."""
@@ -267,8 +267,8 @@ class PartitionIndex:
                     f"{self._matrix.shape[1]}.",
                     fix="Use one embedder for both; after changing it, run `shipworthy memory reindex`.",
                 )
-            found = self._matrix[: self._vectors] @ vector
-            cosine[self._matrix_rows[: self._vectors]] = found.round(EXACT)
+            cosine[self._matrix_rows[: self._vectors]] = self._matrix[: self._vectors] @ vector
+            np.round(cosine, EXACT, out=cosine)
         for name, given in nearest:
             if (row := self._row_of.get(name)) is not None:
                 cosine[row] = given
