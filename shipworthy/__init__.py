@@ -21,9 +21,17 @@ if TYPE_CHECKING:
     from shipworthy.app.budgets import NoBudget as NoBudget
     from shipworthy.app.budgets import StandardBudget as StandardBudget
     from shipworthy.app.configuration import Tuning as Tuning
+    from shipworthy.app.fact_stores import InMemoryFactStore as InMemoryFactStore
+    from shipworthy.app.fact_stores import SqliteFactStore as SqliteFactStore
     from shipworthy.app.inbox import Inbox as Inbox
     from shipworthy.app.limits import BudgetConfig as BudgetConfig
     from shipworthy.app.limits import RateLimit as RateLimit
+    from shipworthy.app.memories import DynamoDBMemory as DynamoDBMemory
+    from shipworthy.app.memories import InMemoryMemory as InMemoryMemory
+    from shipworthy.app.memories import PostgresMemory as PostgresMemory
+    from shipworthy.app.memories import RedisMemory as RedisMemory
+    from shipworthy.app.memories import SqliteMemory as SqliteMemory
+    from shipworthy.app.memory_tools import memory_tools as memory_tools
     from shipworthy.app.nested import handoff as handoff
     from shipworthy.app.nested import parallel as parallel
     from shipworthy.app.pausing import ask_human as ask_human
@@ -52,6 +60,14 @@ if TYPE_CHECKING:
     from shipworthy.domain.events import BudgetWarned as BudgetWarned
     from shipworthy.domain.journal import RunFilter as RunFilter
     from shipworthy.domain.journal import RunSummary as RunSummary
+    from shipworthy.domain.memory import Block as Block
+    from shipworthy.domain.memory import Episode as Episode
+    from shipworthy.domain.memory import Erased as Erased
+    from shipworthy.domain.memory import Fact as Fact
+    from shipworthy.domain.memory import Recalled as Recalled
+    from shipworthy.domain.memory import Source as Source
+    from shipworthy.domain.memory import Weights as Weights
+    from shipworthy.domain.memory import Why as Why
     from shipworthy.domain.messages import File as File
     from shipworthy.domain.messages import Image as Image
     from shipworthy.domain.messages import Message as Message
@@ -77,6 +93,7 @@ if TYPE_CHECKING:
     from shipworthy.domain.usage import Charge as Charge
     from shipworthy.domain.usage import Price as Price
     from shipworthy.domain.usage import Usage as Usage
+    from shipworthy.engine.memory.memory import Memory as Memory
     from shipworthy.errors import AnswerRefused as AnswerRefused
     from shipworthy.errors import BudgetExceeded as BudgetExceeded
     from shipworthy.errors import CheckpointRefused as CheckpointRefused
@@ -105,8 +122,11 @@ _HOMES = {
     "app.agent": ("Agent",),
     "app.budgets": ("NoBudget", "StandardBudget"),
     "app.configuration": ("Tuning",),
+    "app.fact_stores": ("InMemoryFactStore", "SqliteFactStore"),
     "app.inbox": ("Inbox",),
     "app.limits": ("BudgetConfig", "RateLimit"),
+    "app.memories": ("DynamoDBMemory", "InMemoryMemory", "PostgresMemory", "RedisMemory", "SqliteMemory"),
+    "app.memory_tools": ("memory_tools",),
     "app.nested": ("handoff", "parallel"),
     "app.pausing": ("ask_human", "pause_here"),
     "app.permissions": ("PerUserPermissions", "StandardPermissions", "all_of", "policy"),
@@ -121,13 +141,15 @@ _HOMES = {
     "domain.effects": ("DidNotHappen", "Happened", "Unknown"),
     "domain.events": ("BudgetReached", "BudgetWarned"),
     "domain.journal": ("RunFilter", "RunSummary"),
+    "domain.memory": ("Block", "Episode", "Erased", "Fact", "Recalled", "Source", "Weights", "Why"),
     "domain.messages": ("File", "Image", "Message", "Text", "Thinking", "ToolCall", "ToolResult"),
     "domain.model": ("ModelRequest", "ModelSettings", "TextDelta"),
-    "domain.policy": ("Action", "Approve", "Decision", "Deny", "Mode", "Replace"),
     "domain.pausing": ("Checkpoint", "PendingCall"),
+    "domain.policy": ("Action", "Approve", "Decision", "Deny", "Mode", "Replace"),
     "domain.results": ("RunResult", "is_paused"),
     "domain.scope": ("Operator", "Scope"),
     "domain.usage": ("Charge", "Price", "Usage"),
+    "engine.memory.memory": ("Memory",),
     "errors": (
         "AnswerRefused",
         "BudgetExceeded",
@@ -152,6 +174,7 @@ __all__ = [
     "ApprovalRequest",
     "Approve",
     "BedrockEmbedder",
+    "Block",
     "BudgetConfig",
     "BudgetExceeded",
     "BudgetReached",
@@ -164,19 +187,26 @@ __all__ = [
     "Decision",
     "Deny",
     "DidNotHappen",
+    "DynamoDBMemory",
     "EchoModel",
+    "Episode",
+    "Erased",
+    "Fact",
     "FakeEmbedder",
     "File",
     "Happened",
     "HashEmbedder",
     "Image",
+    "InMemoryFactStore",
     "InMemoryJournalStore",
     "InMemoryLedger",
+    "InMemoryMemory",
     "InMemoryRuntime",
     "InMemoryStore",
     "Inbox",
     "InvalidOutput",
     "LocalEmbedder",
+    "Memory",
     "Message",
     "Mode",
     "ModelRequest",
@@ -189,11 +219,14 @@ __all__ = [
     "PendingCall",
     "PerUserPermissions",
     "PolicyDocument",
+    "PostgresMemory",
     "PostgresRuntime",
     "Price",
     "PriceTable",
     "RateLimit",
+    "Recalled",
     "RedisLedger",
+    "RedisMemory",
     "Replace",
     "RunContext",
     "RunFilter",
@@ -203,6 +236,9 @@ __all__ = [
     "ScriptedModel",
     "ScriptedTurn",
     "ShipworthyError",
+    "Source",
+    "SqliteFactStore",
+    "SqliteMemory",
     "SqliteRuntime",
     "StandardBudget",
     "StandardPermissions",
@@ -216,10 +252,13 @@ __all__ = [
     "Tuning",
     "Unknown",
     "Usage",
+    "Weights",
+    "Why",
     "all_of",
     "ask_human",
     "handoff",
     "is_paused",
+    "memory_tools",
     "mock",
     "parallel",
     "pause_here",

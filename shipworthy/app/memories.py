@@ -28,8 +28,9 @@ class MemoryOptions(TypedDict, total=False):
     `embedder`: an Embedder, "local", "openai:<model>", or None for words alone; by default "local" where that extra is
     installed. `level`: whose partition runs write to and recall from, `also`: further levels they recall from. `top_k`
     things of `max_tokens` in all are recalled for a run. `weights`: how ranks are fused. `with_facts`: whether facts
-    are recalled, and may be learned; `fact_store`: where they are, if elsewhere. `cache_bytes`: of the indexes that are
-    kept in this process. `retention`: seconds after which episodes are forgotten, by level.
+    are recalled, and may be learned; `fact_store`: where they are, if elsewhere, as a store or an address.
+    `cache_bytes`: of the indexes that are kept in this process. `retention`: seconds after which episodes are
+    forgotten, by level.
     """
 
     embedder: Embedder | str | None
@@ -39,7 +40,7 @@ class MemoryOptions(TypedDict, total=False):
     max_tokens: int
     weights: Weights
     with_facts: bool
-    fact_store: MemoryStore | None
+    fact_store: MemoryStore | str | None
     cache_bytes: int
     retention: Mapping[Level, float]
 
@@ -154,6 +155,8 @@ def _made(options: MemoryOptions) -> dict[str, Any]:
     auto = "embedder" not in given
     embedder = embedder_for(given.pop("embedder", None))
     fact_store = given.pop("fact_store", None)
+    if isinstance(fact_store, str):
+        fact_store = memory_for(fact_store).store
     if fact_store is not None and not hasattr(fact_store, "changes"):
         raise ConfigurationError(
             f"fact_store={fact_store!r} is not a store.",

@@ -437,7 +437,7 @@ def test_what_could_not_work_is_refused_when_the_agent_is_built(options: dict[st
         {"retention": {"user": 0}},
         {"retention": {"century": 1}},
         {"weights": 3},
-        {"fact_store": "sqlite:x"},
+        {"fact_store": "mongodb:x"},
     ],
 )
 def test_what_no_memory_could_do_is_refused(options: dict[str, Any]) -> None:
