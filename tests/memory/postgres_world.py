@@ -22,6 +22,7 @@ OTHERS = (
     Scope("acme"),
     Scope("acme", "bob"),
     Scope("acme", "alice2"),
+    Scope("acme", "alice!"),
     Scope("acme", "alic"),
     Scope("globex", "alice"),
     Scope("globex"),
@@ -45,18 +46,23 @@ def record(id: str, scope: Scope) -> Record:
 
 
 @contextlib.contextmanager
-def an_owned_database(postgres: Postgres | None = None) -> Iterator[str]:
+def an_owned_database(postgres: Postgres | None = None, *, pgvector: bool = True) -> Iterator[str]:
     """Of a role that is no superuser and may only create; its dsn."""
     server = postgres or postgres_server()
     dsn = server.fresh_database()
     try:
-        with psycopg.connect(server.dsn, autocommit=True) as admin:
-            admin.execute("SELECT pg_advisory_lock(4711)")  # roles are the server's; tests run side by side
+        with psycopg.connect(server.dsn, autocommit=True) as superuser:
+            superuser.execute(
+                "SELECT pg_advisory_lock(4711)"
+            )  # roles are the server's; tests run side by side
             for role, what in (("shipworthy_app", "NOLOGIN"), (OWNER, "LOGIN")):
                 with contextlib.suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
-                    admin.execute(f"CREATE ROLE {role} {what}".encode())
-            admin.execute(f"GRANT shipworthy_app TO {OWNER}".encode())
-            admin.execute(f"GRANT CREATE ON DATABASE {dsn.rpartition('/')[2]} TO {OWNER}".encode())
+                    superuser.execute(f"CREATE ROLE {role} {what}".encode())
+            superuser.execute(f"GRANT shipworthy_app TO {OWNER}".encode())
+            superuser.execute(f"GRANT CREATE ON DATABASE {dsn.rpartition('/')[2]} TO {OWNER}".encode())
+        if pgvector:
+            with admin(dsn) as c:
+                c.execute("CREATE EXTENSION vector SCHEMA public")
         yield dsn.replace("postgres@", f"{OWNER}@", 1)
     finally:
         server.drop_database(dsn)
@@ -73,7 +79,7 @@ async def fill(dsn: str) -> None:
     await store.open()
     for scope in (MINE, WITHIN, *OTHERS):
         await store.put(scope, [record("a", scope), record("b", scope), record("c", scope)])
-        if hasattr(store, "nearest"):
+        if hasattr(store, "nearest"):  # copies vectors
             assert len(await store.nearest(scope, vector(1.0, 0.0), 9, ["episode"])) == 3
     await store.close()
     with admin(dsn) as c:

@@ -22,6 +22,7 @@ from shipworthy.adapters.postgres.memory_places import place_of_scope
 from shipworthy.adapters.postgres.memory_schema import Pgvector
 from shipworthy.adapters.postgres.memory_session import Sight, perform, sight_of
 from shipworthy.adapters.postgres.memory_statements import STATEMENTS
+from shipworthy.domain.scope import Scope
 from tests.memory.postgres_world import (
     MINE,
     OTHERS,
@@ -50,8 +51,6 @@ LISTED = ("everything",)
 @pytest.fixture(scope="module")
 def filled() -> Iterator[psycopg.Connection[Any]]:
     with an_owned_database() as dsn:
-        with admin(dsn) as c:
-            c.execute("CREATE EXTENSION IF NOT EXISTS vector SCHEMA public")
         asyncio.run(fill(dsn))
         with admin(dsn) as c:
             [found] = c.execute("SELECT oid, typarray FROM pg_type WHERE typname = 'vector'").fetchall()
@@ -180,7 +179,7 @@ def test_no_caller_says_whose_rows_it_gets(
 ) -> None:
     """The one place that opens transactions stamps them; a value of the same name does not count."""
     dsn = f"postgresql://postgres@127.0.0.1:{filled.info.port}/{filled.info.dbname}"
-    theirs = {"ids": [b"a"], "place": place_of_scope(OTHERS[4])}
+    theirs = {"ids": [b"a"], "place": place_of_scope(Scope("globex", "alice"))}
 
     def asked() -> Any:
         with session(dsn) as c:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 import psycopg
 from psycopg import errors, sql
@@ -109,14 +111,24 @@ def _add_vectors(connection: Connection) -> None:
             return
         with connection.transaction():
             connection.execute(_LOCK)
-            connection.execute("CREATE EXTENSION IF NOT EXISTS vector SCHEMA public")
-            [(schema,)] = connection.execute(_EXTENSION).fetchall()
+            schema = _extended(connection)
             if connection.execute("SELECT to_regclass('shipworthy_memory.vectors')").fetchall() == [(None,)]:
                 name = sql.Identifier(schema).as_string(connection)
                 connection.execute(memory_statements.VECTORS.replace("{schema}", name).encode())
-    except psycopg.Error:  # exact search in the process does without
+    except (psycopg.Error, ValueError):  # exact search in the process does without
         if connection.closed:
             raise
+
+
+def _extended(connection: Connection) -> str:
+    """The schema that pgvector is in; where nobody has put it anywhere, the public one, or else our own."""
+    for where in ("public", "shipworthy_memory"):
+        if connection.execute(_EXTENSION).fetchall():
+            break
+        with contextlib.suppress(errors.InsufficientPrivilege), connection.transaction():
+            connection.execute(f"CREATE EXTENSION vector SCHEMA {where}".encode())
+    [(schema,)] = connection.execute(_EXTENSION).fetchall()
+    return str(schema)
 
 
 def _check(connection: Connection, server: Server) -> None:
