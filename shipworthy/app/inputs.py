@@ -10,7 +10,7 @@ from typing import Any
 from shipworthy.domain.messages import USER, File, Image, Message, Text, ToolCall, ToolResult, UserPart
 from shipworthy.domain.pausing import Checkpoint
 from shipworthy.domain.results import RunResult
-from shipworthy.domain.scope import ANONYMOUS, LONGEST_ID, Scope, is_too_long
+from shipworthy.domain.scope import ANONYMOUS, ERASED_RUN, LONGEST_ID, Scope, is_too_long
 from shipworthy.errors import (
     CheckpointRefused,
     EmptyPrompt,
@@ -128,6 +128,8 @@ def new_run_id(run_id: str | None) -> str | None:
     """The id of a run that may be begun. Raises InvalidPrompt."""
     if is_too_long(run_id_of(run_id)):
         raise InvalidPrompt("run_id is too long for some stores.", fix=_SHORTER)
+    if run_id is not None and run_id.startswith(ERASED_RUN):
+        raise InvalidPrompt(f"run_id={run_id!r} is that of an erased run.", fix="Choose another one.")
     return run_id
 
 

@@ -38,3 +38,6 @@ def is_too_long(name: str | None) -> bool:
 
 ANONYMOUS = "~anon-"
 """Prefix of the tenants of runs that name nobody. It cannot be chosen: a tenant_id with it is refused."""
+
+ERASED_RUN = "~erased-"
+"""Prefix of the ids of runs that were erased. It cannot be chosen either."""

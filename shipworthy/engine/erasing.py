@@ -15,7 +15,7 @@ from msgspec.structs import force_setattr
 
 from shipworthy.domain.events import AnyEvent, MemoryWritten, RunEnded, RunResumed, StopRequested
 from shipworthy.domain.journal import Batch, Claim, RunSummary
-from shipworthy.domain.scope import Operator, Scope
+from shipworthy.domain.scope import ERASED_RUN, Operator, Scope
 from shipworthy.engine.listing import listed
 from shipworthy.engine.recover import claimed, leave
 from shipworthy.engine.removal import closed
@@ -74,7 +74,8 @@ async def runs_of(runtime: Runtime, scope: Scope) -> list[str]:
     was_open = runtime.is_open
     await runtime.open()
     try:
-        return [run.run_id async for run in listed(runtime.store, scope, nested=True)]
+        found = [run.run_id async for run in listed(runtime.store, scope, nested=True)]
+        return [run_id for run_id in found if not run_id.startswith(ERASED_RUN)]
     finally:
         if not was_open:
             await runtime.close()
@@ -114,7 +115,8 @@ class _Erasing:
         """The scope's runs that are still to be erased: nested ones by their roots."""
         trees: dict[str, list[RunSummary]] = {}
         async for run in listed(self._store, self._scope, nested=True):
-            if (root := run.root or run.run_id) not in self.left:
+            root = run.root or run.run_id
+            if root not in self.left and not run.run_id.startswith(ERASED_RUN):
                 trees.setdefault(root, []).append(run)
         return trees
 
@@ -151,7 +153,7 @@ class _Erasing:
             await self._learned(learning)
             if learning in self.left:
                 raise RunBusy(f"run {learning!r}, which learns from it, could not be erased")
-        await self._store.bury(self._tenant, tombstones(journals, f"erased-{os.urandom(12).hex()}"))
+        await self._store.bury(self._tenant, tombstones(journals, ERASED_RUN + os.urandom(12).hex()))
         self._erased += run_ids
 
     async def _learned(self, run_id: str) -> None:
