@@ -156,8 +156,7 @@ class DynamoDBMemoryStore:
     async def erase(self, scope: Scope) -> Erased:
         """Its own partition and every other one that is entered; one that was being erased is still entered, so that
         erasing again completes it."""
-        found = await self._run(self._entered, scope)
-        covered = [Place(each) for each in dict.fromkeys([scope, *found])]
+        covered = [Place(each) for each in await self._run(self._covered, scope)]
         records = 0
         for first in range(0, len(covered), AT_ONCE):
             some = [self._run(self._partitions.erase, each) for each in covered[first : first + AT_ONCE]]
@@ -249,18 +248,16 @@ class DynamoDBMemoryStore:
 
     # the directory
 
-    def _entered(self, scope: Scope) -> list[Scope]:
-        """The scope, and what is within it, if it is entered."""
+    def _covered(self, scope: Scope) -> list[Scope]:
+        """The scope, and the partitions within it that are entered. Nothing is within a session."""
+        if scope.session is not None:
+            return [scope]
         first, end = within(scope)
-        own = self._partitions.items([Place(scope).entry])
-        return [_scope(item) for item in own] + [
-            _scope(item)
-            for item in self._places("sk BETWEEN :a AND :b", first, end)
-            if item["sk"]["S"] != end
-        ]
+        found = self._places("sk BETWEEN :a AND :b", first, end)
+        return [scope, *[_scope(item) for item in found if item["sk"]["S"] != end]]
 
     def _within(self, scope: Scope) -> list[Scope]:
-        covered = self._entered(scope)
+        covered = self._covered(scope)
         there = self._there(covered)
         return [each for each in covered if place_of(each) in there]
 

@@ -116,7 +116,7 @@ class Partitions:
                 return meta, None
             token = f"{int(time.time() * 1000):013}-{secrets.token_hex(8)}"
             try:
-                parts = self._begin(place, meta or self._make(place, work.epoch), token, work)
+                parts = self._begin(place, meta, token, work)
             except Changed:
                 continue
             self._finish(place, token, work, parts)
@@ -131,7 +131,8 @@ class Partitions:
             if meta is not None and meta.erasing:
                 records += self._help(place, meta)
                 continue
-            meta = self._settled(place)
+            if meta is not None and meta.token is not None:
+                meta = self._settled(place)
             if meta is None:
                 return records
             token, work = secrets.token_hex(16), Work("erase", new_epoch(), 0, meta.held)
@@ -143,35 +144,30 @@ class Partitions:
             return records + meta.held
         raise self._restless()
 
-    def _make(self, place: Place, epoch: int) -> Meta:
-        """An empty partition, and its entry in the directory: never one without the other."""
-        made = meta_item(place, epoch)
-        self._write(
-            [
-                {"Put": {"Item": made, "ConditionExpression": "attribute_not_exists(pk)"}},
-                {"Put": {"Item": place.entry | {"s": {"B": place.scope}}}},
-            ]
-        )
-        return meta_of(made)
-
-    def _begin(self, place: Place, meta: Meta, token: str, work: Work) -> int:
+    def _begin(self, place: Place, meta: Meta | None, token: str, work: Work) -> int:
         """Decide it; in how many parts it is written down. Raises Changed where the partition is not as *meta* says any
         more."""
         data, parts = encode(work), list[bytes]()
-        if work.removed or len(data) > INLINE:
+        large = len(data) > INLINE
+        if large and meta is None:
+            meta = self._make(place, work.epoch)
+        if meta is not None and (large or work.removed):
             self._sweep(place, meta)
-        if len(data) > INLINE:
+        if meta is not None and large:
             parts, data = parts_of(data), b""
             self._stage(place, meta, token, parts)
-        values: Item = {":epoch": number(meta.epoch), ":top": number(meta.top), ":t": {"S": token}}
-        values |= {":w": {"B": encode(Head(work.kind, len(parts), data))}, ":now": number(meta.epoch)}
-        if work.kind == "erase":  # who has written down what to do must not do it
-            values[":now"] = number(work.epoch)
+        head = {"t": {"S": token}, "w": {"B": encode(Head(work.kind, len(parts), data))}}
+        if meta is None:
+            self._make(place, work.epoch, head)
+            return 0
+        # Who has written down what to do before an erasure must not do it after.
+        now = work.epoch if work.kind == "erase" else meta.epoch
+        values: Item = {":epoch": number(meta.epoch), ":top": number(meta.top), ":now": number(now)}
         update = {
             "Key": place.meta,
             "UpdateExpression": "SET t = :t, w = :w, epoch = :now",
             "ConditionExpression": FRESH,
-            "ExpressionAttributeValues": values,
+            "ExpressionAttributeValues": values | {f":{name}": value for name, value in head.items()},
         }
         check = [self._has(place.part(token, 0))] if parts else []
         try:
@@ -180,6 +176,17 @@ class Partitions:
             self._unstage(place, token, len(parts))
             raise
         return len(parts)
+
+    def _make(self, place: Place, epoch: int, head: Item | None = None) -> Meta:
+        """A partition and its entry in the directory: never one without the other."""
+        made = meta_item(place, epoch) | (head or {})
+        self._write(
+            [
+                {"Put": {"Item": made, "ConditionExpression": "attribute_not_exists(pk)"}},
+                {"Put": {"Item": place.entry | {"s": {"B": place.scope}}}},
+            ]
+        )
+        return meta_of(made)
 
     def _stage(self, place: Place, meta: Meta, token: str, parts: list[bytes]) -> None:
         """Write down what is to be done, where a partition is that erasing finds."""
@@ -201,8 +208,6 @@ class Partitions:
         try:
             if work.kind == "erase" or not work.held:
                 self._empty(place, token)
-                gone = {"Key": place.meta, **self._present(token)}
-                self._write([{"Delete": gone}, {"Delete": {"Key": place.entry}}])
             else:
                 self._do(place, token, work)
                 self._unstage(place, token, parts)
@@ -217,10 +222,14 @@ class Partitions:
             self._write([self._during(place, token), *together])
 
     def _empty(self, place: Place, token: str) -> None:
-        """Remove every item but the meta: also what was written down and never begun."""
-        while keys := [key for key in self._keys(place) if key["sk"] != META]:
-            for together in _together([({"Delete": {"Key": key}}, 1000) for key in keys]):
-                self._write([self._during(place, token), *together])
+        """Remove every item, the meta last: also what was written down and never begun."""
+        keys = [key for key in self._keys(place) if key["sk"] != META]
+        deletes: list[Item] = [{"Delete": {"Key": key}} for key in keys]
+        while len(deletes) > TOGETHER:
+            self._write([self._during(place, token), *deletes[:TOGETHER]])
+            del deletes[:TOGETHER]
+        gone = {"Key": place.meta, **self._present(token)}
+        self._write([{"Delete": gone}, {"Delete": {"Key": place.entry}}, *deletes])
 
     def _conclude(self, place: Place, token: str, work: Work) -> None:
         said = {":epoch": number(work.epoch), ":top": number(work.top), ":held": number(work.held)}
