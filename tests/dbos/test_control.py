@@ -153,7 +153,7 @@ def test_a_nested_call_is_approved_and_settled_by_its_address(tmp_path: Path) ->
             assert [(c.kind, c.address) for c in doubt.pending] == [("in_doubt", waiting.address)]
             result = await a.resume(doubt, settle={waiting.address: Happened("charged")})
             assert (result.output, till.taken) == ("Over.", [5])
-            assert await over(3) == ["SUCCESS"] * 3
+            assert {*await over(3)} <= {"SUCCESS", "CANCELLED"}  # who resumes first cancels what is not noted
             found = await asyncio.to_thread(DBOS.list_workflows)
             assert {(w.input or {})["args"][2] for w in found} == {
                 "r"
