@@ -82,8 +82,9 @@ def least_approvers(them: Sequence[Decision]) -> Decision:
 
 @pytest.mark.parametrize("mutant", [first_wins, allow_wins, everybody_may, least_approvers])
 def test_a_composition_that_widens_is_caught(mutant: Combined) -> None:
-    with pytest.raises(AssertionError):
-        narrows(mutant)
+    with pytest.raises(AssertionError):  # noqa: PT012
+        for _ in range(5):  # what 300 examples happen to miss, others show
+            narrows(mutant)
 
 
 def test_the_first_deny_says_why_and_what_the_model_is_told() -> None:
