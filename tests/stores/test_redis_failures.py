@@ -228,7 +228,7 @@ def test_a_crowd_is_not_taken_for_a_server_that_is_away(redis_url: str, *, one_c
     connections."""
 
     async def scenario() -> bool:
-        async with opened(redis_url, timeout=0.1, patience=0.0) as ledger:
+        async with opened(redis_url, timeout=0.3, patience=0.0) as ledger:
             if one_crowd:
                 ledger._server._turns = lambda: asyncio.Semaphore(10**6)
             asked = [ledger.reserve(hold(f"h{n}", 1)) for n in range(3_000)]
