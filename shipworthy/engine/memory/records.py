@@ -53,13 +53,17 @@ def is_found(item: Remembered) -> bool:
     return isinstance(item, Episode)
 
 
+SAID_BY: dict[str, float] = {"assistant": 0.5, "tool": 0.5}
+"""What of its importance counts, by who said it: of two that answer a question as well, what the user said is first."""
+
+
 def record_of(item: Remembered, vector: bytes = b"") -> Record:
     """The record of *item*; *vector* is that of its text, packed."""
     found = is_found(item)
     at = item.learned_at if isinstance(item, Fact) else item.at
-    weight = item.importance if isinstance(item, Episode) else 0.0
-    if isinstance(item, Fact):
-        weight = item.confidence
+    weight = item.confidence if isinstance(item, Fact) else 0.0
+    if isinstance(item, Episode):
+        weight = item.importance * SAID_BY.get(item.role, 1.0)
     return Record(
         id=id_of(item),
         kind=kind_of(item),
