@@ -355,6 +355,22 @@ def test_a_disk_that_is_full_or_fails_is_told_of_and_what_was_acknowledged_is_ke
     asyncio.run(scenario())
 
 
+def test_a_record_is_one_sync_and_what_is_written_at_once_shares_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        vfs, done = PowerLossVfs("counting"), list[str]()
+        store = SqliteMemoryStore(tmp_path / "memory.db", vfs="counting")
+        await store.open()
+        await store.put(ALICE, [note("a")])
+        vfs.before = lambda operation, _: done.append(operation)
+        await store.put(ALICE, [note("b")])
+        assert done.count("sync") == 1
+        await asyncio.gather(*[store.put(Scope("acme", f"u{number}"), [note("c")]) for number in range(50)])
+        assert done.count("sync") <= 3
+        await store.close()
+
+    asyncio.run(scenario())
+
+
 # things that it cannot take
 
 
