@@ -38,6 +38,7 @@ class LocalEmbedder:
 
     The model is all-MiniLM-L6-v2 (English, int8 weights) of the extra `local`. It is loaded at the first use, once per
     process, and computes in a thread of its own. Of a longer text its beginning counts: 256 tokens, about 190 words.
+    onnxruntime's telemetry is switched off for the process (ORT_DISABLE_TELEMETRY=1, unless the variable is set).
     Raises MissingExtra.
     """
 
@@ -77,8 +78,11 @@ os.register_at_fork(after_in_child=_thread.cache_clear)
 @functools.cache
 def _loaded() -> tuple[Any, Any]:
     """The session and the tokenizer; asked for in the one thread, so that they are made once."""
+    # onnxruntime tells its makers of each process and model unless this is set before it is imported. The call alone
+    # leaves the uploader and a device's id behind; it is for a process that imported onnxruntime before.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     runtime, tokenizers = importlib.import_module("onnxruntime"), importlib.import_module("tokenizers")
-    runtime.disable_telemetry_events()  # of builds for Windows
+    runtime.disable_telemetry_events()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # they keep what the largest batch took
