@@ -55,9 +55,10 @@ def forget(cursor: apsw.Cursor, scope: Scope) -> int:
 
 
 def to_be_made_again(cursor: apsw.Cursor, scope: Scope) -> list[str]:
-    """The tables that may keep copies of what was removed from the scope, now or before."""
+    """The tables that may keep copies of what was removed from the scope, now or before, or, with it, from what the
+    whole tenant shares."""
     tenant, user, _ = whose(scope)
-    shelves = [shelf_of(tenant, user)] if user else range(SHELVES)
+    shelves = {shelf_of(tenant, user), shelf_of(tenant, b"")} if user else range(SHELVES)
     names = {PARTITIONS, *map(records_of, shelves)}
     found = rows(cursor, "SELECT name FROM memory_unclean WHERE state = ? ORDER BY name", (_REMOVED,))
     return [name for (name,) in found if name in names]

@@ -23,6 +23,10 @@ NO_JOURNALS = (
     "No journal was erased, for no runtime is known to use this memory here: erase with the memory of an agent, or "
     "where one has run."
 )
+SHOWN = (
+    "What others of the tenant, or other sessions of the user, were shown of it by a memory that they share is in the "
+    "journals of their runs, and in what was answered and remembered of those."
+)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -30,16 +34,16 @@ async def erase(memory: Memory, runtimes: Sequence[Runtime], scope: Scope) -> Er
     """Erase the scope from journals and memory. Raises ErasureIncomplete, when all that can be erased is."""
     remains: list[str] = [] if runtimes else [NO_JOURNALS]
     left: list[ErasureIncomplete] = []
-    records = 0
+    traces = records = 0
     for runtime in runtimes:
         known = await runs_of(runtime, scope)
-        records += await _forget_traces(memory, scope, known)
+        traces += await _forget_traces(memory, scope, known)
         try:
             journals = await erase_journals(runtime, scope)
         except ErasureIncomplete as error:
             left.append(error)
             continue
-        records += await _forget_traces(memory, scope, sorted({*journals.run_ids} - {*known}))
+        traces += await _forget_traces(memory, scope, sorted({*journals.run_ids} - {*known}))
         remains += journals.remains
     for store in memory.stores:
         partitions = await store.within(scope)
@@ -54,7 +58,9 @@ async def erase(memory: Memory, runtimes: Sequence[Runtime], scope: Scope) -> Er
         remains += erased.remains
     if left:
         raise ErasureIncomplete(" ".join([error.what for error in left]), fix=left[0].fix)
-    return Erased(records, tuple(dict.fromkeys(remains)))
+    if traces:
+        remains.append(SHOWN)
+    return Erased(records + traces, tuple(dict.fromkeys(remains)))
 
 
 # what wider partitions have of the scope's runs
