@@ -33,6 +33,8 @@ from shipworthy import (
     ToolCall,
     tool,
 )
+from shipworthy.app.commands.printing import Printer
+from shipworthy.app.commands.runs import show
 from shipworthy.app.commands.timeline import lines
 from shipworthy.domain.journal import RunFilter
 from shipworthy.domain.scope import ERASED_RUN, Operator, Scope
@@ -226,6 +228,21 @@ def test_what_is_forgotten_survives_no_new_process(tmp_path: Path) -> None:
 
     assert CANARY.encode() not in go(later())
     assert not place.has()
+
+
+def test_the_command_line_shows_that_a_run_was_erased(capsys: pytest.CaptureFixture[str]) -> None:
+    async def run() -> None:
+        async with opened(InMemoryRuntime) as runtime:
+            await live(runtime)
+            await erase_journals(runtime, USER)
+            for left in await runtime.store.list(Scope("acme"), RunFilter(nested=True)):
+                await show(Printer(as_json=False), runtime.store, Scope("acme"), left.run_id, full=True)
+
+    go(run())
+    shown = capsys.readouterr().out
+    assert shown.count("This run was erased") == 8
+    assert "Dear Bob" in shown
+    assert CANARY not in shown
 
 
 # --- broken variants

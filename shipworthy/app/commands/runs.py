@@ -26,7 +26,7 @@ from shipworthy.app.signing import keys_of
 from shipworthy.domain.effects import DidNotHappen, Happened, Settlement
 from shipworthy.domain.grants import SigningKey
 from shipworthy.domain.journal import RunFilter, RunSummary
-from shipworthy.domain.scope import Operator, Scope
+from shipworthy.domain.scope import ERASED_RUN, Operator, Scope
 from shipworthy.engine.pending import pending_of
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import ConfigurationError, IdentityMissing, InputError
@@ -173,6 +173,8 @@ async def show(printer: Printer, store: Store, scope: Scope, run_id: str, *, ful
     printer.say(
         f"{run.run_id}: {run.status}, {run.events} events, {whose}, {timeline.moment(run.started_at)}\n"
     )
+    if run.run_id.startswith(ERASED_RUN):
+        printer.say("This run was erased: what was said in it, by whom and for whom, is gone.\n")
     printer.console.print(timeline.table(events, full=full))
     if used.charged is not None:
         printer.say(f"\ncharged: {timeline.charge_words(used.charged)}")
