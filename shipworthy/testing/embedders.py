@@ -91,7 +91,7 @@ class FakeEmbedder:
 
     async def embed(self, texts: Sequence[str], purpose: Purpose) -> list[list[float]]:
         """The vectors that were told. Raises ScriptError."""
-        self.asked += [(text, purpose) for text in texts]
+        self.asked.extend((text, purpose) for text in texts)
         return [self._vector(text) for text in texts]
 
     async def close(self) -> None:

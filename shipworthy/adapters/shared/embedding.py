@@ -74,7 +74,8 @@ class Requests:
                 task.cancel()
 
     async def _patiently(self, batch: Sequence[str], purpose: Purpose) -> list[array[float]]:
-        for attempt in range(1, ATTEMPTS + 1):
+        attempt = 1
+        while True:
             failed: ModelError
             try:
                 return self._checked(await self._ask(batch, purpose), len(batch))
@@ -82,13 +83,9 @@ class Requests:
                 failed = error
             wait = failed.retry_after
             if wait is None or wait > LONGEST or attempt == ATTEMPTS:
-                break
+                raise _given_up(failed, attempt)
             await asyncio.sleep(max(wait, BACKOFF * 2**attempt * random.random()))
-        passing = (
-            f"Look at the provider's status, your rate limit and base_url=; it was tried {attempt} times. Without "
-            "vectors, memory is found by its words."
-        )
-        raise EmbedderError(failed.what, fix=failed.fix if failed.retry_after is None else passing)
+            attempt += 1
 
     def _checked(self, given: Sequence[Any], count: int) -> list[array[float]]:
         if len(given) != count:
@@ -123,6 +120,14 @@ def plain(row: NDArray[np.float32]) -> array[float]:
 def unreadable(name: str, error: Exception) -> IncompleteAnswer:
     """The error of an answer that could not be read."""
     return IncompleteAnswer(f"{name} sent what is not an answer ({type(error).__name__}).")
+
+
+def _given_up(failed: ModelError, attempts: int) -> EmbedderError:
+    fix = (
+        f"Look at the provider's status, your rate limit and base_url=; it was tried {attempts} times. Without vectors, "
+        "memory is found by its words."
+    )
+    return EmbedderError(failed.what, fix=failed.fix if failed.retry_after is None else fix)
 
 
 def _cut(text: str, room: int) -> str:
