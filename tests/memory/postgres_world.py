@@ -18,13 +18,14 @@ from tests.servers.postgres import Postgres, postgres_server
 
 MINE = Scope("acme", "alice")
 WITHIN = Scope("acme", "alice", "trip")
+THEIRS = Scope("globex", "alice")
 OTHERS = (
     Scope("acme"),
     Scope("acme", "bob"),
     Scope("acme", "alice2"),
     Scope("acme", "alice!"),
     Scope("acme", "alic"),
-    Scope("globex", "alice"),
+    THEIRS,
     Scope("globex"),
     Scope("a", "alice"),
     Scope("zulu"),

@@ -29,6 +29,7 @@ from tests.memory.postgres_world import (
     OTHERS,
     OWNER,
     TABLES,
+    THEIRS,
     WITHIN,
     admin,
     an_owned_database,
@@ -38,7 +39,6 @@ from tests.memory.postgres_world import (
 )
 
 Attack = Callable[[Any], Any]
-THEIRS = Scope("globex", "alice")
 GET: memory_session.Step = ("get", {"ids": [b"a", b"b", b"c"]})
 SIGHTS = {
     "partition": sight_of(MINE),

@@ -88,7 +88,7 @@ def _format(connection: Connection, server: Server, ours: int) -> int:
     oldest = ours + 1
     if {"meta", "partitions", "records", "stamp"} <= tables:
         try:
-            with connection.transaction():
+            with connection.transaction(force_rollback=True):  # which gives the role back
                 connection.execute(f"SET LOCAL ROLE {ROLE}".encode())
                 [(version, oldest)] = connection.execute("SELECT version, oldest FROM shipworthy_memory.meta")
         except errors.InsufficientPrivilege:
