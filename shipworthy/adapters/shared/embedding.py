@@ -124,8 +124,8 @@ def unreadable(name: str, error: Exception) -> IncompleteAnswer:
 
 def _given_up(failed: ModelError, attempts: int) -> EmbedderError:
     fix = (
-        f"Look at the provider's status, your rate limit and base_url=; it was tried {attempts} times. Without vectors, "
-        "memory is found by its words."
+        f"Look at the provider's status, your rate limit and base_url=; it was tried {attempts} times. "
+        "Without vectors, memory is found by its words."
     )
     return EmbedderError(failed.what, fix=failed.fix if failed.retry_after is None else fix)
 
