@@ -195,7 +195,8 @@ class DynamoDBMemoryStore:
             held += len({put.sk for put in puts} - known)
             return Work("change", epoch, puts[-1].n, held, puts)
 
-        meta, work = self._partitions.change(place, plan)
+        with self._partitions.one_at_a_time(place):
+            meta, work = self._partitions.change(place, plan)
         return _mark(meta) if work is None else Mark(work.epoch, work.top)
 
     def _remove(self, place: Place, keys: list[str]) -> int:
@@ -207,7 +208,8 @@ class DynamoDBMemoryStore:
                 return None
             return Work("change", new_epoch(), meta.top, meta.held - len(known), removed=sorted(known))
 
-        _, work = self._partitions.change(place, plan)
+        with self._partitions.one_at_a_time(place):
+            _, work = self._partitions.change(place, plan)
         return 0 if work is None else len(work.removed)
 
     def _changes(self, place: Place, since: Mark, limit: int) -> Changes:
