@@ -119,7 +119,7 @@ class Weights(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only
     vector is near enough; what that means is the embedder's.
     """
 
-    words: float = 1.0
+    words: float = 0.75
     vector: float = 1.0
     recency: float = 0.0
     importance: float = 0.2
