@@ -51,7 +51,8 @@ _MEANINGS: tuple[tuple[tuple[type[psycopg.Error], ...], type[MemoryStoreError], 
         (errors.InsufficientPrivilege, errors.InvalidParameterValue, errors.UndefinedObject),
         MemoryStoreError,
         f'As an administrator: CREATE ROLE {ROLE} NOLOGIN; GRANT {ROLE} TO "<your role>"; '
-        'GRANT CREATE ON DATABASE "<database>" TO "<your role>"; a schema of an older release is opened once by its owner.',
+        'GRANT CREATE ON DATABASE "<database>" TO "<your role>"; what an older release has made is '
+        "opened first by its owner.",
     ),
     (
         (errors.UndefinedTable, errors.UndefinedFunction, errors.UndefinedColumn, errors.InvalidSchemaName),
