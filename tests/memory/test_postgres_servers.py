@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from shipworthy.adapters.postgres import memory_schema, memory_statements, memory_writing
+from shipworthy.adapters.postgres import memory_schema, memory_session, memory_statements, memory_writing
 from shipworthy.adapters.postgres.connection import Server
 from shipworthy.adapters.postgres.memory import PostgresMemoryStore
 from shipworthy.adapters.postgres.memory_places import place_of_scope
@@ -142,8 +142,9 @@ def test_a_server_that_restarts_is_waited_for_and_one_that_is_gone_is_not() -> N
         asyncio.run(scenario())
 
 
-def test_who_waits_for_a_lock_waits_for_so_long(database: str) -> None:
+def test_who_waits_for_a_lock_waits_for_so_long(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A statement's time is bounded; the session goes on."""
+    monkeypatch.setattr(memory_session, "AT_LEAST", 0.5)
 
     async def scenario() -> None:
         async with opened(database, patience=0.1) as store:
@@ -153,14 +154,16 @@ def test_who_waits_for_a_lock_waits_for_so_long(database: str) -> None:
                 began = time.monotonic()
                 with pytest.raises(MemoryUnavailable, match="patience="):
                     await store.put(MINE, [record("b", MINE)])
-                assert 1.5 < time.monotonic() - began < 15
+                assert 0.4 < time.monotonic() - began < 15
                 assert len(await store.page(MINE)) == 1
             await store.put(MINE, [record("b", MINE)])
 
     asyncio.run(scenario())
 
 
-def test_a_server_that_falls_silent_is_taken_for_gone(database: str) -> None:
+def test_a_server_that_falls_silent_is_taken_for_gone(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_session, "AT_LEAST", 0.3)
+
     async def scenario(proxy: Proxy) -> None:
         async with opened(proxy.dsn(database), patience=0.1) as store:
             proxy.fault(b"silent", "stall", times=9)

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
-import psycopg
 
 from shipworthy.adapters.postgres.connection import Connection, Server, checked
 from shipworthy.adapters.postgres.memory_nearest import Ranking
@@ -228,11 +227,11 @@ def _erase(connection: Connection, sight: Sight) -> int | None:
     return int(count)
 
 
-def _record(row: psycopg.rows.TupleRow) -> Record:
+def _record(row: tuple[Any, ...]) -> Record:
     id, kind, data, at, weight, terms, vector, n = row
     return Record(id=decoded(id), kind=kind, data=data, at=at, weight=weight, terms=terms, vector=vector, n=n)
 
 
-def _entry(row: psycopg.rows.TupleRow) -> Entry:
+def _entry(row: tuple[Any, ...]) -> Entry:
     _, _, id, n, kind, at, weight, terms, vector = row
     return Entry(decoded(id), n, kind, at, weight, terms, vector)

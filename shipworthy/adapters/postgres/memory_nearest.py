@@ -8,8 +8,8 @@ import math
 import struct
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-import psycopg
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
@@ -91,7 +91,7 @@ def sent(vector: bytes) -> bytes | None:
     return struct.pack("!HH", len(numbers), 0) + numbers.tobytes()
 
 
-def _columns(rows: Sequence[psycopg.rows.TupleRow]) -> dict[str, object]:
+def _columns(rows: Sequence[tuple[Any, ...]]) -> dict[str, object]:
     vectors = [sent(vector) for _, _, _, vector in rows]
     return {
         "ns": [n for n, _, _, _ in rows],
