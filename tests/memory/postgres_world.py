@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import psycopg
@@ -103,3 +103,13 @@ def rows(c: psycopg.Connection[Any], whose: tuple[Scope, ...]) -> list[Any]:
             (places,),
         ).fetchall()
     ]
+
+
+@contextlib.asynccontextmanager
+async def opened(dsn: str, patience: float = 5.0, readers: int = 1) -> AsyncIterator[PostgresMemoryStore]:
+    store = PostgresMemoryStore(dsn, patience=patience, readers=readers)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
