@@ -145,8 +145,9 @@ class Learning:
             return
         state = task.result().state
         if state.ended is None or state.ended.status != "completed":
-            why = state.waiting_for if state.ended is None else state.ended.stop_reason or state.ended.error
-            log.warning("Run %r learned nothing: %s.", state.started.run_id, why)
+            ended = state.ended
+            why = state.waiting_for if ended is None else f"{ended.stop_reason} {ended.error or ''}"
+            log.warning("Run %r learned nothing: %s", state.started.run_id, why)
 
     async def learn(self, run: LiveRun, value: Any) -> None:
         """Keep what the model proposed; the last step of a learning run, before its end is recorded. Done again after a

@@ -23,7 +23,7 @@ from shipworthy.domain.scope import Scope
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.memory.memory import Memory, within
 from shipworthy.engine.memory.records import id_of, kind_of
-from shipworthy.errors import MemoryUnavailable
+from shipworthy.errors import ConfigurationError, MemoryUnavailable
 from shipworthy.rules.memory.worth import is_small_talk
 from shipworthy.rules.text import described
 
@@ -96,14 +96,14 @@ class Remembering(msgspec.Struct, frozen=True, kw_only=True):
         run.record(event)
 
     def _excused(self, error: Exception, what: str) -> str:
-        """Why memory could not be asked or told, where the run goes on without it. Raises MemoryProblem where it does
-        not."""
+        """Why memory could not be asked or told, where the run goes on without it. Raises the error where it does not,
+        and where the code or its settings are at fault."""
         if isinstance(error, TimeoutError):
             error = MemoryUnavailable(
                 f"{self.memory.name} took longer than {self.patience:g} s.",
                 fix="Look at the store, or raise Tuning(memory_timeout=).",
             )
-        if self.required:
+        if self.required or isinstance(error, ConfigurationError):
             raise error
         log.warning("Memory could not be %s: %s", what, error)
         return described(error)

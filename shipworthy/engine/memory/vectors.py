@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from shipworthy.domain.memory import Record, Remembered, Stamp
 from shipworthy.engine.memory.records import is_found, record_of
-from shipworthy.errors import EmbedderChanged, EmbedderError
+from shipworthy.errors import ConfigurationError, EmbedderChanged, EmbedderError
 from shipworthy.ports.embedder import Embedder, Purpose
 from shipworthy.rules.memory.terms import TERMS
 from shipworthy.rules.memory.vectors import packed, tag_of, unit
@@ -87,7 +87,7 @@ class Vectors:
             some = texts[first : first + embedder.limit]
             try:
                 given = await embedder.embed(some, purpose)
-            except EmbedderError:
+            except (EmbedderError, ConfigurationError):
                 raise
             except Exception as error:
                 raise EmbedderError(f"The embedder {embedder.name} failed: {described(error)}.") from error
