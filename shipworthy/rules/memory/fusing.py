@@ -99,7 +99,7 @@ def fuse(offered: Sequence[Candidates], limit: int, weights: Weights, now: int) 
 
 def best(scores: Floats, eligible: Mask, depth: int) -> Places:
     """Where the *depth* highest of the eligible are, with all that tie with the last."""
-    places = np.flatnonzero(eligible)
+    places = eligible.nonzero()[0]
     if len(places) <= depth:
         return places
     values = scores[places]
@@ -127,7 +127,8 @@ def _joined(offered: Sequence[Candidates]) -> Candidates:
 def _ranks(scores: Floats, eligible: Mask, chosen: Sequence[int]) -> list[int | None]:
     """From 1, ties sharing one; None for what is not eligible."""
     values = scores[eligible]
-    higher = (values > scores[chosen, None]).sum(axis=1)
+    values.sort()
+    higher = len(values) - values.searchsorted(scores[chosen], "right")
     found = eligible[chosen]
     return [
         rank + 1 if is_found else None for rank, is_found in zip(higher.tolist(), found.tolist(), strict=True)

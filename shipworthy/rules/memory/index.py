@@ -65,6 +65,7 @@ class PartitionIndex:
         self._ids: list[str] = []
         self._row_of: dict[str, int] = {}
         self._characters = 0
+        self._kinds: set[int] = set()
         self._table = np.empty(0, ROW)
         self._postings = Postings()
         self._documents, self._words = 0, 0.0
@@ -119,7 +120,8 @@ class PartitionIndex:
         rows = self._table[first:end]
         rows["at"] = [entry.at for entry in entries]
         rows["weight"] = [entry.weight for entry in entries]
-        rows["kind"] = [CODES[entry.kind] for entry in entries]
+        rows["kind"] = codes = [CODES[entry.kind] for entry in entries]
+        self._kinds.update(codes)
         rows["alive"] = True
         rows["length"] = lengths = self._postings.add([entry.terms for entry in entries], first)
         self._documents += int(np.count_nonzero(lengths))
@@ -212,7 +214,9 @@ class PartitionIndex:
             own[0, ~allowed] = 0.0
         shares, close = own[0] > 0, cosine >= weights.min_similarity
         words, near = self._with_around(own)
-        rows = _either(best(words, shares, depth_of(limit)), best(near, close, depth_of(limit)), len(shares))
+        rows, depth = (shares | close).nonzero()[0], depth_of(limit)
+        if len(rows) > depth:
+            rows = _either(best(words, shares, depth), best(near, close, depth), len(shares))
         table, seen = self._table[rows], cosine > FAR
         return Candidates(
             ids=self._ids,
@@ -233,7 +237,7 @@ class PartitionIndex:
         masks: list[Mask] = []
         if self._any_dead:
             masks.append(table["alive"])
-        if kinds is not None:
+        if kinds is not None and not self._kinds <= {CODES[kind] for kind in kinds}:
             wanted = np.zeros(len(KINDS), np.bool_)
             wanted[[CODES[kind] for kind in kinds]] = True
             masks.append(wanted[table["kind"]])

@@ -121,16 +121,16 @@ class Postings:
         return sums
 
     def _found(self, query: Terms) -> Found:
-        begins = np.searchsorted(self._terms, query, "left").tolist()
-        ends = np.searchsorted(self._terms, query, "right").tolist()
+        begins = self._terms.searchsorted(query, "left").tolist()
+        ends = self._terms.searchsorted(query, "right").tolist()
         slices = [slice(a, b) for a, b in zip(begins, ends, strict=True) if a < b]
         term = [np.repeat(np.arange(len(query)), np.subtract(ends, begins))] if slices else []
         rows = [self._rows[part] for part in slices]
         counts = [self._counts[part] for part in slices]
         if self._waiting:
             tail = self._tail_terms[: self._waiting]
-            place = np.minimum(np.searchsorted(query, tail), len(query) - 1)
-            here = np.flatnonzero(query[place] == tail)
+            place = np.minimum(query.searchsorted(tail), len(query) - 1)
+            here = (query[place] == tail).nonzero()[0]
             term.append(place[here])
             rows.append(self._tail_rows[here])
             counts.append(self._tail_counts[here])
