@@ -163,10 +163,7 @@ def retold(episodes: int, seed: int = 6) -> tuple[list[dict[str, Any]], list[dic
     quiet = max(0, episodes // len(news) - 1)
     for name, (_, ways, questions, details) in news[: episodes // 2]:
         evidence = say("user", draw.choice(ways).format(n=name, d=draw.choice(details)))
-        wording = draw.randrange(len(questions))
-        asked.append(
-            {"question": questions[wording].format(n=name), "evidence": [evidence], "overlap": 2 - wording}
-        )
+        asked.append({"question": draw.choice(questions).format(n=name), "evidence": [evidence]})
         for _ in range(quiet):
             say(*draw.choice([("assistant", draw.choice(ANSWERS)), ("user", draw.choice(CHAT))]))
         now += timedelta(hours=draw.randint(1, 30))

@@ -1,8 +1,8 @@
 """Fifty questions in other words than what they ask for, over five hundred episodes; they were committed before any
 code that finds them (`recall/README.md`).
 
-What is asked of `local` is what it does, with room for two questions: twelve of them share no word with their evidence,
-and the small model alone puts the evidence of 38 among the first five.
+By words alone 31 are answered, by vectors alone 37, by both 41: what is asked of `local` leaves room for the processor,
+on which the last bits of its int8 weights' sums depend. Twelve questions share no word with their evidence.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def test_by_words_alone_at_least_six_of_ten_are_answered() -> None:
     assert len(answered(InMemoryMemory(embedder=None))) >= 30
 
 
-def test_with_the_local_model_at_least_eight_of_ten_are_answered() -> None:
-    assert len(answered(InMemoryMemory(embedder=LOCAL))) >= 40
+def test_with_the_local_model_at_least_three_of_four_are_answered() -> None:
+    assert len(answered(InMemoryMemory(embedder=LOCAL))) >= 38
 
 
 def no_stems(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,5 +135,6 @@ def test_each_part_of_finding_by_words_is_needed(
 
 
 def test_the_two_ways_of_finding_are_better_than_either() -> None:
+    both, by_words = answered(InMemoryMemory(embedder=LOCAL)), answered(InMemoryMemory(embedder=None))
     by_vector = answered(InMemoryMemory(embedder=LOCAL, weights=Weights(words=0.0)))
-    assert len(by_vector) < 40
+    assert len(both) > max(len(by_words), len(by_vector))
