@@ -311,7 +311,9 @@ def test_an_erasure_whose_process_was_killed_is_completed_by_the_next(redis_url:
                     await store.put(Scope("acme", f"canary {number}"), [record("a")])
                 killed(redis_url, "erase", after)
                 left = await store.within(ACME)
-                assert (await store.erase(ACME)).records == len(left)
+                assert (await store.erase(ACME)).records <= len(
+                    left
+                )  # its last request may still be under way
                 assert b"canary" not in everything_in(redis_url)
 
     asyncio.run(scenario())

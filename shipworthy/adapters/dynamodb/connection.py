@@ -22,7 +22,7 @@ from shipworthy.errors import (
 )
 
 try:
-    import boto3  # type: ignore[import-untyped]
+    from boto3.session import Session  # type: ignore[import-untyped]
     from botocore import exceptions as errors  # type: ignore[import-untyped]
     from botocore.config import Config  # type: ignore[import-untyped]
 except ImportError as error:
@@ -187,8 +187,7 @@ class Connection:
             retries={"total_max_attempts": 1},
         )
         try:
-            session = boto3.session.Session()
-            return session.client("dynamodb", region_name=region, endpoint_url=endpoint, config=config)
+            return Session().client("dynamodb", region_name=region, endpoint_url=endpoint, config=config)
         except errors.NoRegionError:
             fix = 'Pass region="eu-central-1", or set AWS_DEFAULT_REGION.'
             raise ConfigurationError(f"{self.name} is in no region.", fix=fix) from None

@@ -84,46 +84,51 @@ MEMORY = Family(
     MemoryForeign,
     "{<prefix>:memory*",
 )
-_MEANINGS: tuple[tuple[tuple[type[Exception], ...], Literal[1, 2, 3, 4, 5], str | None], ...] = (
+_MEANINGS: tuple[
+    tuple[
+        tuple[type[Exception], ...], Literal["general", "away", "read_only", "full", "foreign"], str | None
+    ],
+    ...,
+] = (
     (
         (errors.AuthenticationError, errors.AuthorizationError, errors.AuthenticationWrongNumberOfArgsError),
-        1,
+        "general",
         "Put the right user and password into the address: redis://user:password@host:6379/0, percent-encoded.",
     ),
     (
         (errors.NoPermissionError,),
-        1,
+        "general",
         "As an administrator: ACL SETUSER <user> +@read +@write +@scripting +@connection +info +time "
         "'~%(keys)s' (the prefix is `shipworthy` unless the %(noun)s was given another).",
     ),
     (
         (errors.BusyLoadingError,),
-        2,
+        "away",
         "The server reads its data back; resume the run in a moment.",
     ),
     (
         (errors.ReadOnlyError,),
-        3,
+        "read_only",
         "This is a replica: give the address of the primary, or a name that follows it.",
     ),
     (
         (errors.OutOfMemoryError,),
-        4,
+        "full",
         "Raise the server's maxmemory; nothing of the %(noun)s was evicted.",
     ),
     (
         (errors.MovedError, errors.AskError, errors.ClusterCrossSlotError),
-        1,
+        "general",
         "This is one node of a cluster: pass a function that makes a redis.asyncio.RedisCluster.",
     ),
     (
         (WrongType,),
-        5,
+        "foreign",
         "Something else has these keys: use another prefix, or a database of its own.",
     ),
     (
         _AGAIN,
-        2,
+        "away",
         None,
     ),
 )
@@ -291,7 +296,7 @@ class Connection:
         for classes, kind, fix in _MEANINGS:
             if isinstance(error, classes):
                 fix = fix and fix % {"keys": family.keys, "noun": family.noun}
-                meant: type[ShipworthyError] = family[kind]
+                meant: type[ShipworthyError] = getattr(family, kind)
                 return meant(f"{self.name} failed: {said or type(error).__name__}.", fix=fix)
         return family.general(f"{self.name} failed: {said}.", fix="Look at the server's log.")
 
