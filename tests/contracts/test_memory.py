@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
+from shipworthy.adapters.dynamodb.memory import DynamoDBMemoryStore
 from shipworthy.adapters.inmemory.memory import InMemoryMemoryStore
 from shipworthy.adapters.postgres.memory import PostgresMemoryStore
 from shipworthy.adapters.redis.memory import RedisMemoryStore
@@ -23,6 +24,7 @@ from shipworthy.testing.contracts.memory import (
     check,
     name,
 )
+from tests.servers.dynamodb import Table
 from tests.servers.postgres import a_database
 
 EVERY = LAWS + SHARED_LAWS + DURABLE_LAWS
@@ -66,6 +68,15 @@ class OnRedis(MemoryStores):
         return RedisMemoryStore(self._url)
 
 
+class OnDynamoDB(MemoryStores):
+    def __init__(self, table: Table) -> None:
+        super().__init__()
+        self._table = table
+
+    def make(self) -> MemoryStore:
+        return DynamoDBMemoryStore(self._table.name, client=self._table.client(), create=True)
+
+
 @pytest.fixture(scope="module")
 def one_database() -> Iterator[str]:
     """Made once, with its tables: that takes longer than a law."""
@@ -103,3 +114,8 @@ def test_the_memory_store_in_postgres(law: Law, emptied: str) -> None:
 @pytest.mark.parametrize("law", EVERY, ids=name)
 def test_the_memory_store_in_redis(law: Law, redis_url: str) -> None:
     check(law, OnRedis(redis_url))
+
+
+@pytest.mark.parametrize("law", EVERY, ids=name)
+def test_the_memory_store_in_dynamodb(law: Law, dynamodb_table: Table) -> None:
+    check(law, OnDynamoDB(dynamodb_table))

@@ -7,11 +7,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from shipworthy.adapters.dynamodb.memory import DynamoDBMemoryStore
 from shipworthy.adapters.inmemory.memory import InMemoryMemoryStore
 from shipworthy.adapters.postgres.memory import PostgresMemoryStore
 from shipworthy.adapters.redis.memory import RedisMemoryStore
 from shipworthy.adapters.sqlite.memory import SqliteMemoryStore
 from shipworthy.ports.memory import MemoryStore
+from tests.servers.dynamodb import Table, a_dynamodb_table
 from tests.servers.postgres import a_database
 from tests.servers.redis import a_redis_database
 
@@ -58,10 +60,21 @@ def on_redis(folder: Path) -> Iterator[Pair]:
         )
 
 
+@contextmanager
+def on_dynamodb(folder: Path) -> Iterator[Pair]:
+    def make(table: Table) -> Make:
+        return lambda: DynamoDBMemoryStore(table.name, client=table.client(), create=True)
+
+    with ExitStack() as stack:
+        alone, among = (stack.enter_context(a_dynamodb_table()) for _ in range(2))
+        yield Pair(make(alone), make(among))
+
+
 Place = Callable[[Path], AbstractContextManager[Pair]]
 PLACES: dict[str, Place] = {
     "inmemory": in_memory,
     "sqlite": on_sqlite,
     "postgres": on_postgres,
     "redis": on_redis,
+    "dynamodb": on_dynamodb,
 }
