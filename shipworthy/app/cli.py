@@ -12,6 +12,7 @@ import typer
 
 from shipworthy.app.cli_approvals import approvals
 from shipworthy.app.cli_budget import budget
+from shipworthy.app.cli_memory import memory
 from shipworthy.app.cli_policy import policy
 
 _EXIT_CODES = """Exit codes: 0 done; 1 error, or the run failed; 2 wrong usage; 3 paused, a person is waited for; \
@@ -34,6 +35,7 @@ runs = typer.Typer(
 app.add_typer(runs, name="runs")
 app.add_typer(approvals, name="approvals", epilog=_EXIT_CODES)
 app.add_typer(budget, name="budget", epilog=_EXIT_CODES)
+app.add_typer(memory, name="memory", epilog=_EXIT_CODES)
 app.add_typer(policy, name="policy", epilog=_EXIT_CODES)
 
 Target = Annotated[

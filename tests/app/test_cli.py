@@ -359,6 +359,16 @@ def test_runs_are_listed_by_tenant(invoke: Invoke) -> None:
     assert "completed" in table
 
 
+def test_a_name_in_a_listing_is_shown_as_it_is_and_never_as_markup(invoke: Invoke) -> None:
+    invoke("run", "bot:echo", "Hello.", "--tenant", "acme", "--user", "[/b]", "--run-id", "[red]:ok:")
+
+    code, out, _ = invoke("runs", "list", "--tenant", "acme", *STORE)
+
+    assert code == 0
+    assert "[red]:ok:" in out
+    assert "[/b]" in out
+
+
 def test_show_prints_a_timeline(invoke: Invoke) -> None:
     invoke("run", "bot:agent", "Pay 50.", *ADA, "--run-id", "r1")
 

@@ -60,10 +60,12 @@ class Printer:
 
 
 def console(file: Any) -> Any:
-    """A rich console that is as wide as the terminal, or WIDTH."""
+    """A rich console that is as wide as the terminal, or WIDTH, and shows text as it is, in tables too."""
     from rich.console import Console
 
-    return Console(file=file, width=None if file.isatty() else WIDTH, highlight=False)
+    return Console(
+        file=file, width=None if file.isatty() else WIDTH, highlight=False, markup=False, emoji=False
+    )
 
 
 def note(text: str) -> None:
