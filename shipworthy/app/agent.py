@@ -463,8 +463,12 @@ class Agent(Generic[Deps, OutputT]):
         return await self._in_use().cancel(scope, run_id)
 
     async def recover(self) -> list[RunResult[OutputT]]:
-        """Resume this agent's runs, of every tenant, that nobody drives any more. What cannot be resumed is logged."""
-        return await self._in_use().recover()
+        """Resume this agent's runs, of every tenant, that nobody drives any more, and then those that learn from them.
+        What cannot be resumed is logged."""
+        results = await self._in_use().recover()
+        if self._memory is not None:
+            await self._memory.recover()
+        return results
 
     async def consolidate(self, *, tenant_id: str | None = None, user_id: str | None = None) -> Consolidated:
         """Have facts learned of everything that this agent's memory has and that nothing was learned of yet, and join

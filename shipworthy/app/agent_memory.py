@@ -86,6 +86,11 @@ class AgentMemory:
             raise IdentityMissing("A user belongs to a tenant.", fix="Pass tenant_id= as well.")
         return await self._learning.consolidate(None if tenant is None else Scope(tenant, user))
 
+    async def recover(self) -> None:
+        """Learn what others began to learn and left."""
+        if self._learning is not None:
+            await self._learning.recover()
+
     async def enter(self) -> None:
         """Make ready, and look after what others left: learning that was interrupted, and what is too old."""
         await self.memory.acquire()

@@ -8,7 +8,6 @@ recalled, and no tool's result. So a fact has the trust of the user's words.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
@@ -31,6 +30,7 @@ from shipworthy.engine.memory.records import item_of
 from shipworthy.engine.memory.retention import level_of
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import RunNotFound, ShipworthyError
+from shipworthy.rules.learning import learning_of
 from shipworthy.rules.memory.facts import Belief
 
 log = logging.getLogger("shipworthy.memory")
@@ -73,13 +73,15 @@ class Proposals(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What a learner is given: the words, and what they are from. `level` and `session` say whose memory it is for."""
+    """What a learner is given: the words, and what they are from. `level` and `session` say whose memory it is for.
+    `at`: when it was said, in milliseconds since the epoch."""
 
     said: list[str]
     learn_from: str
     level: Level
     session: str | None
     trust: Trust
+    at: int
 
 
 _encode = msgspec.json.Encoder().encode
@@ -112,14 +114,22 @@ class Learning:
     async def begin(self, run: LiveRun, partition: Scope, said: Sequence[Episode]) -> str | None:
         """Begin the learning run, durably, and have it go on beside whoever waits for *run*."""
         words = [episode for episode in said if episode.role == "user"]
+        if not words:
+            return None
         learning = learning_of(run.scope.tenant, run.run_id)
-        return learning if words and await self._begin(partition, words, run.run_id, learning) else None
+        await self._begin(partition, words, run.run_id, learning)
+        return learning  # begun before a crash, it is named all the same
 
     async def _begin(self, partition: Scope, words: Sequence[Episode], source: str, run_id: str) -> bool:
         """False if it was begun before."""
         trust: Trust = "trusted" if all([each.trust == "trusted" for each in words]) else "untrusted"
         task = Task(
-            _short([each.text for each in words]), source, level_of(partition), partition.session, trust
+            said=_short([each.text for each in words]),
+            learn_from=source,
+            level=level_of(partition),
+            session=partition.session,
+            trust=trust,
+            at=max([each.at for each in words]),
         )
         start = Start(
             scope=Scope(partition.tenant, partition.user),
@@ -168,6 +178,7 @@ class Learning:
                 object=each.object[:LONGEST_FACT],
                 single=each.single,
                 confidence=each.confidence,
+                valid_from=task.at,  # whoever learns late, of two contradictions the one that was said last is right
                 trust=task.trust,
             )
             for each in value.facts
@@ -199,13 +210,17 @@ class Learning:
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=within)
 
+    async def recover(self) -> int:
+        """Learn what others began to learn and left; how many runs did."""
+        return len(await self.service.recover())
+
     async def consolidate(self, scope: Scope | None) -> Consolidated:
         """Learn what was not learned yet, of one user or of everybody, and join what says the same."""
         memory = self._memory
         await memory.open()
         await self._runtime.open()
-        taken_up = await self.service.recover() if scope is None else []
-        learned, joined, partitions = len(taken_up), 0, 0
+        taken_up = await self.recover() if scope is None else 0
+        learned, joined, partitions = taken_up, 0, 0
         async for partition in _partitions(memory, scope):
             partitions += 1
             learned += await self._catch_up(partition)
@@ -240,12 +255,6 @@ class Learning:
         except RunNotFound:
             return False
         return True
-
-
-def learning_of(tenant: str, run_id: str) -> str:
-    """The id of the run that learns from a run: the same each time, so that it is begun once."""
-    text = f"{len(tenant)}:{tenant}{run_id}"
-    return f"learn-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:32]}"
 
 
 def _short(texts: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import force_setattr
 
-from shipworthy.domain.events import AnyEvent, MemoryWritten, RunEnded, RunResumed, StopRequested
+from shipworthy.domain.events import AnyEvent, RunEnded, RunResumed, StopRequested
 from shipworthy.domain.journal import Batch, Claim, RunSummary
 from shipworthy.domain.scope import ERASED_RUN, Operator, Scope
 from shipworthy.engine.listing import listed
@@ -30,6 +30,7 @@ from shipworthy.errors import (
     UnknownEvent,
 )
 from shipworthy.rules.erasing import tombstones
+from shipworthy.rules.learning import learning_of
 from shipworthy.rules.state import RunState, fold, replay
 
 _OPERATOR = Operator("erasing journals")
@@ -149,7 +150,8 @@ class _Erasing:
         for run_id in nested:
             await self._end(run_id)
         journals = [await self._store.read(self._tenant, run_id) for run_id in run_ids]
-        for learning in {each for events in journals for each in _learning(events)}:
+        for run_id in run_ids:  # by its name: who died after it was begun has recorded nothing of it
+            learning = learning_of(self._tenant.tenant, run_id)
             await self._learned(learning)
             if learning in self.left:
                 raise RunBusy(f"run {learning!r}, which learns from it, could not be erased")
@@ -220,11 +222,6 @@ def _record(state: RunState, event: AnyEvent) -> None:
     force_setattr(event, "seq", state.seq + 1)
     force_setattr(event, "at", time.time_ns() // 1_000_000)
     fold(state, event)
-
-
-def _learning(events: Sequence[AnyEvent]) -> set[str]:
-    """The runs that learn from a run."""
-    return {event.learning for event in events if isinstance(event, MemoryWritten) and event.learning}
 
 
 def _incomplete(left: dict[str, str], erased: Sequence[str]) -> ErasureIncomplete:

@@ -32,7 +32,10 @@ SURE = 0.6
 PAGE = 200
 _TRIES = 12
 _TOPIC = "topic:"
+_BATCH = "learned:"
+"""How the id of a note begins that a batch was learned, and what became of it; written with its facts."""
 _ids = msgspec.json.Decoder(list[str])
+_learned = msgspec.json.Decoder(Learned)
 
 
 class Facts:
@@ -92,13 +95,15 @@ class Facts:
         now = time.time_ns() // 1_000_000
         for turn in range(_TRIES):
             mark = await memory.fact_store.put(scope, [])
+            for record in [] if batch is None else await memory.fact_store.get(scope, [_BATCH + name]):
+                return _learned.decode(record.data)  # whatever became of it since, it is not learned again
             topics, known = await self._known(scope, beliefs)
-            known += await self._there(scope, ids)  # superseded meanwhile, it is learned all the same
             learned = learn(known, beliefs, now=now, source=source, origin=origin, ids=ids, sure=SURE)
             if not learned.put:
                 return learned
+            note = Record(id=_BATCH + name, kind="topic", data=_told(learned), at=now)
             try:
-                await self._write(scope, learned.put, topics, mark)
+                await self._write(scope, learned.put, topics, mark, [] if batch is None else [note])
                 return learned
             except MemoryConflict:
                 if turn == _TRIES - 1:
@@ -188,9 +193,14 @@ class Facts:
         return topics, await self._there(scope, ids) if ids else []
 
     async def _write(
-        self, scope: Scope, facts: Sequence[Fact], topics: dict[str, list[str]], at: Mark
+        self,
+        scope: Scope,
+        facts: Sequence[Fact],
+        topics: dict[str, list[str]],
+        at: Mark,
+        notes: Sequence[Record] = (),
     ) -> None:
-        """The facts, and that their topics name those of them that are believed, in one write."""
+        """The facts, and that their topics name those of them that are believed, in one write with *notes*."""
         memory = self._memory
         for fact in facts:
             named = topics.setdefault(_TOPIC + topic(fact.subject, fact.predicate), [])
@@ -204,8 +214,12 @@ class Facts:
             for name, named in topics.items()
         ]
         await memory.fact_store.put(
-            scope, [*await memory.vectors.records(facts), *records], replace=True, at=at
+            scope, [*await memory.vectors.records(facts), *records, *notes], replace=True, at=at
         )
+
+
+def _told(learned: Learned) -> bytes:
+    return msgspec.json.encode(msgspec.structs.replace(learned, put=()))
 
 
 def _is_believed(fact: Fact, known_at: int | None) -> bool:
