@@ -108,6 +108,7 @@ class Learning:
             settings=NO_SETTINGS,
             limits=replace(blueprint.limits, max_turns=3, timeout=None),
             budget=blueprint.budget,
+            governance=blueprint.governance,
             learns=self.learn,
         )
 

@@ -13,6 +13,7 @@ import pytest
 from shipworthy import (
     Agent,
     BudgetConfig,
+    Decision,
     InMemoryFactStore,
     InMemoryMemory,
     Operator,
@@ -187,6 +188,22 @@ def test_a_user_without_budget_learns_nothing_and_somebody_is_told(caplog: pytes
                 await a.run("I like tea.", **AS_ALICE)
                 await a._memory._learning.settle(30)  # type: ignore[union-attr]
         assert (await memory.facts.of(ALICE) == []) == ("learned nothing" in caplog.text)
+
+    go(law)
+
+
+def test_a_learner_keeps_to_the_agents_hooks() -> None:
+    async def law() -> None:
+        memory, clerk = InMemoryMemory(embedder=None), Clerk(tea=LIKES_TEA)
+        a = agent(memory, clerk)
+
+        @a.before_model
+        async def no_tea(ctx: Any, request: ModelRequest) -> Any:
+            return Decision.deny_("No tea.") if "extract facts" in request.instructions else None
+
+        assert (await said(a, "I like tea.")).status == "completed"
+        assert clerk.shown == []
+        assert await objects(memory) == []
 
     go(law)
 
