@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
 from pathlib import Path
@@ -13,6 +12,7 @@ import msgspec
 
 from shipworthy import Agent, Scope, SqliteRuntime
 from shipworthy.domain.memory import Block, Episode, Erased, Fact, Level
+from shipworthy.engine.memory import reindexing
 from shipworthy.engine.memory.memory import Memory
 from shipworthy.errors import RunNotFound
 from shipworthy.rules.learning import learning_of
@@ -123,7 +123,9 @@ class Process:
     def _memory(self) -> Memory:
         job = self._job
         embedder = HashEmbedder(job.dimensions) if job.dimensions else None
-        return job.place.memory(self._folder, embedder, self._points, level=job.level)
+        reindexing.PAGE = 2  # more writes to die at
+        by_kind = job.do != "reindex"
+        return job.place.memory(self._folder, embedder, self._points, by_kind=by_kind, level=job.level)
 
     async def work(self) -> None:
         """All of it, and word of it."""
@@ -181,17 +183,18 @@ class Process:
         await self._learned(agent, learning_of(self._job.tenant, saying.run))
 
     async def _learned(self, agent: Agent[Any, str], run_id: str) -> None:
-        """Until the learning run has ended; nobody does anything for it but whoever looks for what is left."""
+        """Until the learning run has ended, which was begun before the end of the run that it learns from."""
         loop = asyncio.get_running_loop()
         until = loop.time() + PATIENCE
-        while True:
-            with contextlib.suppress(RunNotFound):
-                if (await agent.runtime.store.find(Scope(self._job.tenant), run_id)).status == "completed":
-                    return
-            if loop.time() > until:
-                self._outcome.error = f"{self._names.get(run_id, run_id)} never came to its end"
-                return
+        status = "running"
+        while status != "completed" and loop.time() < until:
+            try:
+                status = (await agent.runtime.store.find(Scope(self._job.tenant), run_id)).status
+            except RunNotFound:
+                break
             await asyncio.sleep(0.005)
+        if status != "completed":
+            self._outcome.error += f"{self._names.get(run_id, run_id)} never came to its end. "
 
     # the rest
 

@@ -16,28 +16,23 @@ def _replace(owner: Any, name: str, made: Callable[[Any], Any]) -> None:
 
 
 def remembered_after_the_end() -> None:
-    """The end is recorded, and then the run is remembered."""
+    """The end is recorded, and then what was said is kept."""
     from shipworthy.engine import deliver
-    from shipworthy.engine.remembering import Remembering
+    from shipworthy.engine.memory.memory import Memory
 
-    end, remember = deliver._end, Remembering.remember
+    end, keep = deliver._end, Memory.keep
+    left: list[Any] = []
 
-    async def nothing(self: Any, run: Any, ended: Any) -> None:
-        """Nothing yet."""
+    async def later(self: Any, scope: Any, items: Any) -> None:
+        left.append((self, scope, items))
 
     async def late(run: Any, ended: Any, value: Any) -> None:
         await end(run, ended, value)
-        if run.blueprint.memory is not None:
-            made: list[Any] = []
-            record, run_record = made.append, type(run).record
-            await run.commit()
-            type(run).record = lambda self, event: record(event) if self is run else run_record(self, event)
-            try:
-                await remember(run.blueprint.memory, run, ended)
-            finally:
-                type(run).record = run_record
+        await run.commit()
+        while left:
+            await keep(*left.pop())
 
-    Remembering.remember = nothing  # type: ignore[method-assign]
+    Memory.keep = later  # type: ignore[method-assign, assignment]
     _replace(deliver, "_end", lambda _: late)
 
 

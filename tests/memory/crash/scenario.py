@@ -63,12 +63,10 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
                 return DynamoDBMemoryStore(self.name, client=client(self.address), create=True)
 
     def memory(
-        self, folder: Path, embedder: Embedder | None = None, points: Points | None = None, **settings: Any
+        self, folder: Path, embedder: Embedder | None, points: Points, *, by_kind: bool, **settings: Any
     ) -> Memory:
-        """A memory on it, whose writes are numbered if there are *points*."""
-        store = self.store(folder)
-        if points is not None:
-            store = PointedMemory(store, points)  # type: ignore[assignment]
+        """A memory on it, whose writes are numbered, *by_kind* of what they write or all together."""
+        store: Any = PointedMemory(self.store(folder), points, by_kind=by_kind)
         return Memory(store, embedder=embedder, settings=Settings(**settings))
 
 
@@ -212,8 +210,8 @@ _nobody: Acknowledged = lambda scope, run_id, events: None  # noqa: E731
 class PointedMemory:
     """A memory store whose durable writes are numbered, by what they write."""
 
-    def __init__(self, store: MemoryStore, points: Points) -> None:
-        self._store, self._points = store, points
+    def __init__(self, store: MemoryStore, points: Points, *, by_kind: bool) -> None:
+        self._store, self._points, self._by_kind = store, points, by_kind
         if hasattr(store, "_server") and hasattr(store._server, "ask"):
             self._number_requests(store._server)
 
@@ -236,7 +234,7 @@ class PointedMemory:
     ) -> Mark:
         if not records:
             return await self._store.put(scope, records, replace=replace, at=at)
-        with self._points.around(f"put {records[0].kind}"):
+        with self._points.around(f"put {records[0].kind}" if self._by_kind else "put"):
             return await self._store.put(scope, records, replace=replace, at=at)
 
     async def remove(self, scope: Scope, ids: Sequence[str]) -> int:
