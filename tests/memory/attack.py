@@ -138,6 +138,9 @@ async def attack(store: MemoryStore) -> None:
         await books.erase(scope)
         await books.agree()
     await books.found()
+    for scope in (TRIP, ACME):
+        await books.put(scope, ["a", "again"], "after the erasure")
+    await books.agree()
     for scope in ALIKE:
         await books.erase(scope)
     for tenant in sorted({scope.tenant for scope in books.records}):

@@ -13,7 +13,7 @@ from shipworthy.adapters.postgres.memory import PostgresMemoryStore
 from shipworthy.adapters.redis.memory import RedisMemoryStore
 from shipworthy.adapters.sqlite.memory import SqliteMemoryStore
 from shipworthy.ports.memory import MemoryStore
-from tests.servers.dynamodb import Table, a_dynamodb_table
+from tests.servers.dynamodb import a_dynamodb_table
 from tests.servers.postgres import a_database
 from tests.servers.redis import a_redis_database
 
@@ -62,12 +62,13 @@ def on_redis(folder: Path) -> Iterator[Pair]:
 
 @contextmanager
 def on_dynamodb(folder: Path) -> Iterator[Pair]:
-    def make(table: Table) -> Make:
-        return lambda: DynamoDBMemoryStore(table.name, client=table.client(), create=True)
+    """One table, used in turn: its name is in what an erasure says of its copies."""
+    with a_dynamodb_table() as table:
 
-    with ExitStack() as stack:
-        alone, among = (stack.enter_context(a_dynamodb_table()) for _ in range(2))
-        yield Pair(make(alone), make(among))
+        def make() -> MemoryStore:
+            return DynamoDBMemoryStore(table.name, client=table.client(), create=True)
+
+        yield Pair(make, make)
 
 
 Place = Callable[[Path], AbstractContextManager[Pair]]

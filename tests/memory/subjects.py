@@ -23,8 +23,11 @@ from shipworthy.adapters.postgres.memory_places import place_of_scope
 from shipworthy.adapters.postgres.memory_session import Sight, enter, perform
 from shipworthy.adapters.postgres.memory_statements import STATEMENTS
 from shipworthy.adapters.redis.connection import Script
+from shipworthy.adapters.shared.places import place_of
+from shipworthy.domain.memory import Record
+from shipworthy.domain.scope import Scope
 from shipworthy.ports.memory import MemoryStore
-from tests.memory.attack import ACME, ALICE, NEAR, TRIP, attack, record_of
+from tests.memory.attack import ACME, ALICE, ALIKE, NEAR, TRIP, attack, record_of
 from tests.memory.mutating import (
     Edit,
     applied,
@@ -38,6 +41,7 @@ from tests.memory.mutating import (
     stamps,
     statements_in,
 )
+from tests.servers.dynamodb import a_dynamodb_table, client
 from tests.servers.postgres import a_database
 from tests.servers.redis import a_redis_database
 
@@ -393,6 +397,68 @@ def key_edits() -> list[Edit]:
     return edits
 
 
+# DynamoDB
+
+DYNAMODB = ["shipworthy.adapters.dynamodb." + name for name in ("layout", "partitions", "memory")]
+_USED = re.compile(r"(?<![\w.])(?:self|place)\.(?:pk|place)\b(?! = )")
+
+
+@contextmanager
+def on_dynamodb(folder: Path) -> Iterator[Prepared]:
+    """What keys are made of, each use of them, and the range of the directory."""
+    edits = key_edits()
+    for module in DYNAMODB:
+        source = source_of(module)
+        edits += scope_parts(
+            module, source, apart_from=("_covered",)
+        )  # it asks whether anything can be within
+        edits += [
+            Edit(module, used.start(), used.end(), NOBODYS[used.group()[-2:]], used.group())
+            for used in _USED.finditer(source)
+            if not source[: used.start()].endswith("hash(")  # a lock may be shared
+        ]
+    store = source_of(DYNAMODB[-1])
+    edits += [
+        named(
+            DYNAMODB[-1],
+            store,
+            'self._places("sk BETWEEN :a AND :b", first, end)',
+            'self._places("sk < :a", end)',
+        ),
+        named(DYNAMODB[-1], store, 'if item["sk"]["S"] != end', ""),
+    ]
+
+    def attack_with(made: Sequence[Edit]) -> None:
+        with a_dynamodb_table() as table, loaded([KEYS, *DYNAMODB], made) as copy:
+            own = client.__wrapped__(table.url)
+            own.meta.events.register("provide-client-params.dynamodb.*", _only_known_collections)
+            asyncio.run(
+                _in_pieces(copy.DynamoDBMemoryStore(table.name, client=own, create=True, patience=1.0))
+            )
+
+    yield edits, attack_with, []
+
+
+NOBODYS = {"pk": '{"S": "p#x"}', "ce": "'x'"}
+_SCOPES = {Scope("nobody"), *NEAR, *ALIKE, *(Scope(scope.tenant) for scope in (*NEAR, *ALIKE))}
+_COLLECTIONS = {"store", "places", *(f"p#{place_of(scope)}" for scope in _SCOPES)}
+
+
+def _only_known_collections(params: Any, **_: Any) -> None:
+    """Every request is about the collections of the attack's scopes, or about the directory."""
+    for found in re.finditer(r"'(?:pk|:pk)': \{'S': '([^']*)'", str(params)):
+        assert found.group(1) in _COLLECTIONS, f"{found.group(1)} is no partition's collection"
+
+
+async def _in_pieces(store: MemoryStore) -> None:
+    """An attack, after something so large that it is written down in pieces first."""
+    await store.open()
+    large = [Record(id=f"{nth}", kind="block", data=bytes(90_000), at=1) for nth in range(3)]
+    await store.put(TRIP, large)
+    assert (await store.erase(TRIP)).records == 3
+    await attacked(store)
+
+
 Subject = Callable[[Path], Any]
 SUBJECTS: dict[str, Subject] = {
     "the store in memory": in_memory,
@@ -401,4 +467,5 @@ SUBJECTS: dict[str, Subject] = {
     "the policies of Postgres": in_policies,
     "the names on Postgres": in_names_on_postgres,
     "the keys of Redis": on_redis,
+    "the keys of DynamoDB": on_dynamodb,
 }

@@ -20,6 +20,7 @@ AT_LEAST = {
     "the policies of Postgres": 13,
     "the names on Postgres": 8,
     "the keys of Redis": 30,
+    "the keys of DynamoDB": 22,
 }
 """So many are known; fewer are found where the finding is broken."""
 
