@@ -41,7 +41,7 @@ _FORMS = """
     swell swollen | swim swam swum | swing swung | take took taken | teach taught | tear tore torn | tell told
     think thought | throw threw thrown | undergo underwent | understand understood | wake woke woken
     wear wore worn | weep wept | win won | withdraw withdrew withdrawn | wind wound | write wrote written
-    child children | foot feet | goose geese | half halves | knife knives | leaf leaves | life lives | loaf loaves
+    child children | foot feet | goose geese | half halves | knife knives | leaf leaves | loaf loaves
     man men | mouse mice | person people | shelf shelves | thief thieves | tooth teeth | wife wives | wolf wolves
     woman women | good better best | bad worse worst
 """
