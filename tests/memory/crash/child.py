@@ -73,7 +73,6 @@ class Outcome(msgspec.Struct, kw_only=True):
     items: list[Item] = []
     erased: Erased | None = None
     changed: int = 0
-    shown: dict[str, str] = {}
     error: str = ""
 
 
@@ -177,7 +176,6 @@ class Process:
         else:
             result = await agent.run(saying.text, run_id=saying.run, **who)
         assert result.status == "completed", result
-        self._outcome.shown[saying.run] = "\n".join([message.text for message in result.messages])
         if self._job.takes_up == "consolidate":
             await agent.consolidate()
         await self._learned(agent, learning_of(self._job.tenant, saying.run))

@@ -26,7 +26,7 @@ from shipworthy.domain.messages import Text
 from shipworthy.rules.learning import learning_of
 from tests.crash.checks import Journal, Violation
 from tests.memory.crash.child import Item, Outcome
-from tests.memory.crash.scenario import TIMES, Saying
+from tests.memory.crash.scenario import TIMES, Saying, booked
 
 SAID_IN = {"user": RunStarted, "assistant": ModelAnswered}
 
@@ -87,8 +87,8 @@ def _remembered(seen: Seen, saying: Saying) -> list[Violation]:
         return [Violation("different", f"{saying.run} was written as {written[0]}")]
     assert type(ended[0].output) is Text
     answer = msgspec.json.decode(ended[0].output.text, type=str)
-    booked = saying.text.partition("live in ")[2].split()[0].strip(",.")
-    texts = [saying.text, f'book({{"what":"{booked}"}}): Booked {booked}.', answer]
+    what = booked(saying.text)
+    texts = [saying.text, f'book({{"what":"{what}"}}): Booked {what}.', answer]
     found: list[Violation] = []
     for id, text in zip(ids, texts, strict=True):
         if (episode := seen.episodes.get(id)) is None:

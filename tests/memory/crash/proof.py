@@ -103,6 +103,13 @@ class World:
         """The runs as they lie."""
         return SqliteFile(self.folder).journal()
 
+    def shown(self, run_id: str) -> str:
+        """What the model was shown when a run first asked it."""
+        asked = (self.folder / "asked").read_bytes().splitlines()
+        return next(
+            t for run, t in (msgspec.json.decode(a, type=tuple[str, str]) for a in asked) if run == run_id
+        )
+
     def judged(self, outcome: Outcome, expected: Sequence[str] | None = None) -> list[Violation]:
         """What is wrong with the world, by what its last process says of memory."""
         found = laws.violations(self.seen(outcome), expected)

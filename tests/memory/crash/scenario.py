@@ -95,10 +95,10 @@ class Sink:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def asked(self, run_id: str) -> int:
-        """The model was asked; how often it was by now."""
+    def asked(self, run_id: str, text: str) -> int:
+        """The model was asked so; how often it was by now."""
         path = self._folder / "asked"
-        append(path, run_id)
+        append(path, (run_id, text))
         return len(path.read_bytes().splitlines())
 
 
@@ -113,6 +113,12 @@ def facts_of(said: str) -> list[dict[str, Any]]:
     ]
 
 
+def booked(said: str) -> str:
+    """What is booked: the last home or thing that is spoken of."""
+    found: str = re.findall(r"(?:live in|have) (\w+)", said)[-1]
+    return found
+
+
 def model(folder: Path, points: Points, names: dict[str, str]) -> ScriptedModel:
     """Books first and answers then, and learns. However often it was asked is in what it says."""
     sink = Sink(folder)
@@ -122,7 +128,7 @@ def model(folder: Path, points: Points, names: dict[str, str]) -> ScriptedModel:
 
     def turn(request: ModelRequest) -> Any:
         with points.around(f"ask {names.get(request.run_id, request.run_id)}"):
-            times = sink.asked(request.run_id)
+            times = sink.asked(request.run_id, said(request))
         if "extract facts" in request.instructions:
             noted = {
                 "subject": "note",
@@ -133,7 +139,7 @@ def model(folder: Path, points: Points, names: dict[str, str]) -> ScriptedModel:
             }
             return ToolCall("final_answer", {"facts": [*facts_of(said(request)), noted]})
         if not request.ordinal:
-            return ToolCall("book", {"what": re.findall(r"(?:live in|have) (\w+)", said(request))[-1]})
+            return ToolCall("book", {"what": booked(said(request))})
         return f"It is booked. I was asked {times} times."
 
     return ScriptedModel([turn] * 4)
