@@ -16,7 +16,7 @@ DEV  := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint format types bench proof-budget proof-control proof-crash proof-isolation proof-machines extras lock clean
+.PHONY: help demo test check lint format types bench proof-budget proof-control proof-crash proof-isolation proof-machines proof-memory extras lock clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -53,6 +53,9 @@ proof-control: $(DEV) ## the long form of the proofs of approvals, on SQLite
 
 proof-machines: $(DEV) ## the long form of the crash proofs on Postgres, DBOS and Temporal
 	SHIPWORTHY_PROOF=long $(BIN)/python -m pytest -n $(JOBS) tests/postgres tests/dbos tests/temporal $(PYTEST_ARGS)
+
+proof-memory: $(DEV) ## the long form of the crash proofs of memory, on every store, DBOS and Temporal
+	SHIPWORTHY_PROOF=long $(BIN)/python -m pytest -n $(JOBS) tests/memory/crash $(PYTEST_ARGS)
 
 proof-budget: $(DEV) ## the long form of the budget proofs on SQLite, Postgres and Redis, one after the other
 	SHIPWORTHY_PROOF=long $(BIN)/python -m pytest -n 0 tests/budget $(PYTEST_ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from shipworthy import Agent, Scope, SqliteRuntime
+from shipworthy import Agent, DBOSRuntime, Scope, SqliteRuntime, TemporalRuntime
 from shipworthy.domain.memory import Block, Episode, Erased, Fact, Level
 from shipworthy.engine.memory import reindexing
 from shipworthy.engine.memory.memory import Memory
+from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import RunNotFound
 from shipworthy.rules.learning import learning_of
 from shipworthy.testing import HashEmbedder
@@ -48,7 +50,8 @@ class Item(msgspec.Struct, frozen=True):
 class Job(msgspec.Struct, kw_only=True):
     """What a child is to do. "talk": say all of it, in its `way`, each when what was said before is learned;
     "together": all at once. "erase": the `scope`. "reindex": with an embedder of so many `dimensions`. At the end it
-    tells what memory has."""
+    tells what memory has. `driver`: who takes a run from step to step, and where that is.
+    """
 
     folder: str
     generation: int
@@ -59,6 +62,9 @@ class Job(msgspec.Struct, kw_only=True):
     sayings: list[Saying] = []
     way: Way = "run"
     takes_up: TakesUp = "enter"
+    driver: Literal["", "dbos", "temporal"] = ""
+    address: str = ""
+    queue: str = ""
     scope: Scope | None = None
     dimensions: int = 0
     at: Point | None = None
@@ -114,9 +120,15 @@ class Process:
         append(self._folder / "died", str(point))
         os.kill(os.getpid(), 9)
 
-    def _runtime(self) -> SqliteRuntime:
-        runtime = SqliteRuntime(self._folder / "runs.db", durability="process")
+    def _runtime(self) -> Runtime:
+        job, path = self._job, self._folder / "runs.db"
+        ttl = 0.6 if job.driver == "temporal" else 15.0
+        runtime = SqliteRuntime(path, durability="process", lease_ttl=ttl, clock_skew=0.1)
         runtime.store = scenario.NamedPoints(runtime.store, self._points, self._names)
+        if job.driver == "dbos":
+            return DBOSRuntime(f"sqlite:{path}", store=runtime.store)
+        if job.driver == "temporal":
+            return TemporalRuntime(job.address, store=runtime.store, task_queue=job.queue, patience=0.9)
         return runtime
 
     def _memory(self) -> Memory:
@@ -132,7 +144,7 @@ class Process:
         agent = scenario.agent(self._folder, runtime, memory, self._points, self._names)
         match self._job.do:
             case "talk" | "together" if self._job.takes_up == "enter":
-                async with agent:
+                async with agent, self._serving(runtime):
                     await self._talk(agent)
             case "talk" | "together":
                 if self._job.takes_up == "recover":
@@ -152,6 +164,10 @@ class Process:
         self._outcome.points = points
         outcome = msgspec.json.encode(self._outcome)
         (self._folder / f"outcome-{self._job.generation}").write_bytes(outcome)
+
+    def _serving(self, runtime: Runtime) -> contextlib.AbstractAsyncContextManager[None]:
+        """Be a worker as well, where a run needs one."""
+        return runtime.serving() if isinstance(runtime, TemporalRuntime) else contextlib.nullcontext()
 
     # talking
 

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -53,6 +53,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     way: Way = "run"
     sayings: tuple[Saying, ...] = MOVING
     level: Level = "user"
+    driver: Literal["", "dbos", "temporal"] = ""
 
 
 class World:
@@ -62,12 +63,14 @@ class World:
         self, folder: Path, place: Place, plan: Plan, tenant: str, mutant: str | None = None
     ) -> None:
         self.folder, self.place, self.plan, self.tenant, self.mutant = folder, place, plan, tenant, mutant
+        self.driven: dict[str, str] = {"driver": plan.driver}
         self._generation = itertools.count(1)
 
     def job(self, **more: Any) -> Job:
         """What a process is to do."""
         plan = self.plan
         given = {
+            **self.driven,
             "sayings": list(plan.sayings),
             "way": plan.way,
             "level": plan.level,
