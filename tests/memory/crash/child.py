@@ -95,7 +95,9 @@ def preload() -> None:
     import shipworthy.app.outputs
     import shipworthy.engine.follow
     import shipworthy.engine.memory.erasing  # noqa: F401
-    import tests.servers.dynamodb  # noqa: F401
+    from tests.servers.dynamodb import client
+
+    client("http://127.0.0.1:9")  # which has read what all others need
 
 
 def main(raw: dict[str, Any]) -> None:

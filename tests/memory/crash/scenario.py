@@ -218,8 +218,9 @@ class PointedMemory:
 
     def __init__(self, store: MemoryStore, points: Points, *, by_kind: bool) -> None:
         self._store, self._points, self._by_kind = store, points, by_kind
-        if hasattr(store, "_server") and hasattr(store._server, "ask"):
-            self._number_requests(store._server)
+        server: Any = getattr(store, "_server", None)
+        if hasattr(server, "ask"):
+            self._number_requests(server)
 
     def _number_requests(self, server: Any) -> None:
         ask = server.ask

@@ -87,4 +87,8 @@ def test_a_users_facts_follow_to_other_agents_of_a_process(tmp_path: Path) -> No
             )
         return await memory.facts.of(Scope("acme", saying.user), superseded=True)
 
-    follow(lambda saying: (asyncio.run(said(saying)), facts_in(world.shown(saying.run)))[::-1], SAYINGS)
+    def say(saying: Saying) -> tuple[list[str], list[Fact]]:
+        known = asyncio.run(said(saying))
+        return facts_in(world.shown(saying.run)), known
+
+    follow(say, SAYINGS)

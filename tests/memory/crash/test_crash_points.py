@@ -31,11 +31,11 @@ def some(step: int, of_memory: int) -> Choose:
 
 PLANS: dict[str, tuple[Plan, Choose]] = {
     "in the runtime's file": (Plan(), lambda points: points[::2]),
-    "streamed": (Plan(way="stream"), lambda points: points[1::2]),
+    "streamed": (Plan(way="stream"), lambda points: points[1::3]),
     "in a file of its own": (Plan(kind="own"), some(10, 1)),
     "postgres": (Plan(kind="postgres"), some(20, 1)),
     "redis": (Plan(kind="redis", way="stream"), some(20, 1)),
-    "dynamodb": (Plan(kind="dynamodb"), some(20, 2)),
+    "dynamodb": (Plan(kind="dynamodb"), some(20, 4)),
 }
 
 
@@ -52,7 +52,7 @@ def test_whoever_recovers_or_consolidates_completes_it_too(takes_up: str) -> Non
 
 
 def test_a_kill_of_whoever_goes_on_after_a_kill_harms_nothing_either() -> None:
-    first, second = (1, 5) if proof.LONG else (16, 9)
+    first, second = (3, 5) if proof.LONG else (20, 11)
     found = proof.each_twice(
         Plan(kind="own"), lambda points: points[14::first], lambda points: points[1::second]
     )
