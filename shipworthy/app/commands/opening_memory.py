@@ -140,8 +140,17 @@ async def opened(where: str, embedder: str | None, journals: str | None) -> Asyn
 
 
 def is_address(where: str) -> bool:
-    """Whether it is the address of a memory, and not where an agent is."""
-    return where.partition(":")[0] in KINDS or where == "inmemory"
+    """Whether it is the address of a memory, and not where an agent is. Raises ConfigurationError for what is
+    neither, and quotes none of it that could be a password."""
+    kind, colon, rest = where.partition(":")
+    if kind in KINDS or where == "inmemory":
+        return True
+    if not colon or rest.startswith("//"):
+        raise ConfigurationError(
+            f"{kind!r} is neither a memory nor an agent.",
+            fix="Name sqlite:<path>, postgres://..., redis://..., dynamodb://<table>, or module:agent.",
+        )
+    return False
 
 
 def existing(where: str) -> Any:
