@@ -482,12 +482,21 @@ class Agent(Generic[Deps, OutputT]):
         service = self._in_use()
         await self.runtime.acquire()
         self._entered += 1
-        if self._memory is not None:
-            await self._memory.enter()
         if self._entered == 1:
+            if self._memory is not None:
+                await self._enter_memory(self._memory)
             recovering = service.keep_recovering(self._tuning.recover_every)
             self._recovering = asyncio.create_task(recovering, name="shipworthy-recovery")
         return self
+
+    async def _enter_memory(self, memory: AgentMemory) -> None:
+        """Whoever cannot have it has entered nothing."""
+        try:
+            await memory.enter()
+        except BaseException:
+            self._entered -= 1
+            await self.runtime.release()
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

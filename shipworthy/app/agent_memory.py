@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import warnings
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,14 @@ from shipworthy.engine.blueprint import Blueprint
 from shipworthy.engine.memory.memory import Memory
 from shipworthy.engine.remembering import Remembering
 from shipworthy.engine.runtime import Runtime
-from shipworthy.errors import ConfigurationError, IdentityMissing, IdentityWarning
+from shipworthy.errors import ConfigurationError, IdentityMissing, IdentityWarning, MemoryProblem
 from shipworthy.ports.model import Model
 
 if TYPE_CHECKING:
     from shipworthy.app.configuration import Tuning
     from shipworthy.app.learning import Learning
+
+log = logging.getLogger("shipworthy.memory")
 
 
 class AgentMemory:
@@ -92,11 +95,16 @@ class AgentMemory:
             await self._learning.recover()
 
     async def enter(self) -> None:
-        """Make ready, and look after what others left: learning that was interrupted, and what is too old."""
-        await self.memory.acquire()
+        """Make ready, and look after what others left: learning that was interrupted, and what is too old. Raises
+        MemoryProblem where the memory is required."""
+        try:
+            await self.memory.acquire()
+        except MemoryProblem as error:
+            if self._required:
+                raise
+            log.warning("The agent goes on without its memory: %s", error)
+            self.memory.hold()
         every = self._tuning.recover_every
-        if self._consolidating:
-            return
         if self._learning is not None:
             self._keep(self._learning.service.keep_recovering(every), "shipworthy-learning")
             if self._tuning.auto_consolidate:

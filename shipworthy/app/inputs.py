@@ -11,6 +11,7 @@ from shipworthy.domain.messages import USER, File, Image, Message, Text, ToolCal
 from shipworthy.domain.pausing import Checkpoint
 from shipworthy.domain.results import RunResult
 from shipworthy.domain.scope import ANONYMOUS, ERASED_RUN, LONGEST_ID, Scope, is_too_long
+from shipworthy.engine.sessions import without_memory
 from shipworthy.errors import (
     CheckpointRefused,
     EmptyPrompt,
@@ -176,7 +177,8 @@ def _part(part: Any) -> UserPart:
 
 
 def history_of(history: Sequence[Message] | None, scope: Scope) -> tuple[Message, ...]:
-    """An explicit conversation to go on from. Raises InvalidHistory."""
+    """An explicit conversation to go on from, without what memory gave to the runs of it: the next one is given its
+    own. Raises InvalidHistory."""
     if not history:
         return ()
     if scope.session is not None:
@@ -189,7 +191,7 @@ def history_of(history: Sequence[Message] | None, scope: Scope) -> tuple[Message
     if (wrong := misfit(tuple(history), tuple[Message, ...])) is not None:
         raise InvalidHistory(f"message_history cannot be kept: {wrong}.", fix="Pass result.messages.")
     _check_calls(history)
-    return tuple(history)
+    return tuple([without_memory(message) for message in history])
 
 
 def _check_calls(history: Sequence[Message]) -> None:

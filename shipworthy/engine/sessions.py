@@ -55,11 +55,11 @@ async def read(store: Store, scope: Scope, run_ids: Sequence[str]) -> list[Messa
         except RunNotFound:
             continue
         bodies = Bodies(partial(store.body, scope, run_id), used=True)
-        messages.extend([await bodies.message(_without_memory(message)) for message in state.messages])
+        messages.extend([await bodies.message(without_memory(message)) for message in state.messages])
     return messages
 
 
-def _without_memory(message: Message) -> Message:
+def without_memory(message: Message) -> Message:
     """A message without what memory gave to the run that it was in: the next run is given its own."""
     if message.role != "user" or not any([part.origin == MEMORY for part in message.parts]):
         return message

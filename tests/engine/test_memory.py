@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shipworthy import Agent, Scope, ToolCall, Tuning, ask_human, tool
+from shipworthy import Agent, Scope, Text, ToolCall, Tuning, ask_human, tool
 from shipworthy.adapters.inmemory.memory import InMemoryMemoryStore
 from shipworthy.app.memories import InMemoryMemory, SqliteMemory, memory_for
 from shipworthy.app.memory_tools import memory_tools
@@ -498,3 +498,72 @@ def test_forgetting_says_what(tmp_path: Path) -> None:
 
 def test_a_problem_of_memory_is_one_of_our_errors() -> None:
     assert issubclass(MemoryUnavailable, MemoryProblem)
+
+
+def test_whoever_goes_on_without_a_memory_may_be_entered_without_it_too() -> None:
+    class NotThere(Away):
+        async def open(self) -> None:
+            raise MemoryUnavailable("The store is away.")
+
+    async def law() -> None:
+        async with agent(Memory(NotThere()), memory_required=False) as a:
+            assert (await a.run("I am allergic to peanuts.", **AS_ALICE)).status == "completed"
+        strict = agent(Memory(NotThere()))
+        with pytest.raises(MemoryUnavailable):
+            async with strict:
+                pass
+        assert not strict.runtime.held
+
+    go(law)
+
+
+def test_an_agent_that_is_entered_twice_holds_its_memory_once() -> None:
+    async def law() -> None:
+        memory = InMemoryMemory(embedder=None)
+        a = agent(memory)
+        async with a, a:
+            assert memory.held
+        assert not memory.held
+
+    go(law)
+
+
+def test_an_answer_that_is_there_outlasts_the_runs_deadline() -> None:
+    class Slow(Away):
+        async def _answer(self) -> None:
+            if self.slow:  # it is 950 seconds later, and there is no answer yet
+                loop: Any = asyncio.get_running_loop()
+                now = loop.time
+                loop.time = lambda: now() + 950
+                await asyncio.Event().wait()
+
+    async def law() -> None:
+        store = Slow()
+
+        def leaves(request: ModelRequest) -> str:
+            store.slow = True
+            return "Noted, no peanuts."
+
+        tuning = Tuning(memory_timeout=10_000)
+        a: Agent[Any, str] = Agent("", model=ScriptedModel([leaves]), memory=Memory(store), tuning=tuning)
+        with pytest.raises(MemoryUnavailable):
+            await ran(a, "I am allergic to peanuts.", run_id="r", timeout=1000, **AS_ALICE)
+        store.slow = False
+        assert (await a.resume("r", tenant_id="acme")).output == "Noted, no peanuts."
+
+    asyncio.run(law())
+
+
+def test_what_came_out_of_memory_is_not_remembered_again() -> None:
+    async def law() -> None:
+        seen, memory = Seen(), InMemoryMemory(embedder=None)
+        await memory.remember(ALICE, "Peanuts are in the satay.")
+        a = agent(memory, seen)
+        first = await ran(a, "What of peanuts?", **AS_ALICE)
+        second = await a.run("And of peanuts today?", message_history=first.messages, **AS_ALICE)
+        assert seen.last.count("Peanuts are in the satay.") == 1
+        told = [part for message in second.messages for part in message.parts if part.origin == "memory"]
+        await ran(a, [*told, Text("Peanuts again?")], **AS_ALICE)
+        assert len([text for text in await texts(memory, ALICE) if "satay" in text]) == 1
+
+    go(law)

@@ -120,6 +120,10 @@ class Memory:
     async def acquire(self) -> None:
         """Open, and stay open until `release`: several agents may share a memory."""
         await self.open()
+        self.hold()
+
+    def hold(self) -> None:
+        """Have it stay open until `release`, once somebody opens it."""
         self._holders += 1
 
     @property
