@@ -237,7 +237,7 @@ def condition(
             made = st.lists(literal, min_size=1, max_size=2)
         return made.map(lambda value: {name: value})
 
-    return st.sampled_from(names).flatmap(of)
+    return st.one_of([of(name) for name in names])
 
 
 ARGUMENT = condition(*BY_OPERATOR) | condition("<=", ">", "==", "!=", "matches")
@@ -245,57 +245,60 @@ TIMES = st.fixed_dictionaries(
     {"zone": st.sampled_from(["UTC", ZONE]), "hours": st.sampled_from(["09:00-17:00", "22:00-06:00"])},
     optional={"weekdays": st.just(["mon", "tue"]), "after": st.just("2026-03-03")},
 )
-CONDITIONS = st.fixed_dictionaries(
-    {},
-    optional={
-        "arguments.amount": ARGUMENT | LITERALS,
-        "arguments.account": ARGUMENT,
-        "arguments.to.country": ARGUMENT,
-        "arguments.tags": ARGUMENT,
-        "user": condition(
-            "==", "!=", "in", "matches", "exists", literal=NAMES.filter(lambda name: name != "")
-        ),
-        "tenant": condition("==", "not_in", "not_matches", literal=st.sampled_from(["acme", "other"])),
-        "effect": condition("==", "!=", literal=st.sampled_from(["read", "once"])),
-        "labels": condition("has_any", "has_all", "has_none", literal=st.sampled_from(["payment", "pii"])),
-        "allowed.look": condition("<", ">=", "==", literal=st.sampled_from([1, 2])),
-        "returned.look": condition("<", ">=", "==", literal=st.sampled_from([1, 2])),
-        "time": TIMES,
-    },
-)
-FEW_CONDITIONS = st.one_of(
-    st.just({}),
-    CONDITIONS.map(lambda found: dict([*found.items()][:1])),
-    CONDITIONS.map(lambda found: dict([*found.items()][-2:])),
-)
+ABOUT: dict[str, st.SearchStrategy[Any]] = {
+    "arguments.amount": ARGUMENT | LITERALS,
+    "arguments.account": ARGUMENT,
+    "arguments.to.country": ARGUMENT,
+    "arguments.tags": ARGUMENT,
+    "user": condition("==", "!=", "in", "matches", "exists", literal=NAMES.filter(lambda name: name != "")),
+    "tenant": condition("==", "not_in", "not_matches", literal=st.sampled_from(["acme", "other"])),
+    "effect": condition("==", "!=", literal=st.sampled_from(["read", "once"])),
+    "labels": condition("has_any", "has_all", "has_none", literal=st.sampled_from(["payment", "pii"])),
+    "allowed.look": condition("<", ">=", "==", literal=st.sampled_from([1, 2])),
+    "returned.look": condition("<", ">=", "==", literal=st.sampled_from([1, 2])),
+    "time": TIMES,
+}
+
+
+def conditions_of(number: int) -> st.SearchStrategy[dict[str, Any]]:
+    """At most so many: drawn by name, as drawing all of them in order to keep a few takes ten times as long."""
+    one = st.one_of([value.map(lambda drawn, key=key: (key, drawn)) for key, value in ABOUT.items()])
+    return st.lists(one, min_size=1, max_size=number).map(dict)
+
+
+FEW_CONDITIONS = st.one_of(st.just({}), conditions_of(1), conditions_of(2))
 PRINCIPAL = st.dictionaries(
     st.sampled_from(["user", "tenant", "agent", "path"]), NAMES, min_size=1, max_size=2
 ) | st.just({"tenant": ["acme"], "user": ["ada", "bob"]})
 
 
+ACTION_PATTERNS = st.lists(
+    st.sampled_from(["*", "tool:*", "tool:refund", "tool:ref*", "tool:*und", "agent:*", "memory:write"]),
+    min_size=1,
+    max_size=2,
+)
+RESOURCES = st.lists(st.sampled_from(["label/payment", "label/*", "tool/ref*", "source/mcp:*"]), max_size=2)
+PRINCIPALS = PRINCIPAL | st.lists(PRINCIPAL, max_size=2)
+OF_AN_ASK = st.sampled_from(
+    [{}, {"among": ["mia"]}, {"among": ["mia", "leo"], "approvers": 2}, {"approvers": 2}]
+)
+ONE_IN_FOUR, ONE_IN_THREE = (st.integers(1, number).map(lambda drawn: drawn == 1) for number in (4, 3))
+
+
 @st.composite
 def statements(draw: st.DrawFn, effects: Sequence[str] = ("allow", "allow", "ask", "deny")) -> dict[str, Any]:
     effect = draw(st.sampled_from(effects))
-    actions = st.sampled_from(
-        ["*", "tool:*", "tool:refund", "tool:ref*", "tool:*und", "agent:*", "memory:write"]
-    )
     made: dict[str, Any] = {
         "effect": effect,
-        "actions": draw(st.lists(actions, min_size=1, max_size=2)),
+        "actions": draw(ACTION_PATTERNS),
         "conditions": draw(FEW_CONDITIONS),
     }
-    if draw(st.integers(0, 3)) == 0:
-        made["resources"] = draw(
-            st.lists(st.sampled_from(["label/payment", "label/*", "tool/ref*", "source/mcp:*"]), max_size=2)
-        )
-    if draw(st.integers(0, 2)) == 0:
-        made["principals"] = draw(PRINCIPAL | st.lists(PRINCIPAL, max_size=2))
+    if draw(ONE_IN_FOUR):
+        made["resources"] = draw(RESOURCES)
+    if draw(ONE_IN_THREE):
+        made["principals"] = draw(PRINCIPALS)
     if effect == "ask":
-        made |= draw(
-            st.sampled_from(
-                [{}, {"among": ["mia"]}, {"among": ["mia", "leo"], "approvers": 2}, {"approvers": 2}]
-            )
-        )
+        made |= draw(OF_AN_ASK)
     return made
 
 
@@ -305,10 +308,29 @@ def numbered(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 DOCUMENTS = st.lists(statements(), min_size=1, max_size=5).map(numbered)
 SCOPES = st.builds(
-    Scope, st.sampled_from(["acme", "other"]), st.sampled_from([None, "ada", "bob", "*", "a*"])
+    Scope, st.sampled_from(["acme", "other"]), st.sampled_from([None, "ada", "adam", "bob", "*", "a*"])
 )
 SCALARS = st.sampled_from(
-    [10, 50, 50.5, 51, True, "50", "ada", "adam", "*", "x/ada/1", "x/*/1", None, math.nan, {}, [], ["ada"]]
+    [
+        10,
+        50,
+        50.5,
+        51,
+        1,
+        True,
+        True,
+        "50",
+        "ada",
+        "adam",
+        "*",
+        "x/ada/1",
+        "x/*/1",
+        None,
+        math.nan,
+        {},
+        [],
+        ["ada"],
+    ]
 )
 ARGUMENTS = st.fixed_dictionaries(
     {},
