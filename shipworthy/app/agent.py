@@ -154,6 +154,8 @@ class Agent(Generic[Deps, OutputT]):
         self._memory: AgentMemory | None = None
         if memory is not None or auto_extract or not memory_required or self._tuning.auto_consolidate:
             self._memory = _memory_of(self._model, self._tuning, memory, memory_required, auto_extract)
+            if self._runtime is not None:  # whoever erases before the first run erases its journals too
+                self._memory.memory.covers(self._runtime)
         self._blueprint: Blueprint | None = None
         self._service: Service | None = None
         self._recovering: asyncio.Task[None] | None = None

@@ -115,6 +115,7 @@ class EchoModel:
 
 class _Mock:
     name = "mock"
+    is_double = True
 
     def __init__(self, turn: ScriptedTurn) -> None:
         self._turn = turn
