@@ -28,6 +28,8 @@ AT_ONCE = 512
 """Records up to which a partition is searched where it is asked: it costs less than going to a thread."""
 PAGE = 2000
 """Records that are read of a store at once."""
+BASE = 3_000
+"""Bytes that a partition's index takes before anything is in it."""
 
 _threads = ThreadPoolExecutor(2, thread_name_prefix="shipworthy-recall")
 
@@ -77,7 +79,10 @@ class Indexes:
     async def find(self, scope: Scope, asked: Question) -> Candidates:
         """What the partition offers, as of now."""
         held = self._hold(scope)
-        await self._follow(scope, held)
+        try:
+            await self._follow(scope, held)
+        finally:
+            self._weigh(scope, held)
         vector, near = asked.vector, list[tuple[str, float]]()
         if held.words_only and vector is not None:
             vector, near = None, await self._nearest(scope, asked)
@@ -117,18 +122,16 @@ class Indexes:
             changes = await self._store.changes(scope, since, PAGE)
             if not changes.entries and not changes.reset:
                 return
-            whole = changes.reset or since == NOWHERE
 
             def take() -> None:
                 if held.index.mark == since:  # noqa: B023 - it runs before the next turn
                     held.index.take(changes)  # noqa: B023
 
             await self._at(held, take, large=len(changes.entries) > AT_ONCE)
-            self._weigh(scope, held)
             if not held.words_only and held.index.nbytes > self._most // 2:
                 held.index, held.words_only = PartitionIndex(self._tag, vectors=False), True
                 continue
-            if not changes.more and (whole or held.index.mark == changes.mark):
+            if not changes.more and held.index.mark == changes.mark:
                 return
 
     async def _at(self, held: _Held, work: Callable[[], T], *, large: bool = False) -> T:
@@ -146,11 +149,15 @@ class Indexes:
         return await asyncio.get_running_loop().run_in_executor(_threads, locked)
 
     def _weigh(self, scope: Scope, held: _Held) -> None:
-        """Keep within the bound: who was not asked for the longest goes."""
+        """Keep within the bound: who was not asked for the longest goes. Of who has nothing, nothing is kept."""
         with self._lock:
             if self._held.get(scope) is not held:
                 return
-            size = held.index.nbytes
+            if held.index.mark == NOWHERE:
+                del self._held[scope]
+                self._total -= self._sizes.pop(scope, 0)
+                return
+            size = BASE + held.index.nbytes
             self._total += size - self._sizes.get(scope, 0)
             self._sizes[scope] = size
             while self._total > self._most and len(self._held) > 1:

@@ -39,10 +39,10 @@ from shipworthy.engine.memory.indexes import Indexes, Question
 from shipworthy.engine.memory.records import block_id, id_of, item_of, record_of, sound
 from shipworthy.engine.memory.reindexing import Progress, reindex
 from shipworthy.engine.memory.vectors import Vectors
+from shipworthy.engine.memory.wording import asked as asked_of
 from shipworthy.errors import InputError, MemoryProblem
 from shipworthy.ports.embedder import Embedder
 from shipworthy.ports.memory import MemoryStore
-from shipworthy.rules.memory.terms import query_of
 
 log = logging.getLogger("shipworthy.memory")
 
@@ -237,7 +237,7 @@ class Memory:
     ) -> list[Recalled]:
         """The same of several partitions in one order, of whatever length, with a vector that is made already, or by
         words alone."""
-        now, terms = _now(), query_of(query)
+        now, terms = _now(), await asked_of(query)
         places: list[Place] = []
         for scope in partitions:
             oldest = keeping.oldest(self.settings.retention, scope, now)

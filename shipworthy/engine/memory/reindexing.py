@@ -6,12 +6,13 @@ interrupted goes on where it was. Meanwhile records are found by their words.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from shipworthy.domain.memory import Record
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.engine.memory.records import is_found, item_of, record_of
 from shipworthy.engine.memory.vectors import Vectors
+from shipworthy.engine.memory.wording import worded
 from shipworthy.errors import MemoryConflict
 from shipworthy.ports.memory import MemoryStore
 
@@ -40,7 +41,7 @@ async def reindex(store: MemoryStore, vectors: Vectors, progress: Progress | Non
 async def _partition(store: MemoryStore, vectors: Vectors, scope: Scope) -> int:
     changed, after = 0, 0
     while page := await store.page(scope, after, PAGE):
-        stale = [record for record in page if _is_stale(record, vectors)]
+        stale = await _stale(page, vectors)
         if stale:
             changed += await _renew(store, vectors, scope, [record.id for record in stale])
         after = page[-1].n
@@ -51,7 +52,7 @@ async def _renew(store: MemoryStore, vectors: Vectors, scope: Scope, ids: list[s
     """What is there now of *ids* is read, made anew and written back, unless it was changed meanwhile: then again."""
     while True:
         mark = await store.put(scope, [])
-        records = [r for r in await store.get(scope, ids) if _is_stale(r, vectors)]
+        records = await _stale(await store.get(scope, ids), vectors)
         if not records:
             return 0
         made = await vectors.records([item_of(record) for record in records], strict=True)
@@ -60,6 +61,11 @@ async def _renew(store: MemoryStore, vectors: Vectors, scope: Scope, ids: list[s
             return len(made)
         except MemoryConflict:
             continue
+
+
+async def _stale(records: Sequence[Record], vectors: Vectors) -> list[Record]:
+    size = sum([len(record.data) for record in records])
+    return await worded(size, lambda: [record for record in records if _is_stale(record, vectors)])
 
 
 def _is_stale(record: Record, vectors: Vectors) -> bool:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from shipworthy.domain.memory import Record, Remembered, Stamp
 from shipworthy.engine.memory.records import is_found, record_of
+from shipworthy.engine.memory.wording import worded
 from shipworthy.errors import ConfigurationError, EmbedderChanged, EmbedderError
 from shipworthy.ports.embedder import Embedder, Purpose
-from shipworthy.rules.memory.terms import TERMS
+from shipworthy.rules.memory.terms import TERMS, bounded
 from shipworthy.rules.memory.vectors import packed, tag_of, unit
 from shipworthy.rules.text import described
 
@@ -59,7 +60,7 @@ class Vectors:
         if self.embedder is None or not text.strip():
             return None, None
         try:
-            (vector,) = await self._embed([text], "query")
+            (vector,) = await self._embed([bounded(text)], "query")
         except EmbedderError as error:
             return None, error
         return vector, None
@@ -77,7 +78,10 @@ class Vectors:
                 if strict:
                     raise
                 log.warning("%d remembered texts have no vectors yet: %s", len(found), error)
-        return [record_of(item, made.get(i, b"")) for i, item in enumerate(items)]
+        return await worded(
+            sum([len(items[i].text) for i in found]),
+            lambda: [record_of(item, made.get(i, b"")) for i, item in enumerate(items)],
+        )
 
     async def _embed(self, texts: Sequence[str], purpose: Purpose) -> list[NDArray[np.float32]]:
         embedder = self.embedder

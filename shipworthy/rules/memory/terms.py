@@ -30,6 +30,8 @@ PACKED = np.dtype([("term", "<u4"), ("count", "<u2")])
 LONGEST_WORD = 64
 """Characters of a word that is still looked at; a longer one is taken as it is."""
 MOST = 0xFFFF
+LONGEST_QUERY = 4_000
+"""Characters of a question that are looked at: half of them where it begins and half where it ends."""
 
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao; Burmese; Khmer
@@ -56,7 +58,13 @@ def terms_of(text: str) -> bytes:
 
 def query_of(text: str) -> NDArray[np.uint32]:
     """The distinct terms of a question, ascending."""
-    return np.array(sorted(set(_terms(text, document=False))), dtype=np.uint32)
+    return np.array(sorted(set(_terms(bounded(text), document=False))), dtype=np.uint32)
+
+
+def bounded(query: str) -> str:
+    """What is looked at of a question: of a long one its beginning and its end, where people say what they want."""
+    half = LONGEST_QUERY // 2
+    return query if len(query) <= LONGEST_QUERY else f"{query[: half - 1]} {query[-half:]}"
 
 
 def _terms(text: str, *, document: bool) -> list[int]:

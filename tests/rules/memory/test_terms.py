@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,6 +92,25 @@ def test_a_word_that_is_too_long_to_be_one_is_not_kept_in_mind() -> None:
     before = terms._known.cache_info().currsize
     assert len(query_of("x" * 10_000 + " " + "y1" * 5_000)) == 2
     assert terms._known.cache_info().currsize == before
+
+
+def looks_at_both_ends(asked: Any) -> bool:
+    found = asked("boiler " + "filler words of no weight " * 40_000 + " price")
+    ends = set(query_of("boiler price").tolist())
+    return ends <= set(found.tolist()) and len(terms.bounded("x" * 10**7)) == terms.LONGEST_QUERY
+
+
+def test_of_a_very_long_question_its_beginning_and_its_end_are_looked_at() -> None:
+    assert looks_at_both_ends(query_of)
+    assert terms.bounded("x" * terms.LONGEST_QUERY) == "x" * terms.LONGEST_QUERY
+    long = terms.bounded("tea " * 10_000)
+    assert terms.bounded(long) == long
+
+
+@pytest.mark.parametrize("kept", [lambda text: text, lambda text: text[:4_000], lambda text: text[-4_000:]])
+def test_what_looks_at_all_of_it_or_at_one_end_is_caught(kept: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terms, "bounded", kept)
+    assert not looks_at_both_ends(query_of)
 
 
 def test_a_lone_surrogate_is_no_error() -> None:
