@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from dbos import DBOS
-from dbos._sys_db import SystemDatabase
+from dbos._sys_db import SystemDatabase, db_retry
+from sqlalchemy.exc import OperationalError
 
 from shipworthy import (
     Agent,
     Scope,
     ScriptedModel,
 )
+from shipworthy.adapters.dbos import Workflows
 from shipworthy.domain.events import Event
 from shipworthy.errors import (
     DriverError,
@@ -225,3 +229,49 @@ def test_what_is_in_flight_when_the_runtime_is_closed_is_resumed_by_the_next(tmp
             assert sorted(await over(2)) == ["CANCELLED", "SUCCESS"]
 
     go(law)
+
+
+def goes_on_trying(path: Path, monkeypatch: pytest.MonkeyPatch, patience: float) -> bool:
+    """Whether a thread of DBOS's whose database is away still tries to reach it, so long after the runtime was closed.
+    It sleeps between two tries for 75 ms at most, and not for a minute."""
+    tried = threading.Event()
+
+    @db_retry(initial_backoff=0.05, max_backoff=0.05)
+    def away(*_: Any) -> None:
+        tried.set()
+        raise OperationalError("SELECT", {}, psycopg.OperationalError("connection failed: refused"))
+
+    async def law() -> None:
+        till = Till()
+        till.go_on.clear()
+        async with runtime_on(path) as runtime:
+            task = asyncio.create_task(agent(runtime, till).run("Go", run_id="r", **ALICE))
+            assert await asyncio.to_thread(tried.wait, 10)
+        with pytest.raises(StoreClosed):
+            await task
+
+    monkeypatch.setattr(SystemDatabase, "get_cancelled_workflow_ids", away)
+    before = set(threading.enumerate())
+    go(law)
+    left, until = set(threading.enumerate()) - before, time.monotonic() + patience
+    while (alive := any([thread.is_alive() for thread in left])) and time.monotonic() < until:
+        time.sleep(0.01)
+    return alive
+
+
+def test_a_closed_runtime_leaves_no_thread_that_tries_to_reach_a_database_which_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a thread has no end, and a process waits for it when it ends."""
+    assert not goes_on_trying(tmp_path, monkeypatch, 10)
+
+
+def test_a_runtime_that_lets_it_try_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[Any] = []
+    monkeypatch.setattr(Workflows, "_give_up", lambda self: left.append(self._made._sys_db))
+
+    try:
+        assert goes_on_trying(tmp_path, monkeypatch, 0.5)
+    finally:
+        for database in left:
+            database._retry_connection_errors = False

@@ -116,6 +116,7 @@ class Workflows:
         self._loop: asyncio.AbstractEventLoop
         self._thread = threading.Thread(target=self._serve, name="shipworthy-dbos", daemon=True)
         self._launched: Future[None] = Future()
+        self._made: DBOS | None = None
 
     async def open(self) -> None:
         """Launch DBOS; whoever else opens it meanwhile waits for that. Raises DriverError, and ConfigurationError where
@@ -159,11 +160,17 @@ class Workflows:
 
     def _end(self) -> None:
         global _live
+        self._give_up()
         asyncio.run_coroutine_threadsafe(self._drop(), self._loop).result()
         DBOS.destroy()  # its threads may wait for the loop, which is still running
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         _live = None
+
+    def _give_up(self) -> None:
+        """No more tries where the database is away: DBOS has no end to them, and the process would have none."""
+        if self._made is not None and self._made._sys_db_field is not None:
+            self._made._sys_db_field._retry_connection_errors = False
 
     # on DBOS's loop: it makes a loop's to_thread its own, so that no other loop should know it
 
@@ -177,8 +184,8 @@ class Workflows:
         self._loop.close()
 
     async def _launch(self) -> None:
-        made = DBOS(config=self._config)
-        made._listening_queues = _Listened(self._queues)
+        self._made = DBOS(config=self._config)
+        self._made._listening_queues = _Listened(self._queues)
         DBOS.launch()  # blocks this loop, which waits for nothing else, and which DBOS keeps to from now on
         for queue in self._queues():
             await self._register(queue)
