@@ -26,7 +26,7 @@ from shipworthy.engine.begin import Start
 from shipworthy.engine.blueprint import Blueprint
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.memory.memory import Memory
-from shipworthy.engine.memory.records import item_of
+from shipworthy.engine.memory.records import LEARNED_TO, readable
 from shipworthy.engine.memory.retention import level_of
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import RunNotFound, ShipworthyError
@@ -37,8 +37,6 @@ log = logging.getLogger("shipworthy.memory")
 
 SUFFIX = "~learner"
 """What the name of an agent's learner ends in."""
-LEARNED_TO = "learned-to"
-"""Id of a partition's note of how far its episodes were looked at by `consolidate`."""
 PAGE = 200
 LONGEST = 20_000
 """Characters that a learner is shown at once."""
@@ -186,7 +184,11 @@ class Learning:
             if each.subject.strip() and each.predicate.strip() and each.object.strip()
         ]
         learned = await self._memory.facts.learn(
-            partition, beliefs, source=Source(task.learn_from, 1), origin=MODEL, batch=run.run_id
+            partition,
+            beliefs,
+            source=Source(task.learn_from, 1),
+            origin=MODEL,
+            batch=f"{run.state.started.at}:{run.run_id}",
         )
         run.record(
             FactsLearned(
@@ -236,7 +238,7 @@ class Learning:
         begun = 0
         while page := await store.page(partition, after, PAGE, "episode"):
             said: dict[str, list[Episode]] = {}
-            for episode in [item for record in page if isinstance(item := item_of(record), Episode)]:
+            for episode in [item for record in page if isinstance(item := readable(record), Episode)]:
                 if episode.role == "user" and episode.source is not None:
                     said.setdefault(episode.source.run_id, []).append(episode)
             for run_id, words in said.items():

@@ -26,7 +26,7 @@ from shipworthy.domain.messages import Text
 from shipworthy.rules.learning import learning_of
 from tests.crash.checks import Journal, Violation
 from tests.memory.crash.child import Item, Outcome
-from tests.memory.crash.scenario import TIMES, Saying, booked
+from tests.memory.crash.scenario import TIMES, Saying, booked, names_of
 
 SAID_IN = {"user": RunStarted, "assistant": ModelAnswered}
 
@@ -68,10 +68,15 @@ def violations(seen: Seen, expected: Sequence[str] | None) -> list[Violation]:
     return found
 
 
-def episode_ids(saying: Saying) -> list[str]:
+def episode_ids(seen: Seen, run_id: str) -> list[str]:
     """Those that follow from the run."""
-    digest = hashlib.sha256(saying.run.encode()).hexdigest()[:32]
-    return [f"{digest}:{slot}" for slot in ("user", "tool0", "assistant")]
+    return [f"{digest_of(seen, run_id)}:{slot}" for slot in ("user", "tool0", "assistant")]
+
+
+def digest_of(seen: Seen, run_id: str) -> str:
+    """What names a run in ids: no other run has it that is given the same id when this one's journal is gone."""
+    [started] = seen.the(run_id, RunStarted) or [None]
+    return "" if started is None else hashlib.sha256(f"{started.at}:{run_id}".encode()).hexdigest()[:32]
 
 
 def _remembered(seen: Seen, saying: Saying) -> list[Violation]:
@@ -81,7 +86,7 @@ def _remembered(seen: Seen, saying: Saying) -> list[Violation]:
         return [
             Violation("lost", f"{saying.run} ended {len(ended)} times and was written {len(written)} times")
         ]
-    ids = episode_ids(saying)
+    ids = episode_ids(seen, saying.run)
     learning = learning_of(seen.tenant, saying.run)
     if (list(written[0].ids), written[0].problem, written[0].learning) != (ids, "", learning):
         return [Violation("different", f"{saying.run} was written as {written[0]}")]
@@ -136,7 +141,7 @@ def _learned(seen: Seen, saying: Saying) -> list[Violation]:
 
 def _nothing_else(seen: Seen) -> list[Violation]:
     """Nothing is there that no journal names, and no run is there twice."""
-    named = {id for saying in seen.sayings for id in episode_ids(saying)}
+    named = {id for saying in seen.sayings for id in episode_ids(seen, saying.run)}
     superseded: Counter[str] = Counter()
     for saying in seen.sayings:
         for event in seen.the(learning_of(seen.tenant, saying.run), FactsLearned):
@@ -185,10 +190,8 @@ def told(seen: Seen) -> list[str]:
 
 
 def _names(seen: Seen) -> Mapping[str, str]:
-    return {
-        hashlib.sha256(learning_of(seen.tenant, each.run).encode()).hexdigest()[:32]: each.run
-        for each in seen.sayings
-    }
+    runs = {run: name for each in seen.sayings for run, name in names_of(seen.tenant, [each.run]).items()}
+    return {digest_of(seen, run): name for run, name in runs.items()}
 
 
 def _line(each: Item, names: Mapping[str, str]) -> str:
