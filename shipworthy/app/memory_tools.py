@@ -12,7 +12,8 @@ from shipworthy.domain.messages import MEMORY, MODEL, Text
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.memory.memory import Memory
 from shipworthy.engine.memory.records import id_of
-from shipworthy.engine.remembering import line_of, trust_of
+from shipworthy.engine.memory.rendering import line_of
+from shipworthy.engine.remembering import trust_of
 from shipworthy.errors import ConfigurationError, InputError, NotDone
 
 NAMES = ("remember", "recall", "forget")
@@ -73,7 +74,7 @@ def memory_tools(
         if not found:
             return [Text("Nothing is remembered of that.", origin=MEMORY)]
         return [
-            Text(f"{id_of(each.item)} {line_of(each)}\n", origin=MEMORY, trust=trust_of(each))
+            Text(f"{line_of(each, with_id=id_of(each.item))}\n", origin=MEMORY, trust=trust_of(each))
             for each in found
         ]
 

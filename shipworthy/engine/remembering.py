@@ -21,8 +21,9 @@ from shipworthy.domain.memory import Block, Episode, Kind, Level, Recalled, Role
 from shipworthy.domain.messages import MEMORY, MODEL, Text, ToolCall, ToolResult, Trust
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.live import LiveRun
-from shipworthy.engine.memory.memory import Memory, within
+from shipworthy.engine.memory.memory import Memory
 from shipworthy.engine.memory.records import id_of, kind_of
+from shipworthy.engine.memory.rendering import line_of, within
 from shipworthy.errors import ConfigurationError, MemoryUnavailable
 from shipworthy.rules.memory.worth import is_small_talk
 from shipworthy.rules.text import described
@@ -138,7 +139,10 @@ class Remembering(msgspec.Struct, frozen=True, kw_only=True):
         found = await memory.find([partition for _, partition in places], query, vector, _ENOUGH, kinds)
         new = [each for each in found if not _is_in_conversation(run, each)][: settings.top_k]
         level_at = {partition: level for level, partition in places}
-        chosen = [*blocks, *[(level_at[each.scope], each) for each in within(new, settings.max_tokens)]]
+        chosen = [
+            *blocks,
+            *[(level_at[each.scope], each) for each in within(new, settings.max_tokens, query)],
+        ]
         return MemoryRecalled(
             parts=_parts(run, [each for _, each in chosen]),
             items=tuple([_note(level, each) for level, each in chosen]),
@@ -161,27 +165,6 @@ def _parts(run: LiveRun, chosen: Sequence[Recalled]) -> tuple[Text, ...]:
         parts.append(Text(f"{line_of(each)}\n", origin=MEMORY, trust=trust_of(each)))
     parts.append(Text("\n", origin=MEMORY))
     return tuple([run.pack(part) for part in parts])
-
-
-def line_of(each: Recalled) -> str:
-    """One remembered thing as a line of JSON."""
-    item = each.item
-    line: dict[str, object] = {"remembered": item.text}
-    if isinstance(item, Block):
-        line = {"about": item.name, **line}
-    elif isinstance(item, Episode):
-        line |= {"said_by": item.role, "on": _day(item.at)}
-    else:
-        line |= {"fact_since": _day(item.valid_from)}
-        if item.valid_to is not None:
-            line["until"] = _day(item.valid_to)
-    if item.trust == "untrusted":
-        line["trust"] = "untrusted"
-    return msgspec.json.encode(line).decode()
-
-
-def _day(at: int) -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime(min(max(at, 0), 253_402_300_799_000) / 1000))
 
 
 def trust_of(each: Recalled) -> Trust:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+_USER = re.compile(r"(?<=://)[^\s'\"<>]*@")
+_QUERY = re.compile(r"(://[^\s'\"<>?#]*)[?#][^\s'\"<>]*|[?&][\w.~%-]+=[^\s'\"<>]*")
+
 
 def clean(text: str) -> str:
     """*text* with lone surrogates, which no UTF-8 can carry, replaced by U+FFFD."""
@@ -28,3 +33,9 @@ def described(error: BaseException) -> str:
         return clean(f"{type(error).__name__}: {error}")
     except Exception:
         return f"{type(error).__name__} (it cannot be shown)"
+
+
+def described_without_secrets(error: BaseException) -> str:
+    """An exception of foreign code in words, without what the addresses in it may hide: who asks, with which password
+    and with which query."""
+    return _QUERY.sub(lambda match: f"{match[1] or ''}?...", _USER.sub("", described(error)))

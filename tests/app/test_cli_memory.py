@@ -388,7 +388,7 @@ def test_a_reindex_that_is_interrupted_goes_on_where_it_was(
     with_memory(say)  # five episodes of four partitions, without vectors
     assert "shipworthy memory reindex" in invoke("run", "bot:near", "Hello, is anybody there?", *OF_ALICE)[2]
 
-    monkeypatch.setenv("LEFT", "3")
+    monkeypatch.setenv("LEFT", "4")  # the first says how long the vectors are
     code, _, err = invoke("memory", "reindex", "bot:near")
     assert code == 130
     assert "goes on where this one was" in err

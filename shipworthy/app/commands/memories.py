@@ -22,7 +22,7 @@ from shipworthy.domain.memory import Fact, Recalled, Remembered
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.engine.erasing import runs_of
 from shipworthy.engine.memory.memory import Memory
-from shipworthy.engine.memory.records import id_of, item_of, kind_of
+from shipworthy.engine.memory.records import id_of, kind_of, readable
 from shipworthy.errors import ConfigurationError, InputError
 from shipworthy.ports.memory import MemoryStore
 
@@ -135,8 +135,8 @@ async def _things(memory: Memory, scope: Scope) -> AsyncIterator[Remembered]:
         while page := await store.page(scope, after, _PAGE):
             after = page[-1].n
             for record in page:
-                if record.kind != "topic":
-                    yield item_of(record)
+                if record.kind != "topic" and (item := readable(record)) is not None:
+                    yield item
 
 
 def _is_shown(fact: Fact, shown: Shown) -> bool:

@@ -14,7 +14,7 @@ from shipworthy.domain.memory import Episode, Erased, Fact, Record
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.erasing import erase_journals, runs_of
 from shipworthy.engine.memory.memory import PAGE, Memory
-from shipworthy.engine.memory.records import item_of
+from shipworthy.engine.memory.records import readable
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import ErasureIncomplete
 from shipworthy.ports.memory import MemoryStore
@@ -96,7 +96,9 @@ def _is_from(record: Record, whose: frozenset[str]) -> bool:
     """Whether something is known from these runs alone."""
     if record.kind not in ("episode", "fact"):
         return False
-    item = item_of(record)
+    item = readable(record)
+    if item is None:  # whose it is, its bytes say
+        return any([run_id.encode(errors="replace") in record.data for run_id in whose])
     if isinstance(item, Episode):
         return item.source is not None and item.source.run_id in whose
     sources = item.sources if isinstance(item, Fact) else ()
@@ -107,8 +109,9 @@ def _without(record: Record, whose: frozenset[str]) -> Record | None:
     """A fact that others said too, without these runs among its sources; None: it has none of them, or no others."""
     if record.kind != "fact":
         return None
-    item = item_of(record)
-    assert isinstance(item, Fact)
+    item = readable(record)
+    if not isinstance(item, Fact):
+        return None
     others = tuple([source for source in item.sources if source.run_id not in whose])
     if not others or len(others) == len(item.sources):
         return None

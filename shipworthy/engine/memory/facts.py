@@ -20,7 +20,7 @@ import msgspec
 from shipworthy.domain.memory import Fact, Mark, Record, Source
 from shipworthy.domain.messages import DEVELOPER, Trust
 from shipworthy.domain.scope import Scope
-from shipworthy.engine.memory.records import item_of, sound
+from shipworthy.engine.memory.records import LEARNED, TOPIC, readable, sound
 from shipworthy.errors import ConfigurationError, InputError, MemoryConflict
 from shipworthy.rules.memory.facts import Belief, Learned, learn, same, topic
 
@@ -31,9 +31,6 @@ SURE = 0.6
 """Confidence below which a fact is quarantined."""
 PAGE = 200
 _TRIES = 12
-_TOPIC = "topic:"
-_BATCH = "learned:"
-"""How the id of a note begins that a batch was learned, and what became of it; written with its facts."""
 _ids = msgspec.json.Decoder(list[str])
 _learned = msgspec.json.Decoder(Learned)
 
@@ -95,13 +92,13 @@ class Facts:
         now = time.time_ns() // 1_000_000
         for turn in range(_TRIES):
             mark = await memory.fact_store.put(scope, [])
-            for record in [] if batch is None else await memory.fact_store.get(scope, [_BATCH + name]):
+            for record in [] if batch is None else await memory.fact_store.get(scope, [LEARNED + name]):
                 return _learned.decode(record.data)  # whatever became of it since, it is not learned again
             topics, known = await self._known(scope, beliefs)
             learned = learn(known, beliefs, now=now, source=source, origin=origin, ids=ids, sure=SURE)
             if not learned.put:
                 return learned
-            note = Record(id=_BATCH + name, kind="topic", data=_told(learned), at=now)
+            note = Record(id=LEARNED + name, kind="topic", data=_told(learned), at=now)
             try:
                 await self._write(scope, learned.put, topics, mark, [] if batch is None else [note])
                 return learned
@@ -172,12 +169,12 @@ class Facts:
         store, after = self._memory.fact_store, 0
         while page := await store.page(scope, after, PAGE, "fact"):
             for record in page:
-                if isinstance(item := item_of(record), Fact):
+                if isinstance(item := readable(record), Fact):
                     yield item
             after = page[-1].n
 
     async def _there(self, scope: Scope, ids: Sequence[str]) -> list[Fact]:
-        found = [item_of(record) for record in await self._memory.fact_store.get(scope, ids)]
+        found = [readable(record) for record in await self._memory.fact_store.get(scope, ids)]
         return [item for item in found if isinstance(item, Fact)]
 
     async def _known(
@@ -185,7 +182,7 @@ class Facts:
     ) -> tuple[dict[str, list[str]], list[Fact]]:
         """The topics of these, with the ids of the facts that each names, and those facts."""
         store = self._memory.fact_store
-        names = list(dict.fromkeys([_TOPIC + topic(each.subject, each.predicate) for each in about]))
+        names = list(dict.fromkeys([TOPIC + topic(each.subject, each.predicate) for each in about]))
         topics: dict[str, list[str]] = {name: [] for name in names}
         for record in await store.get(scope, names):
             topics[record.id] = _ids.decode(record.data)
@@ -203,7 +200,7 @@ class Facts:
         """The facts, and that their topics name those of them that are believed, in one write with *notes*."""
         memory = self._memory
         for fact in facts:
-            named = topics.setdefault(_TOPIC + topic(fact.subject, fact.predicate), [])
+            named = topics.setdefault(TOPIC + topic(fact.subject, fact.predicate), [])
             if fact.superseded_at is None and fact.id not in named:
                 named.append(fact.id)
             elif fact.superseded_at is not None and fact.id in named:

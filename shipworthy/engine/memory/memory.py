@@ -33,11 +33,14 @@ from shipworthy.domain.memory import (
 from shipworthy.domain.messages import DEVELOPER, Trust
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.memory import retention as keeping
+from shipworthy.engine.memory.checking import check, checked
 from shipworthy.engine.memory.facts import Facts
 from shipworthy.engine.memory.finding import Place, find
+from shipworthy.engine.memory.forgetting import forget
 from shipworthy.engine.memory.indexes import Indexes, Question
-from shipworthy.engine.memory.records import block_id, id_of, item_of, record_of, sound
+from shipworthy.engine.memory.records import block_id, kind_of, readable, record_of, sound
 from shipworthy.engine.memory.reindexing import Progress, reindex
+from shipworthy.engine.memory.rendering import within
 from shipworthy.engine.memory.vectors import Vectors
 from shipworthy.engine.memory.wording import asked as asked_of
 from shipworthy.errors import InputError, MemoryProblem
@@ -90,6 +93,7 @@ class Memory:
         self.vectors = Vectors(embedder, local)
         self._indexes: dict[int, Indexes] = {}
         self._facts = Facts(self)
+        self._retention = keeping.Retention(self.settings.retention)
         self._journals: list[Any] = []
         self._holders = 0
         self._opened = False
@@ -112,6 +116,7 @@ class Memory:
             await store.open()
             stamp = await store.stamp(await self.vectors.stamp())
             self.vectors.settle(store.name, stamp)
+        self.vectors.serve(self.stores)
         share = self.settings.cache_bytes // len(self.stores)
         for store in self.stores:
             self._indexes[id(store)] = Indexes(store, self.vectors.tag, share)
@@ -175,7 +180,7 @@ class Memory:
         """Keep *text* in the partition, durably when this returns. An `id` that is there already is left as it is, so
         that doing it again after a crash does nothing. Raises MemoryProblem, RecordTooLarge, InputError."""
         episode = Episode(
-            id=id or os.urandom(12).hex(),
+            id=os.urandom(12).hex() if id is None else id,
             text=_said(text),
             at=_now() if at is None else at,
             role=role,
@@ -189,16 +194,20 @@ class Memory:
         return episode
 
     async def keep(self, scope: Scope, items: Sequence[Remembered], *, replace: bool = False) -> None:
-        """Keep things that are made already, whole or not at all."""
+        """Keep things that are made already, whole or not at all (facts and others each, where facts have a store of
+        their own). Raises MemoryProblem, RecordTooLarge, InputError."""
         await self.ready(scope)
-        records = await self.vectors.records(items)
-        await self.store.put(scope, records, replace=replace)
+        items = [checked(item) for item in items]
+        for store in self.stores:
+            records = await self.vectors.records([i for i in items if self._store_of(kind_of(i)) is store])
+            if records:
+                await store.put(scope, records, replace=replace)
 
     async def episodes(self, scope: Scope, *, after: int = 0, limit: int = PAGE) -> list[Episode]:
         """Episodes of the partition in the order in which they were kept, without the first *after* records."""
         await self.ready(scope)
         found = await self.store.page(scope, after, limit, "episode")
-        return [item for record in found if isinstance(item := item_of(record), Episode)]
+        return [item for record in found if isinstance(item := readable(record), Episode)]
 
     # recall
 
@@ -223,7 +232,7 @@ class Memory:
         if problem is not None:
             raise problem
         found = await self.find([scope], query, vector, limit or self.settings.top_k, kinds, since, until)
-        return within(found, max_tokens or self.settings.max_tokens)
+        return within(found, max_tokens or self.settings.max_tokens, query)
 
     async def find(
         self,
@@ -241,11 +250,11 @@ class Memory:
         places: list[Place] = []
         for scope in partitions:
             oldest = keeping.oldest(self.settings.retention, scope, now)
-            after = max(since or 0, oldest) or None
             for store in self.stores:
-                if own := tuple([kind for kind in kinds if self._store_of(kind) is store]):
-                    asked = Question(terms, vector, limit, self.settings.weights, own, after, until)
-                    places.append(Place(store, self._indexes[id(store)], scope, asked))
+                own = tuple([kind for kind in kinds if self._store_of(kind) is store])
+                for some, after in keeping.since_when(own, since, oldest) if own else ():
+                    asked = Question(terms, vector, limit, self.settings.weights, some, after, until)
+                    places.append(Place(self._indexes[id(store)], scope, asked))
         return await find(places, limit, now)
 
     def _store_of(self, kind: Kind) -> MemoryStore:
@@ -264,10 +273,9 @@ class Memory:
         self, scope: Scope, name: str, text: str, *, origin: str = DEVELOPER, trust: Trust = "trusted"
     ) -> Block:
         """Give the partition's block of this name a text, which every run of the partition sees; an empty one removes
-        it. Raises MemoryProblem, RecordTooLarge."""
+        it. Raises MemoryProblem, RecordTooLarge, InputError."""
         await self.ready(scope)
-        if not name or len(name.encode(errors="replace")) > 100:
-            raise InputError(f"{name!r} cannot name a block.", fix="Use 1 to 100 bytes of text.")
+        check(name=name, text=text, origin=origin, trust=trust)
         block = Block(name=sound(name, "name"), text=sound(text), at=_now(), origin=origin, trust=trust)
         if block.text:
             await self.store.put(scope, [record_of(block)], replace=True)
@@ -278,7 +286,7 @@ class Memory:
     async def blocks(self, scope: Scope) -> list[Block]:
         """The partition's blocks, by name."""
         await self.ready(scope)
-        found = [item_of(record) async for record in _all(self.store, scope, "block")]
+        found = [readable(record) async for record in _all(self.store, scope, "block")]
         return sorted([item for item in found if isinstance(item, Block)], key=lambda block: block.name)
 
     # rights
@@ -290,8 +298,8 @@ class Memory:
         for store in self.stores:
             for partition in await store.within(scope):
                 async for record in _all(store, partition):
-                    if record.kind != "topic":
-                        yield partition, item_of(record)
+                    if record.kind != "topic" and (item := readable(record)) is not None:
+                        yield partition, item
 
     async def forget(
         self,
@@ -302,24 +310,30 @@ class Memory:
         query: str | None = None,
         kinds: Sequence[Kind] = _RECALLED,
     ) -> int:
-        """Forget things of the partition: those of these *ids*, or those from before a time, or those that *query*
-        finds (in both: those that are found and are that old). How many there were.
+        """Forget episodes and facts of the partition: those of these *ids*, and those from before a time, or that have
+        every word of *query*, inflected or not (with both: that have the words and are that old). How many there were.
 
-        They are not recalled any more; that no copy of their bytes is left is what `erase` promises. Raises InputError
-        if nothing says what to forget.
+        A query's words are looked for in all that there is, superseded and quarantined facts too, and nothing is left
+        that has them. What says the same in other words is not forgotten: `recall` finds that, and gives its ids. They
+        are not recalled any more; that no copy of their bytes is left is what `erase` promises. Raises InputError if
+        nothing says what to forget.
         """
         await self.ready(scope)
         if not ids and before is None and query is None:
             raise InputError(
                 "Nothing says what to forget.", fix="Pass ids=, before= or query=, or erase the scope."
             )
-        chosen = list(ids)
-        if query is not None:
-            found = await self.recall(scope, query, kinds=kinds, until=before)
-            chosen += [id_of(each.item) for each in found]
-        elif before is not None:
-            chosen += [i for store in self.stores for i in await _older(store, scope, before, kinds)]
-        return sum([await store.remove(scope, chosen) for store in self.stores]) if chosen else 0
+        if set(kinds) - {*_RECALLED}:
+            raise InputError(
+                f"kinds={kinds!a} cannot be forgotten so.",
+                fix='Pass "episode", "fact" or both; set_block(scope, name, "") removes a block.',
+            )
+        return sum(
+            [
+                await forget(store, scope, ids=ids, before=before, query=query, kinds=kinds)
+                for store in self.stores
+            ]
+        )
 
     async def erase(self, scope: Scope) -> Erased:
         """Forget the scope, with all partitions within it, for good: afterwards nothing of it can be retrieved. Of a
@@ -354,7 +368,7 @@ class Memory:
     async def sweep(self) -> int:
         """Forget episodes that are older than their level's retention; how many there were."""
         await self.open()
-        return await keeping.sweep(self.stores, self.settings.retention, _now())
+        return await self._retention.sweep(self.stores, _now())
 
     async def keep_sweeping(self, every: float) -> None:
         """Forget what is too old again and again, every so many seconds."""
@@ -379,17 +393,6 @@ class Memory:
             await self.open()
 
 
-def within(found: Sequence[Recalled], tokens: int) -> list[Recalled]:
-    """The best ones that fit into so many tokens, about four characters each; one that is too long alone is left
-    out, and shorter ones after it are not."""
-    chosen, left = list[Recalled](), tokens * 4
-    for each in found:
-        if len(each.text) <= left:
-            chosen.append(each)
-            left -= len(each.text)
-    return chosen
-
-
 def _said(text: str) -> str:
     if not isinstance(text, str) or not text.strip():
         raise InputError("There is nothing to remember.", fix="Pass a text that is not blank.")
@@ -406,7 +409,3 @@ async def _all(store: MemoryStore, scope: Scope, kind: Kind | None = None) -> As
         for record in page:
             yield record
         after = page[-1].n
-
-
-async def _older(store: MemoryStore, scope: Scope, before: int, kinds: Sequence[Kind]) -> list[str]:
-    return [r.id async for r in _all(store, scope) if r.at < before and r.kind in kinds]

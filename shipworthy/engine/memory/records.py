@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -10,6 +12,17 @@ from shipworthy.domain.memory import Block, Episode, Fact, Kind, Record, Remembe
 from shipworthy.errors import MemoryForeign, RecordTooLarge
 from shipworthy.rules.memory.terms import terms_of
 from shipworthy.rules.text import clean
+
+log = logging.getLogger("shipworthy.memory")
+
+OWN = "~"
+"""How the ids of memory's own records begin: whoever remembers something cannot give it such an id."""
+TOPIC = f"{OWN}topic:"
+"""How the id begins of a record that names the facts about one thing."""
+LEARNED = f"{OWN}learned:"
+"""How the id begins of a note that a batch was learned, and what became of it; written with its facts."""
+LEARNED_TO = f"{OWN}learned-to"
+"""Id of a partition's note of how far its episodes were looked at by `consolidate`."""
 
 LONGEST_TEXT = 100_000
 """Characters that one remembered thing may have: more than a model could be shown of it."""
@@ -43,7 +56,7 @@ def id_of(item: Remembered) -> str:
 
 def block_id(name: str) -> str:
     """The id of the block of this name."""
-    return f"block:{name}"
+    return f"{OWN}block:{name}"
 
 
 def is_found(item: Remembered) -> bool:
@@ -82,3 +95,18 @@ def item_of(record: Record) -> Remembered:
     except (msgspec.DecodeError, KeyError) as error:
         raise MemoryForeign(f"The record {record.id!r} cannot be read: {error}.") from error
     return item
+
+
+def readable(record: Record) -> Remembered | None:
+    """What was remembered; None for what cannot be read, which is logged once: it is left alone, and stops nobody who
+    reads the rest."""
+    try:
+        return item_of(record)
+    except MemoryForeign as error:
+        _warn_once(error.what)
+        return None
+
+
+@lru_cache(maxsize=1000)
+def _warn_once(what: str) -> None:
+    log.warning("%s It is left as it is, and out of everything else.", what)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from shipworthy.domain.memory import Record
 from shipworthy.domain.scope import Operator, Scope
-from shipworthy.engine.memory.records import is_found, item_of, record_of
+from shipworthy.engine.memory.records import is_found, readable, record_of
 from shipworthy.engine.memory.vectors import Vectors
 from shipworthy.engine.memory.wording import worded
 from shipworthy.errors import MemoryConflict
@@ -24,10 +24,10 @@ Progress = Callable[[Scope, int], None]
 
 async def reindex(store: MemoryStore, vectors: Vectors, progress: Progress | None = None) -> int:
     """Give every record of every tenant the terms and the vector that it would get now; how many were changed.
-    *progress* is told of each partition, with how many records were changed so far. Raises EmbedderError,
-    MemoryStoreError."""
+    *progress* is told of each partition, with how many records were changed so far. What cannot be read is left as it
+    is. Raises EmbedderError, MemoryStoreError."""
     await store.open()
-    await store.stamp(await vectors.stamp(), replace=True)
+    await store.stamp(await vectors.measured(), replace=True)
     changed, after = 0, ""
     while page := await store.everything(_OPERATOR, after):
         after = page[-1][0]
@@ -55,7 +55,8 @@ async def _renew(store: MemoryStore, vectors: Vectors, scope: Scope, ids: list[s
         records = await _stale(await store.get(scope, ids), vectors)
         if not records:
             return 0
-        made = await vectors.records([item_of(record) for record in records], strict=True)
+        items = [item for record in records if (item := readable(record)) is not None]
+        made = await vectors.records(items, strict=True)
         try:
             await store.put(scope, made, replace=True, at=mark)
             return len(made)
@@ -70,10 +71,6 @@ async def _stale(records: Sequence[Record], vectors: Vectors) -> list[Record]:
 
 def _is_stale(record: Record, vectors: Vectors) -> bool:
     """Whether it is found by something, and not by what it would be found by if it were written now."""
-    if record.kind == "topic" or not is_found(item := item_of(record)):
+    if record.kind == "topic" or (item := readable(record)) is None or not is_found(item):
         return False
-    has_vector = bool(record.vector)
-    fits = (
-        record.vector[: len(vectors.tag)] == vectors.tag if vectors.embedder is not None else not has_vector
-    )
-    return not fits or record.terms != record_of(item).terms
+    return not vectors.fits(record.vector) or record.terms != record_of(item).terms
