@@ -125,10 +125,7 @@ async def attack(store: MemoryStore) -> None:
     """Raises AssertionError, or an error that it should not get, where anything of a partition is seen or changed
     through another. The store is empty at first, and in the end."""
     books = Books(store)
-    for nth, scope in enumerate((*NEAR, *ALIKE)):
-        await books.put(
-            scope, ["a", "b", f"only {nth}", *(f"more {more}" for more in range(nth % 3))], repr(scope)
-        )
+    await asyncio.gather(*[_began(books, nth, scope) for nth, scope in enumerate((*NEAR, *ALIKE))])
     await books.agree(whole=True)
     for me in (TRIP, ALICE, ACME):
         await _attack_from(me, books)
@@ -146,6 +143,11 @@ async def attack(store: MemoryStore) -> None:
     for tenant in sorted({scope.tenant for scope in books.records}):
         await books.erase(Scope(tenant))
     await books.agree(whole=True)
+
+
+async def _began(books: Books, nth: int, scope: Scope) -> None:
+    more = [f"more {number}" for number in range(nth % 3)]
+    await books.put(scope, ["a", "b", f"only {nth}", *more], repr(scope))
 
 
 async def _attack_from(me: Scope, books: Books) -> None:

@@ -35,7 +35,8 @@ class Edit(NamedTuple):
     what: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {' '.join(self.what.split())} -> {self.instead or 'nothing'} (at {self.start})"
+        what = " ".join(self.what.split())
+        return f"{self.where}: {what if len(what) < 80 else what[:30] + ' ... ' + what[-30:]}"
 
 
 # SQL

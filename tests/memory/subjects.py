@@ -6,6 +6,7 @@ A subject finds its mutants by itself, and lets itself be attacked with some of 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ from tests.servers.dynamodb import a_dynamodb_table, client
 from tests.servers.postgres import a_database
 from tests.servers.redis import a_redis_database
 
+LONG = os.environ.get("SHIPWORTHY_PROOF") == "long"
 PATIENCE = 60.0
 """Seconds after which an attack has found something that never ends."""
 Attacked = Callable[[Sequence[Edit]], None]
@@ -75,24 +77,39 @@ def killed(attack_with: Attacked, edits: Sequence[Edit]) -> bool:
     return False
 
 
+Partners = dict[Edit, tuple[Edit, ...]]
+
+
 def survivors(
     attack_with: Attacked, edits: Sequence[Edit], helpers: Sequence[Edit] = ()
-) -> tuple[list[Edit], list[Edit]]:
+) -> tuple[list[Edit], Partners]:
     """Those of *edits* that no attack finds; and those that are found only together with others that do what they do:
     others of *edits*, or of the *helpers* in the same text, of which no attack finds anything without it."""
     alone = [edit for edit in edits if not killed(attack_with, [edit])]
-    doubled: set[Edit] = set()
+    doubled: Partners = {}
     for edit in alone:
         near = [other for other in (*alone, *helpers) if other.where == edit.where and other is not edit]
         far = [(other,) for other in alone if other.where != edit.where]
-        pairs, triples = combinations(near, 1), combinations(near, 2)
-        for others in () if edit in doubled else chain(pairs, triples, far):
-            if killed(attack_with, [edit, *others]) and not (
-                set(others) - set(alone) and killed(attack_with, others)
-            ):
-                doubled |= {edit, *(others if len(others) == 1 else ())}
+        for others in chain(combinations(near, 1), combinations(near, 2), far):
+            if killed(attack_with, [edit, *others]) and not killed(attack_with, others):
+                doubled[edit] = others
                 break
-    return [edit for edit in alone if edit not in doubled], [edit for edit in alone if edit in doubled]
+    return [edit for edit in alone if edit not in doubled], doubled
+
+
+def unneeded(
+    attack_with: Attacked,
+    edits: Sequence[Edit],
+    helpers: Sequence[Edit],
+    partners: dict[str, tuple[str, ...]],
+) -> list[Edit]:
+    """Those of *edits* that no attack finds, with their partners where they are known to have some."""
+    named = {str(edit): edit for edit in (*helpers, *edits)}
+    return [
+        edit
+        for edit in edits
+        if not killed(attack_with, [edit, *(named[other] for other in partners.get(str(edit), ()))])
+    ]
 
 
 # in memory
@@ -307,12 +324,13 @@ def _edited(texts: Mapping[str, str], made: Sequence[Edit]) -> dict[str, str]:
 
 
 def _whole(name: str, text: str) -> Edit:
-    return Edit(name, len("WHERE "), len(text), "true", text)
+    return Edit(name, len("WHERE "), len(text), "true", "all of it")
 
 
 def _inner(name: str, text: str, half: re.Match[str]) -> Edit:
     """One of two bounds, with its parentheses."""
-    return Edit(name, half.start() + 1, half.end(), "true", half.group()[1:])
+    bound = "from where" if half.group().startswith("(place >") else "up to where"
+    return Edit(name, half.start() + 1, half.end(), "true", bound)
 
 
 # Redis
@@ -405,8 +423,9 @@ _USED = re.compile(r"(?<![\w.])(?:self|place)\.(?:pk|place)\b(?! = )")
 
 @contextmanager
 def on_dynamodb(folder: Path) -> Iterator[Prepared]:
-    """What keys are made of, each use of them, and the range of the directory."""
-    edits = key_edits()
+    """Each use of a key, and the range of the directory; and, in the long proof, what the keys are made of, which is
+    what Redis's are made of."""
+    edits = key_edits() if LONG else []
     for module in DYNAMODB:
         source = source_of(module)
         edits += scope_parts(

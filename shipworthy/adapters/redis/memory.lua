@@ -17,7 +17,7 @@
 local P = KEYS[1]
 local META, DATA, INDEX, ORDER = P .. ':meta', P .. ':data', P .. ':index', P .. ':order'
 local OPENING, ANSWERS = P .. ':opening', P .. ':answers'
-local KINDS = {'episode', 'fact', 'block'}
+local KINDS = {'episode', 'fact', 'block', 'topic'}
 local MINUTE = 60000
 
 -- The partition's epoch and n; '0' and '0' where there is none.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import get_args
 
-from shipworthy.domain.memory import NOWHERE, Changes, Mark
+from shipworthy.domain.memory import NOWHERE, Changes, Kind, Mark
 from shipworthy.ports.memory import MemoryStore
 from shipworthy.testing.contracts.memory.stores import (
     ALICE,
@@ -156,6 +157,14 @@ async def pages_are_full_and_in_order(stores: MemoryStores) -> None:
     later = await store.page(ALICE, after=first[-1].n, limit=4, kind="episode")
     assert [found.id for found in (*first, *later)] == [*order[:5], "last"]
     assert await store.page(ALICE, after=later[-1].n) == []
+    every = [record(kind, kind=kind) for kind in get_args(Kind)]
+    await store.put(BOB, every)
+    for one in every:
+        assert [found.id for found in await store.page(BOB, kind=one.kind)] == [one.id]
+    await store.put(BOB, [record(one.id, kind="block") for one in every], replace=True)
+    for one in every:
+        found = [other.id for other in await store.page(BOB, kind=one.kind)]
+        assert found == ([other.id for other in every] if one.kind == "block" else []), one.kind
 
 
 async def what_is_asked_for_comes_in_that_order(stores: MemoryStores) -> None:
