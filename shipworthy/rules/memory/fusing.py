@@ -8,6 +8,7 @@ hybrid retrieval" (ACM TOIS 42, 2023). `bench/recall.py` has both, side by side.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple, get_args
 
 import msgspec
@@ -26,6 +27,7 @@ DAY = 86_400_000
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FAR = -2.0
 """Less than any cosine: of what was not found by its vector."""
+NOT_FOUND = float("-inf")
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -33,7 +35,8 @@ Places = NDArray[np.intp]
 
 
 class Candidates(NamedTuple):
-    """What one partition offers: the best by words and the best by vectors, ties at the ends included."""
+    """What one partition offers: the best by words and the best by vectors, ties at the ends included. A small one's rows
+    are all there, what was found neither way too."""
 
     ids: list[str]
     """Of all that the partition has; `rows` says whose the columns below are."""
@@ -44,9 +47,8 @@ class Candidates(NamedTuple):
     words: Floats
     """How much of the question's words it has; 0: it was not found by words."""
     cosine: Floats
-    """FAR: it was not found by its vector."""
     near: Floats
-    """The cosine, and something of what was said around it."""
+    """The cosine, and something of what was said around it. FAR: it was not found by its vector."""
     vectors: int = 0
     """That were looked at, and the sum of their cosines."""
     total: float = 0.0
@@ -72,28 +74,33 @@ def fuse(offered: Sequence[Candidates], limit: int, weights: Weights, now: int) 
 
     What shares no word with the question and is not near enough is not among them. *now* is what age is counted from.
     """
-    owners = np.repeat(np.arange(len(offered)), [len(part.rows) for part in offered])
-    if limit < 1 or not len(owners):
+    if limit < 1 or not any([len(part.rows) for part in offered]):
         return []
     _, rows, kinds, at, weight, words, cosine, near, *_ = (
         offered[0] if len(offered) == 1 else _joined(offered)
     )
-    score = weights.words * words + weights.vector * _nearness(offered, cosine, near, weights.min_similarity)
+    score = weights.vector * _nearness(offered, near, weights.min_similarity)
+    score += weights.words * words
     if weights.recency:
         age = np.maximum(now - at, 0) / (DAY * weights.half_life_days)
         score += weights.recency * np.exp2(-age)
     if weights.importance:
         score += weights.importance * weight
+    score[(words <= 0) & (near <= FAR)] = NOT_FOUND
+    owners = None if len(offered) == 1 else np.repeat(np.arange(len(offered)), [len(p.rows) for p in offered])
+
+    def place(which: int) -> int:
+        return 0 if owners is None else int(owners[which])
 
     def name(which: int) -> str:
-        return offered[int(owners[which])].ids[int(rows[which])]
+        return offered[place(which)].ids[int(rows[which])]
 
     chosen = _first(score, at, name, limit)
-    by_words, by_vector = _ranks(words, words > 0, chosen), _ranks(near, cosine > FAR, chosen)
+    by_words, by_vector = _ranks(words, chosen, 0.0), _ranks(near, chosen, FAR)
     hits = []
     for which, shared, nearby in zip(chosen, by_words, by_vector, strict=True):
         why = Why(words=shared, vector=nearby, nearness=float(cosine[which]) if nearby else None)
-        hits.append(Hit(name(which), KINDS[kinds[which]], float(score[which]), why, int(owners[which])))
+        hits.append(Hit(name(which), KINDS[kinds[which]], float(score[which]), why, place(which)))
     return hits
 
 
@@ -108,14 +115,15 @@ def best(scores: Floats, eligible: Mask, depth: int) -> Places:
     return kept
 
 
-def _nearness(offered: Sequence[Candidates], cosine: Floats, near: Floats, least: float) -> Floats:
+def _nearness(offered: Sequence[Candidates], near: Floats, least: float) -> Floats:
     """From 0, as near as anything is on average, to 1 for the nearest."""
-    found = cosine > FAR
     vectors = sum([part.vectors for part in offered])
     usual = (sum([part.total for part in offered]) + PRIOR * least) / (vectors + PRIOR)
-    above = np.where(found, np.maximum(near - max(least, usual), 0.0), 0.0)
+    above = near - max(least, usual)
     highest = above.max()
-    return above / highest if highest > 0 else found.astype(np.float64)
+    if highest <= 0:
+        return (near > FAR).astype(np.float64)
+    return np.maximum(above, 0.0, out=above) / highest
 
 
 def _joined(offered: Sequence[Candidates]) -> Candidates:
@@ -124,27 +132,35 @@ def _joined(offered: Sequence[Candidates]) -> Candidates:
     return Candidates([], *columns)
 
 
-def _ranks(scores: Floats, eligible: Mask, chosen: Sequence[int]) -> list[int | None]:
-    """From 1, ties sharing one; None for what is not eligible."""
-    values = scores[eligible]
-    values.sort()
-    higher = len(values) - values.searchsorted(scores[chosen], "right")
-    found = eligible[chosen]
+def _ranks(values: Floats, chosen: Sequence[int], least: float) -> list[int | None]:
+    """From 1, ties sharing one; None for what has no more than the *least*."""
+    own, order = values[chosen], values.copy()
+    order.sort()
+    lower = order.searchsorted(own, "right").tolist()
     return [
-        rank + 1 if is_found else None for rank, is_found in zip(higher.tolist(), found.tolist(), strict=True)
+        len(values) + 1 - below if value > least else None
+        for below, value in zip(lower, own.tolist(), strict=True)
     ]
 
 
 def _first(score: Floats, at: NDArray[np.int64], name: Callable[[int], str], limit: int) -> list[int]:
-    """The first *limit*. Ids are looked at only where score and time leave it open."""
-    order = np.lexsort((-at, -score))
-    scores, times = score[order], at[order]
-    tied = (scores[1:] == scores[:-1]) & (times[1:] == times[:-1])
-    first: list[int] = order[:limit].tolist()
-    if not tied[:limit].any():
+    """The first *limit* of those that were found. Time and ids are looked at only where the score leaves it open."""
+    order = (-score).argsort()
+    scores = score[order[: limit + 1]].tolist()
+    while scores and scores[-1] == NOT_FOUND:
+        scores.pop()
+    if len(set(scores)) == len(scores):
+        first: list[int] = order[: min(limit, len(scores))].tolist()
         return first
-    end = len(first)
-    while end < len(order) and tied[end - 1]:
-        end += 1
-    first = order[:end].tolist()
-    return sorted(first, key=lambda which: (-float(score[which]), -int(at[which]), name(which)))[:limit]
+    there: list[int] = np.flatnonzero(score >= scores[min(limit, len(scores)) - 1]).tolist()
+    keys = zip((-score[there]).tolist(), (-at[there]).tolist(), there, strict=True)
+    return _by_name(sorted(keys), name)[:limit]
+
+
+def _by_name(keys: list[tuple[float, int, int]], name: Callable[[int], str]) -> list[int]:
+    """Rows in the order of *keys*, score and time; those that share both by their ids."""
+    chosen: list[int] = []
+    for _, tied in groupby(keys, lambda key: key[:2]):
+        rows = [row for _, _, row in tied]
+        chosen += sorted(rows, key=name) if len(rows) > 1 else rows
+    return chosen

@@ -25,12 +25,12 @@ from shipworthy.rules.memory.fusing import (
     depth_of,
     fuse,
 )
-from shipworthy.rules.memory.postings import Postings, grown
+from shipworthy.rules.memory.postings import Postings, grown, norms_of
 from shipworthy.rules.memory.vectors import TAG
 
 CODES = {kind: code for code, kind in enumerate(KINDS)}
 
-ROW = np.dtype([("at", "i8"), ("weight", "f4"), ("length", "f4"), ("kind", "u1"), ("alive", "?")], align=True)
+ROW = np.dtype([("at", "i8"), ("weight", "f8"), ("length", "f4"), ("kind", "u1"), ("alive", "?")], align=True)
 """`length`: words, repeated ones counted again."""
 
 PER_ID = 150
@@ -73,6 +73,7 @@ class PartitionIndex:
         self._matrix_rows: NDArray[np.uint32] = np.empty(0, np.uint32)
         self._vectors = 0
         self._beside: Beside | None = None
+        self._norms: Floats | None = None
 
     def __len__(self) -> int:
         """How many things can be found."""
@@ -97,7 +98,7 @@ class PartitionIndex:
         self._forget(latest)
         self._add([entry for entry in latest.values() if entry.terms or entry.vector])
         self.mark = changes.mark
-        self._beside = None
+        self._beside = self._norms = None
         if len(self._ids) - len(self._row_of) > max(LEAST_DEAD, len(self._row_of) // 4):
             self._compact()
 
@@ -205,8 +206,8 @@ class PartitionIndex:
 
         Raises EmbedderError if *vector* has another length than those that are here.
         """
-        allowed = self._allowed(kinds, after, before)
-        own = np.zeros((2, len(self._ids)))
+        allowed, count = self._allowed(kinds, after, before), len(self._ids)
+        own = np.zeros((2, count))
         self._by_words(query if weights.words else query[:0], own[0])
         cosine = self._by_vector(vector if weights.vector else None, nearest, allowed)
         np.maximum(cosine, 0.0, out=own[1])
@@ -214,21 +215,28 @@ class PartitionIndex:
             own[0, ~allowed] = 0.0
         shares, close = own[0] > 0, cosine >= weights.min_similarity
         words, near = self._with_around(own)
-        rows, depth = (shares | close).nonzero()[0], depth_of(limit)
+        table, depth = self._table[:count], depth_of(limit)
+        rows = np.arange(count) if count <= depth else (shares | close).nonzero()[0]
         if len(rows) > depth:
-            rows = _either(best(words, shares, depth), best(near, close, depth), len(shares))
-        table, seen = self._table[rows], cosine > FAR
+            rows = _either(best(words, shares, depth), best(near, close, depth), count)
+        if len(rows) < count:
+            table, shares, close, words, near, given = (
+                each[rows] for each in (table, shares, close, words, near, cosine)
+            )
+        else:
+            given = cosine
+        vectors, total = (0, 0.0) if nearest else _counted(cosine, whole=allowed is None and self._all_have)
         return Candidates(
             ids=self._ids,
             rows=rows,
             kinds=table["kind"],
             at=table["at"],
-            weight=table["weight"].astype(np.float64),
-            words=np.where(shares[rows], words[rows], 0.0),
-            cosine=np.where(close[rows], cosine[rows], FAR),
-            near=near[rows],
-            vectors=0 if nearest else int(np.count_nonzero(seen)),
-            total=0.0 if nearest else float(cosine @ seen),
+            weight=table["weight"],
+            words=np.where(shares, words, 0.0),
+            cosine=given,
+            near=np.where(close, near, FAR),
+            vectors=vectors,
+            total=total,
         )
 
     def _allowed(self, kinds: Collection[Kind] | None, after: int | None, before: int | None) -> Mask | None:
@@ -251,11 +259,18 @@ class PartitionIndex:
     def _any_dead(self) -> bool:
         return len(self._ids) > len(self._row_of)
 
+    @property
+    def _all_have(self) -> bool:
+        """Whether every row has a vector: then the rows of the matrix are those of the table."""
+        return self._vectors == len(self._ids)
+
     def _by_words(self, query: NDArray[np.uint32], scores: Floats) -> None:
         """Write how much of the question's words each row has."""
         table = self._table[: len(self._ids)]
         alive = table["alive"] if self._any_dead else None
-        found = self._postings.scores(query, table["length"], alive, self._documents, self._words)
+        if self._norms is None:
+            self._norms = norms_of(table["length"], self._documents, self._words)
+        found = self._postings.scores(query, self._norms, alive, self._documents)
         if found is not None:
             scores[:] = found
 
@@ -263,7 +278,6 @@ class PartitionIndex:
         self, vector: Vector | None, nearest: Sequence[tuple[str, float]], allowed: Mask | None
     ) -> Floats:
         """The cosine of each row, FAR where there is none."""
-        cosine = np.full(len(self._ids), FAR)
         if vector is not None and self._vectors:
             if len(vector) != self._matrix.shape[1]:
                 raise EmbedderError(
@@ -271,8 +285,14 @@ class PartitionIndex:
                     f"{self._matrix.shape[1]}.",
                     fix="Use one embedder for both; after changing it, run `shipworthy memory reindex`.",
                 )
-            cosine[self._matrix_rows[: self._vectors]] = self._matrix[: self._vectors] @ vector
-            np.round(cosine, EXACT, out=cosine)
+            measured = (self._matrix[: self._vectors] @ vector).astype(np.float64)
+            measured.round(EXACT, out=measured)
+            cosine = measured
+            if not self._all_have:
+                cosine = np.full(len(self._ids), FAR)
+                cosine[self._matrix_rows[: self._vectors]] = measured
+        else:
+            cosine = np.full(len(self._ids), FAR)
         for name, given in nearest:
             if (row := self._row_of.get(name)) is not None:
                 cosine[row] = given
@@ -309,6 +329,14 @@ class PartitionIndex:
             for distance, share in enumerate(AROUND, 1)
         ]
         return None if len(rows) == len(table) else rows, [each for each in pulls if each[1].any()]
+
+
+def _counted(cosine: Floats, *, whole: bool) -> tuple[int, float]:
+    """How many vectors were looked at, and the sum of their cosines. *whole*: of each there is one."""
+    if whole:
+        return len(cosine), float(cosine.sum())
+    seen = cosine > FAR
+    return int(np.count_nonzero(seen)), float(cosine @ seen)
 
 
 def _either(some: Places, others: Places, rows: int) -> Places:

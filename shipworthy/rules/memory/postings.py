@@ -18,6 +18,10 @@ B = 0.75
 LEAST_TAIL = 1 << 8
 MOST_TAIL = 1 << 16
 """Postings that wait in the tail at most; between the two, a quarter of those that are in order."""
+SOON = 1 << 10
+"""Postings in the tail from which on a question waits until they are in order: the next ones are looked through sooner.
+"""
+_NUMBERS = np.arange(256)
 
 Terms = NDArray[np.uint32]
 Rows = NDArray[np.uint32]
@@ -91,21 +95,18 @@ class Postings:
         self._counts = self._counts[kept]
 
     def scores(
-        self,
-        query: Terms,
-        lengths: NDArray[np.float32],
-        alive: NDArray[np.bool_] | None,
-        documents: int,
-        words: float,
+        self, query: Terms, norms: NDArray[np.float64], alive: NDArray[np.bool_] | None, documents: int
     ) -> NDArray[np.float64] | None:
         """BM25 of each row, as a part of what a row of usual length with each term of *query* once would have; None if
         no row has any. *query*: distinct terms, ascending.
 
-        *lengths* of all rows, in words; *alive* unless all are; *documents* that have words and are alive, and their
-        *words* in all.
+        *norms* of all rows, as `norms_of` gives them; *alive* unless all are; *documents* that have words and are
+        alive.
         """
         if not len(query) or not documents:
             return None
+        if self._waiting > SOON:
+            self._merge()
         term, rows, counts = self._found(query)
         if alive is not None:
             kept = alive[rows]
@@ -114,17 +115,18 @@ class Postings:
             return None
         having = np.bincount(term, minlength=len(query))
         rarity = np.log1p((documents - having + 0.5) / (having + 0.5))
-        often = counts.astype(np.float64)
-        norm = K1 * (1 - B) + (K1 * B * documents / words) * lengths[rows]
-        value = rarity[term] * often * ((K1 + 1) / rarity.sum()) / (often + norm)
-        sums: NDArray[np.float64] = np.bincount(rows, value, len(lengths)).astype(np.float64, copy=False)
+        rarity *= (K1 + 1) / rarity.sum()
+        value = rarity[term]
+        value *= counts
+        value /= norms[rows] + counts
+        sums: NDArray[np.float64] = np.bincount(rows, value, len(norms))
         return sums
 
     def _found(self, query: Terms) -> Found:
-        begins = self._terms.searchsorted(query, "left").tolist()
-        ends = self._terms.searchsorted(query, "right").tolist()
-        slices = [slice(a, b) for a, b in zip(begins, ends, strict=True) if a < b]
-        term = [np.repeat(np.arange(len(query)), np.subtract(ends, begins))] if slices else []
+        begins, ends = self._terms.searchsorted(query), self._terms.searchsorted(query, "right")
+        slices = [slice(a, b) for a, b in zip(begins.tolist(), ends.tolist(), strict=True) if a < b]
+        numbers = _NUMBERS[: len(query)] if len(query) <= len(_NUMBERS) else np.arange(len(query))
+        term = [numbers.repeat(ends - begins)]
         rows = [self._rows[part] for part in slices]
         counts = [self._counts[part] for part in slices]
         if self._waiting:
@@ -135,8 +137,15 @@ class Postings:
             rows.append(self._tail_rows[here])
             counts.append(self._tail_counts[here])
         if not rows:
-            return np.empty(0, np.intp), self._rows[:0], self._counts[:0]
+            return term[0], self._rows[:0], self._counts[:0]
         return np.concatenate(term), np.concatenate(rows), np.concatenate(counts)
+
+
+def norms_of(lengths: NDArray[np.float32], documents: int, words: float) -> NDArray[np.float64]:
+    """What a row's counts are measured with, from *lengths* of rows in words; of the living, *documents* have words,
+    and so many *words* in all."""
+    usual = documents / words if words else 1.0
+    return K1 * (1 - B) + (K1 * B * usual) * lengths.astype(np.float64)
 
 
 def grown(array: NDArray[Any], used: int, room: int) -> NDArray[Any]:

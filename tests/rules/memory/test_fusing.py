@@ -162,7 +162,7 @@ def test_every_broken_order_is_caught(mutant: Any, monkeypatch: pytest.MonkeyPat
     elif mutant == "shallow":
         monkeypatch.setattr("shipworthy.rules.memory.index.depth_of", lambda limit: 1)
     elif mutant == "vectors":
-        monkeypatch.setattr(fusing, "_nearness", lambda offered, cosine, near, least: np.zeros_like(near))
+        monkeypatch.setattr(fusing, "_nearness", lambda offered, near, least: np.zeros_like(near))
     else:
         monkeypatch.setitem(globals(), "fuse", mutant_of(mutant))
     assert not all([keeps(law) for law in LAWS])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from shipworthy.domain.memory import NOWHERE, Changes, Entry, Mark, Weights
 from shipworthy.errors import EmbedderError
 from shipworthy.rules.memory import postings
-from shipworthy.rules.memory.fusing import Hit
+from shipworthy.rules.memory.fusing import FAR, Hit
 from shipworthy.rules.memory.index import PartitionIndex
 from shipworthy.rules.memory.terms import query_of
 from shipworthy.rules.memory.vectors import unit
@@ -358,7 +358,9 @@ def test_words_alone_is_an_index_without_vectors() -> None:
         found = index.find(
             query_of(""), None, limit=5, weights=Weights(), nearest=[("b", 0.9), ("z", 0.99), ("a", 0.1)]
         )
-        assert [index._ids[row] for row in found.rows] == ["b"]
+        assert [index._ids[row] for row, near in zip(found.rows, found.near, strict=True) if near > FAR] == [
+            "b"
+        ]
 
 
 def test_a_question_of_other_dimensions_is_refused_with_what_to_do() -> None:
