@@ -42,12 +42,24 @@ class Episode(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only
     trust: Trust = "trusted"
 
 
-class Fact(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
-    """A triple with two times: when it is true in the world (`valid_from` to `valid_to`), and when it was believed
-    (`learned_at` to `superseded_at`). It is superseded and never overwritten.
+class Ended(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """How it became known that a fact ends: learned `at`, of the fact `by`. Until then its `valid_to` was `was`."""
 
-    `single`: the subject has one such object at a time, so that a later one supersedes it. `quarantined`: it is kept
-    and not recalled. `confidence`: from 0 to 1.
+    at: int
+    by: str
+    was: int | None = None
+
+
+class Fact(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
+    """A triple with two times: when it is true in the world (from `valid_from` on, before `valid_to`), and when it was
+    believed (`learned_at` to `superseded_at`). It is superseded and never overwritten.
+
+    `single`: the subject has one such object at a time, so that where a later one begins, this one ends. If that is in
+    the past or now, this one is superseded; if it is still to come, it gets its `valid_to` and is believed meanwhile.
+    What is superseded remains true of the time from `valid_from` to `valid_to`. `ends`: what `valid_to` was before, so
+    that what was known at any time can be told; `released_at`: when it was sure enough, having been quarantined.
+
+    `quarantined`: it is kept and not recalled. `confidence`: from 0 to 1.
     """
 
     id: str
@@ -65,6 +77,21 @@ class Fact(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
     sources: tuple[Source, ...] = ()
     origin: str = USER
     trust: Trust = "trusted"
+    ends: tuple[Ended, ...] = ()
+    released_at: int | None = None
+
+    def end(self, known_at: int | None = None) -> int | None:
+        """When it ends in the world, as far as is known now, or was at *known_at*; None: it does not."""
+        if known_at is not None:
+            for each in self.ends:
+                if known_at < each.at:
+                    return each.was
+        return self.valid_to
+
+    def holds(self, at: int, known_at: int | None = None) -> bool:
+        """Whether it is true in the world *at* that time, as far as is known now, or was at *known_at*."""
+        end = self.end(known_at)
+        return self.valid_from <= at and (end is None or at < end)
 
     @property
     def text(self) -> str:

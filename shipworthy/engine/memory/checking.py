@@ -70,7 +70,7 @@ _RULES: dict[str, _Rule] = {
     "name": (lambda value: _is_text(value, LONGEST_NAME), f"1 to {LONGEST_NAME} bytes of valid Unicode"),
     **dict.fromkeys(_TEXTS, _SAID),
     **dict.fromkeys(("at", "learned_at", "valid_from"), _TIME),
-    **dict.fromkeys(("valid_to", "superseded_at"), _PERHAPS_TIME),
+    **dict.fromkeys(("valid_to", "superseded_at", "released_at"), _PERHAPS_TIME),
     **dict.fromkeys(("importance", "confidence"), _SHARE),
     **dict.fromkeys(("single", "quarantined"), _YES_OR_NO),
     "role": (lambda value: value in get_args(Role), f"one of {', '.join(get_args(Role))}"),

@@ -12,17 +12,18 @@ import hashlib
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from shipworthy.domain.memory import Fact, Mark, Record, Source
+from shipworthy.domain.memory import Ended, Fact, Mark, Record, Remembered, Source
 from shipworthy.domain.messages import DEVELOPER, Trust
 from shipworthy.domain.scope import Scope
+from shipworthy.engine.memory.checking import check
 from shipworthy.engine.memory.records import LEARNED, TOPIC, readable, sound
 from shipworthy.errors import ConfigurationError, InputError, MemoryConflict
-from shipworthy.rules.memory.facts import Belief, Learned, learn, same, topic
+from shipworthy.rules.memory.facts import MOST_SOURCES, Belief, Learned, is_empty, learn, same, shown, topic
 
 if TYPE_CHECKING:
     from shipworthy.engine.memory.memory import Memory
@@ -31,6 +32,12 @@ SURE = 0.6
 """Confidence below which a fact is quarantined."""
 PAGE = 200
 _TRIES = 12
+_AT_ONCE = 100
+"""Facts up to which learning is done where it is asked for: it costs less than going to a thread."""
+MOST_PAST = 100
+"""Facts that are superseded and that a topic still names, the last of them: what is learned late ends those in turn."""
+T = TypeVar("T")
+
 _ids = msgspec.json.Decoder(list[str])
 _learned = msgspec.json.Decoder(Learned)
 
@@ -86,27 +93,55 @@ class Facts:
         if not memory.settings.with_facts:
             raise ConfigurationError("This memory keeps no facts.", fix="Make it without with_facts=False.")
         await memory.ready(scope)
-        beliefs = [_sound(belief) for belief in beliefs]
-        name = os.urandom(12).hex() if batch is None else hashlib.sha256(batch.encode()).hexdigest()[:32]
+        now = _now()
+        beliefs = [_sound(belief, now) for belief in beliefs]
+        check(source=source, origin=origin)
+        digest = None if batch is None else hashlib.sha256(batch.encode(errors="surrogatepass")).hexdigest()
+        name = os.urandom(12).hex() if digest is None else digest[:32]
         ids = [f"fact:{name}:{nth}" for nth in range(len(beliefs))]
-        now = time.time_ns() // 1_000_000
-        for turn in range(_TRIES):
-            mark = await memory.fact_store.put(scope, [])
+
+        async def once(mark: Mark) -> Learned:
             for record in [] if batch is None else await memory.fact_store.get(scope, [LEARNED + name]):
                 return _learned.decode(record.data)  # whatever became of it since, it is not learned again
             topics, known = await self._known(scope, beliefs)
-            learned = learn(known, beliefs, now=now, source=source, origin=origin, ids=ids, sure=SURE)
-            if not learned.put:
-                return learned
-            note = Record(id=LEARNED + name, kind="topic", data=_told(learned), at=now)
-            try:
-                await self._write(scope, learned.put, topics, mark, [] if batch is None else [note])
-                return learned
-            except MemoryConflict:
-                if turn == _TRIES - 1:
-                    raise
-                await asyncio.sleep(random.uniform(0, min(0.005 * 2**turn, 0.5)))
-        raise AssertionError
+
+            def work() -> Learned:
+                return learn(known, beliefs, now=now, source=source, origin=origin, ids=ids, sure=SURE)
+
+            small = len(beliefs) + len(known) <= _AT_ONCE
+            learned = work() if small else await asyncio.to_thread(work)
+            if learned.put:
+                note = Record(id=LEARNED + name, kind="topic", data=_told(learned), at=now)
+                notes = [] if batch is None else [note]
+                await self._write(scope, learned.put, (topics, known), mark, notes)
+            return learned
+
+        return await self._tried(scope, once)
+
+    async def keep(
+        self, scope: Scope, facts: Sequence[Fact], *, replace: bool, beside: Sequence[Remembered] = ()
+    ) -> None:
+        """Keep facts that are made already and checked, so that learning knows them, with other things of the same
+        store *beside* them, whole or not at all. Without *replace* those that are there stay as they are."""
+        memory = self._memory
+        await memory.ready(scope)
+        given = {fact.id: fact for fact in (facts if replace else facts[::-1])}
+
+        async def once(mark: Mark) -> None:
+            others = await memory.vectors.records(beside)
+            new = dict(given)
+            if not replace:
+                ids = [*new, *[record.id for record in others]]
+                there = {record.id for record in await memory.fact_store.get(scope, ids)}
+                new = {fact_id: fact for fact_id, fact in new.items() if fact_id not in there}
+                others = list(
+                    {record.id: record for record in others[::-1] if record.id not in there}.values()
+                )
+            if new or others:
+                facts = list(new.values())
+                await self._write(scope, facts, await self._known(scope, facts), mark, others[::-1])
+
+        await self._tried(scope, once)
 
     async def of(
         self,
@@ -119,51 +154,47 @@ class Facts:
         superseded: bool = False,
         quarantined: bool = False,
     ) -> list[Fact]:
-        """The partition's facts, the first learned first: those that are believed now, or that were at `known_at`; of
-        these, those that are true at `true_at` in the world. `superseded` and `quarantined` show those as well. Times
-        in milliseconds since the epoch."""
+        """The partition's facts, the first learned first: those that are believed now, or that were at `known_at`. With
+        `true_at`: those by which one would say now, or would have said at `known_at`, what was true in the world then,
+        whether or not they were superseded since. `superseded` and `quarantined` show those as well. Times in
+        milliseconds since the epoch."""
         await self._memory.ready(scope)
-        found = [fact async for fact in self._all(scope)]
-        if subject is not None:
-            found = [fact for fact in found if same(fact.subject) == same(subject)]
-        if predicate is not None:
-            found = [fact for fact in found if same(fact.predicate) == same(predicate)]
-        found = [fact for fact in found if quarantined or not fact.quarantined]
-        found = [fact for fact in found if superseded or _is_believed(fact, known_at)]
-        if true_at is not None:
-            found = [fact for fact in found if _is_true(fact, true_at, known_at)]
+        about, says = [None if text is None else same(text) for text in (subject, predicate)]
+        found = [
+            fact
+            async for fact in self._all(scope)
+            if (about is None or same(fact.subject) == about)
+            and (says is None or same(fact.predicate) == says)
+            and shown(fact, true_at, known_at, superseded=superseded, quarantined=quarantined)
+        ]
         return sorted(found, key=lambda fact: (fact.learned_at, fact.id))
 
     async def join(self, scope: Scope) -> int:
         """Join facts of the partition that say the same; how many were joined with others. They may have been written
         before their topic was known, or brought from elsewhere."""
-        memory, joined = self._memory, 0
-        await memory.ready(scope)
-        twins: dict[tuple[str, str, str], Fact] = {}
-        mark = await memory.fact_store.put(scope, [])
-        changed: dict[str, Fact] = {}
-        now = time.time_ns() // 1_000_000
-        for fact in await self.of(scope, quarantined=True):
-            key = same(fact.subject), same(fact.predicate), same(fact.object)
-            if (first := twins.get(key)) is None:
-                twins[key] = fact
-                continue
-            sources = tuple(dict.fromkeys((*first.sources, *fact.sources)))
-            confidence = max(first.confidence, fact.confidence)
-            twins[key] = changed[first.id] = msgspec.structs.replace(
-                first,
-                sources=sources,
-                confidence=confidence,
-                quarantined=first.quarantined and fact.quarantined,
-            )
-            changed[fact.id] = msgspec.structs.replace(fact, superseded_at=now, superseded_by=first.id)
-            joined += 1
-        if changed:
-            topics, _ = await self._known(scope, list(changed.values()))
-            await self._write(scope, list(changed.values()), topics, mark)
-        return joined
+        await self._memory.ready(scope)
+
+        async def once(mark: Mark) -> int:
+            changed, joined = _joined(await self.of(scope, quarantined=True), _now())
+            if changed:
+                await self._write(scope, changed, await self._known(scope, changed), mark)
+            return joined
+
+        return await self._tried(scope, once)
 
     # parts
+
+    async def _tried(self, scope: Scope, work: Callable[[Mark], Awaitable[T]]) -> T:
+        """*work*, which writes to the partition if nobody else did since the mark; else it is done again."""
+        for turn in range(_TRIES):
+            mark = await self._memory.fact_store.put(scope, [])
+            try:
+                return await work(mark)
+            except MemoryConflict:
+                if turn == _TRIES - 1:
+                    raise
+                await asyncio.sleep(random.uniform(0, min(0.005 * 2**turn, 0.5)))
+        raise AssertionError
 
     async def _all(self, scope: Scope) -> AsyncIterator[Fact]:
         store, after = self._memory.fact_store, 0
@@ -193,50 +224,103 @@ class Facts:
         self,
         scope: Scope,
         facts: Sequence[Fact],
-        topics: dict[str, list[str]],
+        known: tuple[dict[str, list[str]], Sequence[Fact]],
         at: Mark,
-        notes: Sequence[Record] = (),
+        beside: Sequence[Record] = (),
     ) -> None:
-        """The facts, and that their topics name those of them that are believed, in one write with *notes*."""
-        memory = self._memory
-        for fact in facts:
-            named = topics.setdefault(TOPIC + topic(fact.subject, fact.predicate), [])
-            if fact.superseded_at is None and fact.id not in named:
-                named.append(fact.id)
-            elif fact.superseded_at is not None and fact.id in named:
-                named.remove(fact.id)
-        now = time.time_ns() // 1_000_000
+        """The facts, and that their topics name them, in one write with what is *beside* them."""
+        memory, (topics, there) = self._memory, known
+        named: dict[str, dict[str, Fact]] = {name: {} for name in topics}
+        for fact in [*there, *facts]:
+            if (those := named.get(TOPIC + topic(fact.subject, fact.predicate))) is not None:
+                those[fact.id] = fact
+        now = _now()
         records = [
-            Record(id=name, kind="topic", data=msgspec.json.encode(named), at=now)
-            for name, named in topics.items()
+            Record(id=name, kind="topic", data=msgspec.json.encode(ids), at=now)
+            for name, about in named.items()
+            if (ids := _named(about.values())) != topics[name]
         ]
         await memory.fact_store.put(
-            scope, [*await memory.vectors.records(facts), *records, *notes], replace=True, at=at
+            scope, [*await memory.vectors.records(facts), *records, *beside], replace=True, at=at
         )
+
+
+def _named(facts: Iterable[Fact]) -> list[str]:
+    """The ids that their topic keeps: of all that are believed, and of the last that are superseded."""
+    counting = [fact for fact in facts if not is_empty(fact)]
+    past = [fact for fact in counting if fact.superseded_at is not None]
+    past.sort(key=lambda fact: (fact.valid_to or 0, fact.id))
+    dropped = {fact.id for fact in past[:-MOST_PAST]}
+    return [fact.id for fact in counting if fact.id not in dropped]
+
+
+def _joined(facts: Iterable[Fact], now: int) -> tuple[list[Fact], int]:
+    """What changes where facts that say the same of the same time are joined, and how many are joined with others. What
+    is trusted gains nothing from what is not."""
+    changed: dict[str, Fact] = {}
+    firsts: dict[tuple[str, str, str], list[Fact]] = {}
+    joined = 0
+    for fact in sorted(
+        facts, key=lambda f: (f.trust == "untrusted", f.quarantined, f.valid_from, f.learned_at)
+    ):
+        if is_empty(fact):
+            continue
+        alike = firsts.setdefault((same(fact.subject), same(fact.predicate), same(fact.object)), [])
+        where = next((i for i, first in enumerate(alike) if _says_all(first, fact)), None)
+        if where is None:
+            alike.append(fact)
+            continue
+        first = alike[where]
+        if first.trust == fact.trust:
+            sources = tuple(dict.fromkeys((*first.sources, *fact.sources)))[-MOST_SOURCES:]
+            confidence = max(first.confidence, fact.confidence)
+            better = msgspec.structs.replace(first, sources=sources, confidence=confidence)
+            if better != first:
+                alike[where] = changed[first.id] = better
+        gone = Ended(now, first.id, fact.valid_to)
+        changed[fact.id] = msgspec.structs.replace(
+            fact,
+            valid_to=fact.valid_from,
+            ends=(*fact.ends, gone),
+            superseded_at=now,
+            superseded_by=first.id,
+        )
+        joined += 1
+    return list(changed.values()), joined
+
+
+def _says_all(first: Fact, fact: Fact) -> bool:
+    """Whether *first* is true of all the time of *fact*."""
+    ends = (float("inf") if each.valid_to is None else each.valid_to for each in (first, fact))
+    return first.holds(fact.valid_from) and next(ends) >= next(ends)
 
 
 def _told(learned: Learned) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(learned, put=()))
 
 
-def _is_believed(fact: Fact, known_at: int | None) -> bool:
-    if known_at is None:
-        return fact.superseded_at is None
-    return fact.learned_at <= known_at and (fact.superseded_at is None or known_at < fact.superseded_at)
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
-def _is_true(fact: Fact, at: int, known_at: int | None) -> bool:
-    """Whether it is true in the world then, as far as was known at *known_at*: that it is over was told by what
-    superseded it."""
-    untold = known_at is not None and fact.superseded_at is not None and known_at < fact.superseded_at
-    return fact.valid_from <= at and (untold or fact.valid_to is None or at < fact.valid_to)
-
-
-def _sound(belief: Belief) -> Belief:
-    words = [sound(text, "fact").strip() for text in (belief.subject, belief.predicate, belief.object)]
+def _sound(belief: Belief, now: int) -> Belief:
+    """A belief that can be kept. Raises InputError, RecordTooLarge."""
+    begins = now if belief.valid_from is None else belief.valid_from
+    check(
+        valid_from=begins,
+        valid_to=belief.valid_to,
+        single=belief.single,
+        confidence=belief.confidence,
+        trust=belief.trust,
+    )
+    if belief.valid_to is not None and belief.valid_to <= begins:
+        raise InputError(
+            f"A fact cannot be over at {belief.valid_to}, before it began.",
+            fix="Pass a valid_from before valid_to; by default it is now.",
+        )
+    given = (belief.subject, belief.predicate, belief.object)
+    words = [sound(text, "fact").strip() if isinstance(text, str) else "" for text in given]
     if not all(words):
         raise InputError("A fact needs a subject, a predicate and an object.", fix="Pass three texts.")
-    if not 0 <= belief.confidence <= 1:
-        raise InputError(f"confidence={belief.confidence!r} is none.", fix="Pass a number from 0 to 1.")
     subject, predicate, object_ = words
     return msgspec.structs.replace(belief, subject=subject, predicate=predicate, object=object_)

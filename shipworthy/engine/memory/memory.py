@@ -21,6 +21,7 @@ from shipworthy.domain.memory import (
     Block,
     Episode,
     Erased,
+    Fact,
     Kind,
     Level,
     Recalled,
@@ -38,7 +39,7 @@ from shipworthy.engine.memory.facts import Facts
 from shipworthy.engine.memory.finding import Place, find
 from shipworthy.engine.memory.forgetting import forget
 from shipworthy.engine.memory.indexes import Indexes, Question
-from shipworthy.engine.memory.records import block_id, kind_of, readable, record_of, sound
+from shipworthy.engine.memory.records import block_id, readable, record_of, sound
 from shipworthy.engine.memory.reindexing import Progress, reindex
 from shipworthy.engine.memory.rendering import within
 from shipworthy.engine.memory.vectors import Vectors
@@ -198,10 +199,13 @@ class Memory:
         their own). Raises MemoryProblem, RecordTooLarge, InputError."""
         await self.ready(scope)
         items = [checked(item) for item in items]
-        for store in self.stores:
-            records = await self.vectors.records([i for i in items if self._store_of(kind_of(i)) is store])
-            if records:
-                await store.put(scope, records, replace=replace)
+        facts = [item for item in items if isinstance(item, Fact)]
+        others = [item for item in items if not isinstance(item, Fact)]
+        if others and not (facts and self.store is self.fact_store):
+            await self.store.put(scope, await self.vectors.records(others), replace=replace)
+            others = []
+        if facts:
+            await self._facts.keep(scope, facts, replace=replace, beside=others)
 
     async def episodes(self, scope: Scope, *, after: int = 0, limit: int = PAGE) -> list[Episode]:
         """Episodes of the partition in the order in which they were kept, without the first *after* records."""

@@ -59,10 +59,11 @@ def block_id(name: str) -> str:
     return f"{OWN}block:{name}"
 
 
-def is_found(item: Remembered) -> bool:
-    """Whether it is found by what it says: a block is always given, and what is not believed is not."""
+def is_found(item: Remembered, at: int | None = None) -> bool:
+    """Whether it is found by what it says: a block is always given, and what is not believed is not, nor, for whoever
+    asks *at* a time, what is not true then."""
     if isinstance(item, Fact):
-        return not item.quarantined and item.superseded_at is None
+        return not item.quarantined and item.superseded_at is None and (at is None or item.holds(at))
     return isinstance(item, Episode)
 
 
