@@ -69,17 +69,17 @@ def _size(each: Recalled) -> int:
 
 def _cut(each: Recalled, wanted: int, left: int, query: str) -> Recalled | None:
     """As much of it as is shown in *wanted* bytes; None where that would say nothing."""
-    wanted = min(wanted, left)
     field, text = _longest_text(each)
-    room = wanted - _size(_saying(each, field, ""))
-    while room >= LEAST:
-        made = _saying(each, field, excerpt(text, room, query))
-        size = _size(made)
-        if size <= wanted:
+    frame = _size(_saying(each, field, ""))
+    room = characters = min(wanted, left) - frame
+    if room < LEAST:
+        return None
+    while characters > len(_CUT):
+        made = _saying(each, field, excerpt(text, characters, query))
+        size = _size(made) - frame
+        if size <= room:
             return made
-        room -= max(
-            size - wanted, room // 8
-        )  # what is escaped, or is of several bytes, takes more than its characters
+        characters = min(characters * room // size, characters - 1)  # some characters take several bytes
     return None
 
 
@@ -87,6 +87,8 @@ def excerpt(text: str, size: int, query: str = "") -> str:
     """At most *size* characters of *text*, marked as cut: where most of the query's words are, else its beginning."""
     if len(text) <= size:
         return text
+    if size < LEAST // 2:
+        return f"{text[: max(size - len(_CUT), 0)]}{_CUT}"
     at = _best(text, size, query)
     inner = size - 2 * (len(_CUT) + 1)
     start = max(min(at - inner // 4, len(text) - inner), 0)
