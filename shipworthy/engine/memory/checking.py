@@ -11,6 +11,7 @@ import msgspec
 
 from shipworthy.domain.memory import Block, Episode, Fact, Remembered, Role, Source
 from shipworthy.domain.messages import Trust
+from shipworthy.domain.scope import Scope
 from shipworthy.engine.memory.records import OWN, sound
 from shipworthy.errors import InputError
 
@@ -108,6 +109,21 @@ def checked(item: Remembered) -> Remembered:
     except (TypeError, ValueError, OverflowError) as error:  # a DecodeError is a ValueError
         raise InputError(f"{_shown(item)} could not be read again: {error}.", fix=_TYPES) from None
     return item
+
+
+def check_scope(scope: object) -> None:
+    """Hold a scope to what one is. Raises InputError."""
+    if not isinstance(scope, Scope) or not scope.tenant:
+        raise InputError(f"{scope!r} is nobody's.", fix='Pass Scope("tenant"), or Scope("tenant", "user").')
+    if scope.session is not None and scope.user is None:
+        raise InputError("A session belongs to a user.", fix="Pass Scope(tenant, user, session).")
+
+
+def said(text: object) -> str:
+    """A text that says something, as it is kept. Raises InputError, RecordTooLarge."""
+    if not isinstance(text, str) or not text.strip():
+        raise InputError("There is nothing to remember.", fix="Pass a text that is not blank.")
+    return sound(text)
 
 
 def check(**values: object) -> None:

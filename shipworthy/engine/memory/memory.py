@@ -34,7 +34,7 @@ from shipworthy.domain.memory import (
 from shipworthy.domain.messages import DEVELOPER, Trust
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.memory import retention as keeping
-from shipworthy.engine.memory.checking import check, checked
+from shipworthy.engine.memory.checking import check, check_scope, checked, said
 from shipworthy.engine.memory.facts import Facts
 from shipworthy.engine.memory.finding import Place, find
 from shipworthy.engine.memory.forgetting import forget
@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How runs use a memory.
 
     `level`: whose partition runs write to and recall from; `also`: further levels that they recall from. `top_k` things
-    of at most `max_tokens` (about four characters each) in all. `cache_bytes` bounds the indexes that are kept in this
+    of at most `max_tokens` (four bytes each) in all. `cache_bytes` bounds the indexes that are kept in this
     process. `retention`: seconds after which episodes are forgotten, by level.
     """
 
@@ -182,7 +182,7 @@ class Memory:
         that doing it again after a crash does nothing. Raises MemoryProblem, RecordTooLarge, InputError."""
         episode = Episode(
             id=os.urandom(12).hex() if id is None else id,
-            text=_said(text),
+            text=said(text),
             at=_now() if at is None else at,
             role=role,
             importance=importance,
@@ -387,20 +387,9 @@ class Memory:
 
     async def ready(self, scope: Scope) -> None:
         """Open, for a scope that is one. Raises InputError, MemoryProblem."""
-        if not isinstance(scope, Scope) or not scope.tenant:
-            raise InputError(
-                f"{scope!r} is nobody's.", fix='Pass Scope("tenant"), or Scope("tenant", "user").'
-            )
-        if scope.session is not None and scope.user is None:
-            raise InputError("A session belongs to a user.", fix="Pass Scope(tenant, user, session).")
+        check_scope(scope)
         if not self._opened:
             await self.open()
-
-
-def _said(text: str) -> str:
-    if not isinstance(text, str) or not text.strip():
-        raise InputError("There is nothing to remember.", fix="Pass a text that is not blank.")
-    return sound(text)
 
 
 def _now() -> int:
