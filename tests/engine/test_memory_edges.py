@@ -15,7 +15,7 @@ from shipworthy import Agent, Scope, ToolCall
 from shipworthy.app.memories import InMemoryMemory
 from shipworthy.app.memory_tools import memory_tools
 from shipworthy.domain.memory import Episode, Fact, Record, Source
-from shipworthy.engine.memory import checking, forgetting, records
+from shipworthy.engine.memory import checking, records
 from shipworthy.engine.memory import memory as engine
 from shipworthy.engine.memory.memory import Memory
 from shipworthy.errors import InputError, MemoryForeign
@@ -213,11 +213,8 @@ def test_a_forgetting_that_asks_for_no_kind_is_found_out(monkeypatch: pytest.Mon
 
 
 def test_names_of_what_is_memorys_own_are_where_readers_look() -> None:
-    from shipworthy.app import learning
     from shipworthy.engine.memory import facts
 
-    assert learning.LEARNED_TO == records.LEARNED_TO
     assert (facts.TOPIC, facts.LEARNED) == (records.TOPIC, records.LEARNED)
     own = (records.TOPIC, records.LEARNED, records.LEARNED_TO, records.block_id("x"))
     assert all([name.startswith(records.OWN) for name in own])
-    assert forgetting.PAGE

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from shipworthy import Scope
@@ -55,15 +56,15 @@ def test_all_that_has_the_words_is_forgotten_and_nothing_else() -> None:
     assert asyncio.run(_left()) == RIGHT
 
 
-def _any_word(record: Record, words: Any) -> bool:
-    return any([_HAS(record, words[n : n + 1]) for n in range(len(words))])
+def _any_word(record: Record, words: Any, *rest: Any) -> bool:
+    return any([_HAS(record, words[n : n + 1], *rest) for n in range(len(words))])
 
 
-def _what_is_recalled(record: Record, words: Any) -> bool:
-    return bool(record.terms) and _HAS(record, words)
+def _what_is_recalled(record: Record, words: Any, *rest: Any) -> bool:
+    return bool(record.terms) and _HAS(record, words, *rest)
 
 
-_HAS = forgetting._has
+_HAS: Any = forgetting._has
 
 
 @pytest.mark.parametrize("mutant", [_any_word, _what_is_recalled])
@@ -164,9 +165,7 @@ async def _recalled_late() -> list[str]:
     await memory.facts.add(ALICE, "user", "is allergic to", "peanuts", valid_from=1)
     [fact] = await memory.facts.of(ALICE)
     record = (await memory.store.get(ALICE, [fact.id]))[0]
-    from msgspec.structs import replace
-
-    await memory.store.put(ALICE, [replace(record, at=1)], replace=True)
+    await memory.store.put(ALICE, [msgspec.structs.replace(record, at=1)], replace=True)
     await memory.remember(ALICE, "Old talk of peanuts.", at=1)
     await memory.remember(ALICE, "New talk of peanuts.")
     return sorted([each.text for each in await memory.recall(ALICE, "peanuts")])
