@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("shipworthy.memory")
 
+_MOST_WARNINGS = 10_000
+"""Tenants that are warned of, so that what is remembered of warnings is bounded."""
+
 
 class AgentMemory:
     """What `Agent(memory=, memory_required=, auto_extract=)` asks for. Raises ConfigurationError."""
@@ -46,12 +49,12 @@ class AgentMemory:
                 "auto_consolidate=True, and the memory keeps no facts.",
                 fix="Make it without with_facts=False.",
             )
-        self._warned = False
+        self._warned: set[str] = set()
         self._learning: Learning | None = None
         self._consolidating: list[asyncio.Task[None]] = []
 
     def check(self, scope: Scope, *, required: bool) -> None:
-        """Warn, once, that a run names nobody whose memory it could be. Raises IdentityMissing where that is an
+        """Warn, once of each tenant, that a run names nobody whose memory it could be. Raises IdentityMissing where that is an
         error."""
         if self.memory.partition(scope) is not None:
             return
@@ -59,8 +62,8 @@ class AgentMemory:
         what = f"A run names no {'user' if scope.user is None else level}, and memory is kept by {level}."
         if required:
             raise IdentityMissing(what, fix=f"Pass {level}_id=.")
-        if not self._warned and not scope.anonymous:
-            self._warned = True
+        if scope.tenant not in self._warned and len(self._warned) < _MOST_WARNINGS and not scope.anonymous:
+            self._warned.add(scope.tenant)
             told = f"{what} It recalls nothing and is not remembered: pass {level}_id=."
             warnings.warn(told, IdentityWarning, stacklevel=4)
 

@@ -1,4 +1,4 @@
-"""The memory on a SQLite file keeps the laws of its port, in a file of its own and in the runtime's."""
+"""The memory in the runtime's SQLite file keeps the laws of its port; in a file of its own, tests/contracts has it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from shipworthy.adapters.sqlite.memory import SqliteMemoryStore
 from shipworthy.ports.memory import MemoryStore
 from shipworthy.testing.contracts.memory import (
     DURABLE_LAWS,
-    LAWS,
-    SHARED_LAWS,
     Law,
     MemoryStores,
     check,
@@ -30,11 +28,6 @@ class OnFile(MemoryStores):
 
     def make(self) -> MemoryStore:
         return SqliteMemoryStore(self._path, durability="process")
-
-
-@pytest.mark.parametrize("law", LAWS + SHARED_LAWS + DURABLE_LAWS, ids=name)
-def test_the_memory_on_a_file_of_its_own(law: Law, tmp_path: Path) -> None:
-    check(law, OnFile(tmp_path / "memory.db"))
 
 
 @pytest.mark.parametrize("law", DURABLE_LAWS, ids=name)
