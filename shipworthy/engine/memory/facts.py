@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -24,6 +25,7 @@ from shipworthy.engine.memory.checking import check
 from shipworthy.engine.memory.records import LEARNED, TOPIC, readable, sound
 from shipworthy.errors import ConfigurationError, InputError, MemoryConflict
 from shipworthy.rules.memory.facts import MOST_SOURCES, Belief, Learned, is_empty, learn, same, shown, topic
+from shipworthy.rules.per_loop import PerLoop
 
 if TYPE_CHECKING:
     from shipworthy.engine.memory.memory import Memory
@@ -47,6 +49,7 @@ class Facts:
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
+        self._turns: PerLoop[WeakValueDictionary[Scope, asyncio.Lock]] = PerLoop()
 
     async def add(
         self,
@@ -186,15 +189,21 @@ class Facts:
 
     async def _tried(self, scope: Scope, work: Callable[[Mark], Awaitable[T]]) -> T:
         """*work*, which writes to the partition if nobody else did since the mark; else it is done again."""
-        for turn in range(_TRIES):
-            mark = await self._memory.fact_store.put(scope, [])
-            try:
-                return await work(mark)
-            except MemoryConflict:
-                if turn == _TRIES - 1:
-                    raise
-                await asyncio.sleep(random.uniform(0, min(0.005 * 2**turn, 0.5)))
+        async with self._turn(scope):
+            for turn in range(_TRIES):
+                mark = await self._memory.fact_store.put(scope, [])
+                try:
+                    return await work(mark)
+                except MemoryConflict:
+                    if turn == _TRIES - 1:
+                        raise
+                    await asyncio.sleep(random.uniform(0, min(0.005 * 2**turn, 0.5)))
         raise AssertionError
+
+    def _turn(self, scope: Scope) -> asyncio.Lock:
+        """Whose turn it is at the partition, of those of this process: only another process is in the way."""
+        turns = self._turns.get(asyncio.get_running_loop(), WeakValueDictionary)
+        return turns.setdefault(scope, asyncio.Lock())
 
     async def _all(self, scope: Scope) -> AsyncIterator[Fact]:
         store, after = self._memory.fact_store, 0
