@@ -54,8 +54,8 @@ class AgentMemory:
         self._consolidating: list[asyncio.Task[None]] = []
 
     def check(self, scope: Scope, *, required: bool) -> None:
-        """Warn, once of each tenant, that a run names nobody whose memory it could be. Raises IdentityMissing where that is an
-        error."""
+        """Warn, once of each tenant, that a run names nobody whose memory it could be. Raises IdentityMissing where
+        that is an error."""
         if self.memory.partition(scope) is not None:
             return
         level = self.memory.settings.level
