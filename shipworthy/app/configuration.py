@@ -12,6 +12,7 @@ from shipworthy.domain.model import ModelSettings
 from shipworthy.engine.blueprint import Instruction, Limits
 from shipworthy.errors import ConfigurationError
 from shipworthy.ports.model import Model
+from shipworthy.rules.learning import SUFFIX as LEARNER
 from shipworthy.rules.text import clean
 from shipworthy.rules.values import misfit
 
@@ -173,6 +174,11 @@ def name_of(name: str) -> str:
     """An agent's name. Raises ConfigurationError."""
     if not isinstance(name, str) or not name.strip() or clean(name) != name:
         raise ConfigurationError(f"name={name!r} is not a name.", fix="Pass a text that is not blank.")
+    if name.endswith(LEARNER):
+        raise ConfigurationError(
+            f"name={name!r} is reserved for those who learn facts for an agent.",
+            fix=f"Choose one that does not end in {LEARNER!r}.",
+        )
     return name
 
 

@@ -21,6 +21,7 @@ from shipworthy.errors import (
     InvalidOption,
     InvalidPrompt,
 )
+from shipworthy.rules.learning import PREFIX as LEARNING
 from shipworthy.rules.text import clean
 from shipworthy.rules.values import misfit, misfit_part
 
@@ -131,6 +132,11 @@ def new_run_id(run_id: str | None) -> str | None:
         raise InvalidPrompt("run_id is too long for some stores.", fix=_SHORTER)
     if run_id is not None and run_id.startswith(ERASED_RUN):
         raise InvalidPrompt(f"run_id={run_id!r} is that of an erased run.", fix="Choose another one.")
+    if run_id is not None and run_id.startswith(LEARNING):
+        raise InvalidPrompt(
+            f"run_id={run_id!r} is reserved for runs that learn facts.",
+            fix=f"Choose one that does not begin with {LEARNING!r}.",
+        )
     return run_id
 
 

@@ -430,12 +430,13 @@ class MemoryWritten(Event, frozen=True, gc=False, kw_only=True, tag="memory_writ
 class FactsLearned(Event, frozen=True, gc=False, kw_only=True, tag="facts_learned"):
     """A learning run's facts are in memory, as durable as its store keeps it: new ones, those that were known already
     and are now better founded, those that these supersede, and those that nobody is told of because they are not sure
-    enough."""
+    enough. `left_out`: how many more were proposed than one run may add."""
 
     added: tuple[str, ...] = ()
     confirmed: tuple[str, ...] = ()
     superseded: tuple[str, ...] = ()
     quarantined: tuple[str, ...] = ()
+    left_out: int = 0
     origin: str = MEMORY
 
 

@@ -30,7 +30,7 @@ from shipworthy.errors import (
     UnknownEvent,
 )
 from shipworthy.rules.erasing import tombstones
-from shipworthy.rules.learning import learning_of
+from shipworthy.rules.learning import ATTEMPTS, attempt_of, learning_of
 from shipworthy.rules.state import RunState, fold, replay
 
 _OPERATOR = Operator("erasing journals")
@@ -151,10 +151,11 @@ class _Erasing:
             await self._end(run_id)
         journals = [await self._store.read(self._tenant, run_id) for run_id in run_ids]
         for run_id in run_ids:  # by its name: who died after it was begun has recorded nothing of it
-            learning = learning_of(self._tenant.tenant, run_id)
-            await self._learned(learning)
-            if learning in self.left:
-                raise RunBusy(f"run {learning!r}, which learns from it, could not be erased")
+            first = learning_of(self._tenant.tenant, run_id)
+            for learning in [attempt_of(first, nth) for nth in range(1, ATTEMPTS + 1)]:
+                await self._learned(learning)
+                if learning in self.left:
+                    raise RunBusy(f"run {learning!r}, which learns from it, could not be erased")
         await self._store.bury(self._tenant, tombstones(journals, ERASED_RUN + os.urandom(12).hex()))
         self._erased += run_ids
 

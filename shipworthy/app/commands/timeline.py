@@ -154,7 +154,7 @@ def _of_memory(event: MemoryRecalled | MemoryWritten | FactsLearned) -> str:
             counts = {
                 name: len(getattr(event, name))
                 for name in ("added", "confirmed", "superseded", "quarantined")
-            }
+            } | {"left out": event.left_out}
             return ", ".join([f"{count} {name}" for name, count in counts.items() if count]) or "nothing new"
 
 
