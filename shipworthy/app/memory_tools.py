@@ -54,7 +54,7 @@ def memory_tools(
                 scope,
                 text,
                 id=f"noted:{ctx.idempotency_key}",
-                source=Source(ctx.run_id),
+                source=Source(ctx.run_id, user=ctx.scope.user),
                 origin=MODEL,
                 trust="untrusted",
             )

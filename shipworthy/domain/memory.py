@@ -22,10 +22,12 @@ Role = Literal["user", "assistant", "tool", "note"]
 
 
 class Source(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """Where something was learned: an event of a run's journal."""
+    """Where something was learned: an event of a run's journal. `user`: whose run it was, so that whoever erases them
+    finds what others share of it."""
 
     run_id: str
     seq: int = 0
+    user: str | None = None
 
 
 class Episode(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
@@ -207,7 +209,8 @@ class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """What of a record its partition's index needs."""
+    """What of a record its partition's index needs. `data`: the record's, where the partition is small and the store
+    has it at hand; empty: `get` gives it."""
 
     id: str
     n: int
@@ -216,6 +219,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     weight: float
     terms: bytes
     vector: bytes
+    data: bytes = b""
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False, order=False):

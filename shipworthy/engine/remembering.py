@@ -179,6 +179,8 @@ def _note(level: Level, each: Recalled) -> RecallNote:
         source = item.source
     elif not isinstance(item, Block) and item.sources:
         source = item.sources[0]
+    if source is not None:  # this journal is perhaps somebody else's, and is not erased with that user's
+        source = Source(source.run_id, source.seq)
     return RecallNote(
         id=id_of(item),
         kind=kind_of(item),
@@ -207,7 +209,7 @@ async def _said(run: LiveRun, ended: RunEnded) -> list[Episode]:
                     text=shortened(text),
                     at=when,
                     role=role,
-                    source=Source(run.run_id, seq),
+                    source=Source(run.run_id, seq, run.scope.user),
                     session=started.session,
                     origin=origin,
                     trust=trust,

@@ -49,6 +49,7 @@ def _is_source(value: object) -> bool:
         and _is_text(value.run_id, _LONGEST_LABEL)
         and type(value.seq) is int
         and 0 <= value.seq < 2**63
+        and (value.user is None or _is_text(value.user, _LONGEST_LABEL))
     )
 
 

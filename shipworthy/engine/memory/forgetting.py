@@ -24,8 +24,10 @@ async def forget(
     before: int | None,
     query: str | None,
     kinds: Sequence[Kind],
+    as_indexed: bool,
 ) -> int:
-    """Forget what `Memory.forget` says of one store. Raises InputError."""
+    """Forget what `Memory.forget` says of one store. *as_indexed*: its records have their words as terms are made now.
+    Raises InputError."""
     there = await store.get(scope, list(dict.fromkeys(ids))) if ids else []
     chosen = [record.id for record in there if record.kind in kinds]
     if query is not None or before is not None:
@@ -38,13 +40,13 @@ async def forget(
         while page := await store.page(scope, after, PAGE):
             after = page[-1].n
             due = [r for r in page if r.kind in kinds and (before is None or r.at < before)]
-            chosen += [record.id for record in due if words is None or _has(record, words)]
+            chosen += [record.id for record in due if words is None or _has(record, words, as_indexed)]
     return await store.remove(scope, list(dict.fromkeys(chosen))) if chosen else 0
 
 
-def _has(record: Record, words: np.ndarray[tuple[int, ...], np.dtype[np.uint32]]) -> bool:
+def _has(record: Record, words: np.ndarray[tuple[int, ...], np.dtype[np.uint32]], as_indexed: bool) -> bool:
     """Whether it has all of *words*: also what is not recalled, which has no terms of its own."""
-    terms = record.terms
+    terms = record.terms if as_indexed else b""
     if not terms and (item := readable(record)) is not None:
         terms = terms_of(item.text)
     return bool(np.isin(words, np.frombuffer(terms, PACKED)["term"]).all())

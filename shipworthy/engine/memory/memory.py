@@ -39,12 +39,13 @@ from shipworthy.engine.memory.facts import Facts
 from shipworthy.engine.memory.finding import Place, find
 from shipworthy.engine.memory.forgetting import forget
 from shipworthy.engine.memory.indexes import Indexes, Question
+from shipworthy.engine.memory.journals import Journals
 from shipworthy.engine.memory.records import block_id, readable, record_of, sound
 from shipworthy.engine.memory.reindexing import Progress, reindex
 from shipworthy.engine.memory.rendering import within
 from shipworthy.engine.memory.vectors import Vectors
 from shipworthy.engine.memory.wording import asked as asked_of
-from shipworthy.errors import InputError, MemoryProblem
+from shipworthy.errors import EmbedderChanged, InputError, MemoryProblem
 from shipworthy.ports.embedder import Embedder
 from shipworthy.ports.memory import MemoryStore
 
@@ -95,7 +96,7 @@ class Memory:
         self._indexes: dict[int, Indexes] = {}
         self._facts = Facts(self)
         self._retention = keeping.Retention(self.settings.retention)
-        self._journals: list[Any] = []
+        self._journals = Journals()
         self._holders = 0
         self._opened = False
 
@@ -298,7 +299,7 @@ class Memory:
     async def export(self, scope: Scope) -> AsyncIterator[tuple[Scope, Remembered]]:
         """Everything of the scope's partition and those within it, superseded and quarantined facts included, each with
         its partition, in bounded memory."""
-        await self.ready(scope)
+        await self.reach(scope)
         for store in self.stores:
             for partition in await store.within(scope):
                 async for record in _all(store, partition):
@@ -322,7 +323,7 @@ class Memory:
         are not recalled any more; that no copy of their bytes is left is what `erase` promises. Raises InputError if
         nothing says what to forget.
         """
-        await self.ready(scope)
+        await self.reach(scope)
         if not ids and before is None and query is None:
             raise InputError(
                 "Nothing says what to forget.", fix="Pass ids=, before= or query=, or erase the scope."
@@ -334,7 +335,9 @@ class Memory:
             )
         return sum(
             [
-                await forget(store, scope, ids=ids, before=before, query=query, kinds=kinds)
+                await forget(
+                    store, scope, ids=ids, before=before, query=query, kinds=kinds, as_indexed=self._opened
+                )
                 for store in self.stores
             ]
         )
@@ -345,15 +348,14 @@ class Memory:
 
         What may still hold copies, where no code of ours reaches, is in `remains`. Raises ErasureIncomplete.
         """
-        await self.ready(scope)
+        await self.reach(scope)
         from shipworthy.engine.memory.erasing import erase
 
-        return await erase(self, self._journals, scope)
+        return await erase(self, self._journals.runtimes(), scope)
 
     def covers(self, runtime: Any) -> None:
         """Have `erase` cover this runtime's journals too."""
-        if runtime not in self._journals:
-            self._journals.append(runtime)
+        self._journals.add(runtime)
 
     def forget_indexes(self, scopes: Sequence[Scope]) -> None:
         """Keep nothing of these partitions in this process."""
@@ -390,6 +392,17 @@ class Memory:
         check_scope(scope)
         if not self._opened:
             await self.open()
+
+    async def reach(self, scope: Scope) -> None:
+        """Open the stores, for a scope that is one; whoever has a right to what is in them has it whatever embedder is
+        configured. Raises InputError, MemoryProblem."""
+        check_scope(scope)
+        if not self._opened:
+            try:
+                await self.open()
+            except EmbedderChanged:
+                for store in self.stores:
+                    await store.open()
 
 
 def _now() -> int:
