@@ -62,7 +62,9 @@ class Partitions(Protocol):
         reach it. Doing it again after it was interrupted completes it."""
         ...
 
-    async def everything(self, operator: Operator, after: str = "", limit: int = 500) -> list[tuple[str, Scope]]:
+    async def everything(
+        self, operator: Operator, after: str = "", limit: int = 500
+    ) -> list[tuple[str, Scope]]:
         """Some partitions of every tenant in a fixed order, each with its place, only those whose place is above
         *after*. None: that was all."""
         ...
@@ -85,6 +87,16 @@ class MemoryStore(Partition, Partitions, Protocol):
 
     async def stamp(self, wanted: Stamp, *, replace: bool = False) -> Stamp:
         """The store's stamp; *wanted* becomes it if there is none, or with *replace*."""
+        ...
+
+
+@runtime_checkable
+class Versioned(Protocol):
+    """A store that knows without waiting whether anybody wrote, so that those who read need not ask for changes."""
+
+    def version(self) -> tuple[int, int] | None:
+        """The same as before only if nobody, in whatever process, wrote anything in between. None: that is not known
+        now."""
         ...
 
 

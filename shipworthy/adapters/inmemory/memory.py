@@ -331,7 +331,16 @@ def _once(records: Sequence[Record], replace: bool, known: dict[str, int]) -> di
 
 
 def _entry(record: Record) -> Entry:
-    return Entry(record.id, record.n, record.kind, record.at, record.weight, record.terms, record.vector)
+    return Entry(
+        record.id,
+        record.n,
+        record.kind,
+        record.at,
+        record.weight,
+        record.terms,
+        record.vector,
+        record.data,
+    )
 
 
 def _new_epoch() -> int:

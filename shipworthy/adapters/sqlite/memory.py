@@ -18,6 +18,7 @@ from shipworthy.adapters.shared.entries import demand
 from shipworthy.adapters.shared.lane import forks
 from shipworthy.adapters.sqlite.connection import Database, Durability, prepare, rows
 from shipworthy.adapters.sqlite.memory_schema import MEMORY
+from shipworthy.adapters.sqlite.memory_watch import Watch
 from shipworthy.adapters.sqlite.reader import Reader
 from shipworthy.adapters.sqlite.writer import Alone, Committer
 from shipworthy.domain.memory import Changes, Erased, Kind, Mark, Record, Stamp
@@ -91,6 +92,7 @@ class SqliteMemoryStore:
         self._forks = 0
         self._writer: Committer | None = None
         self._reader: Reader | None = None
+        self._watch: Watch | None = None
 
     @property
     def name(self) -> str:
@@ -109,6 +111,7 @@ class SqliteMemoryStore:
             self._reader = Reader(self._database)
             self._reader.start()
             writer.start()
+            self._watch = _watching(self._database)
             self._forks = forks()
             self._closed = False
             self._writer = writer
@@ -123,6 +126,8 @@ class SqliteMemoryStore:
             writer, self._writer = self._writer, None
             if writer is None or self._reader is None or self._forks != forks():
                 return
+            if self._watch is not None:
+                self._watch.close()
             self._reader.stop()
             writer.stop()
 
@@ -146,6 +151,13 @@ class SqliteMemoryStore:
     async def changes(self, scope: Scope, since: Mark, limit: int = 1000) -> Changes:
         """What was written in the partition since a mark."""
         return await self._read(partial(records_.changes, scope=scope, since=since, limit=limit))
+
+    def version(self) -> tuple[int, int] | None:
+        """See `Versioned`. None too where the store is not open, so that whoever asks it for more learns why."""
+        writer, watch = self._writer, self._watch
+        if writer is None or watch is None or writer.suspect or self._forks != forks():
+            return None
+        return watch.version()
 
     async def page(
         self, scope: Scope, after: int = 0, limit: int = 200, kind: Kind | None = None
@@ -219,6 +231,14 @@ class SqliteMemoryStore:
             await _told(writer.submit(lambda _: None))  # what is read must be what is on the disk
         assert self._reader is not None
         return await _told(self._reader.submit(work))
+
+
+def _watching(database: Database) -> Watch | None:
+    """None where the file cannot be watched: then it is asked each time."""
+    try:
+        return Watch(database)
+    except apsw.Error:
+        return None
 
 
 def _stamp(cursor: apsw.Cursor, wanted: Stamp, replace: bool) -> Stamp:

@@ -26,7 +26,11 @@ _MINE = """WITH p AS (SELECT key, epoch, n FROM memory_partitions WHERE tenant =
 """
 _WHERE = """memory_records AS r ON r.place > (p.key << 32) + {after} AND r.place < (p.key + 1) << 32"""
 _MARK = "SELECT epoch, n FROM p"
-_CHANGES = f"""SELECT p.epoch, p.n, r.id, r.place & 4294967295, r.kind, r.at, r.weight, r.terms, r.vector
+SMALL = 1000
+"""Records that a partition ever had, up to which what changed is given with its data: so one way to the file is
+enough to find something in it."""
+_CHANGES = f"""SELECT p.epoch, p.n, r.id, r.place & 4294967295, r.kind, r.at, r.weight, r.terms, r.vector,
+  iif(p.n <= {SMALL}, r.data, X'')
 FROM p LEFT JOIN {_WHERE.format(after="iif(p.epoch = ?4 AND ?5 BETWEEN 0 AND p.n, ?5, 0)")}
 ORDER BY r.place LIMIT ?6"""
 _WHOLE = "r.id, r.kind, r.data, r.at, r.weight, r.terms, r.vector, r.place & 4294967295"
@@ -116,7 +120,11 @@ def changes(cursor: apsw.Cursor, scope: Scope, since: Mark, limit: int) -> Chang
     if not found:
         return Changes([], NOWHERE, reset=since != NOWHERE, more=False)
     epoch, last = found[0][:2]
-    entries = [Entry(decoded(id), *rest) for _, _, id, *rest in found[:limit] if id is not None]
+    entries = [
+        Entry(str(id, "utf-8", "surrogatepass"), n, kind, at, weight, terms, vector, data)
+        for _, _, id, n, kind, at, weight, terms, vector, data in found[:limit]
+        if id is not None
+    ]
     more = len(found) > limit
     reset = since.epoch != epoch or not 0 <= since.n <= last
     return Changes(entries, Mark(epoch, entries[-1].n if more else last), reset, more)

@@ -9,38 +9,41 @@ import msgspec
 from shipworthy.domain.memory import Recalled
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.memory.indexes import Indexes, Question
-from shipworthy.engine.memory.records import item_of
-from shipworthy.ports.memory import MemoryStore
+from shipworthy.engine.memory.records import is_found
 from shipworthy.rules.memory.fusing import Candidates, fuse
+
+SPARE = 4
+"""How many times as many things as are wanted are ranked, for those that are left out."""
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
     """A partition of a store, with what is asked of it."""
 
-    store: MemoryStore
     indexes: Indexes
     scope: Scope
     asked: Question
 
 
 async def find(places: Sequence[Place], limit: int, now: int) -> list[Recalled]:
-    """The best *limit* things of all places, and why. What was removed since it was ranked is left out, and what says
-    the same as a better one, word for word."""
+    """The best *limit* things of all places, and why. What was removed since it was ranked is left out, and so is a
+    fact that is not true *now*, and what says the same as a better one, word for word; others are found in their
+    place."""
     if not places:
         return []
     offered: list[Candidates] = [await place.indexes.find(place.scope, place.asked) for place in places]
-    hits = fuse(offered, limit, places[0].asked.weights, now)
-    wanted: dict[int, list[str]] = {}
-    for hit in hits:
-        wanted.setdefault(hit.place, []).append(hit.id)
-    there = {
-        (nth, record.id): record
-        for nth, ids in wanted.items()
-        for record in await places[nth].store.get(places[nth].scope, ids)
-    }
+    hits = fuse(offered, SPARE * limit, places[0].asked.weights, now)
     found: dict[str, Recalled] = {}
-    for hit in hits:
-        if (record := there.get((hit.place, hit.id))) is not None:
-            each = Recalled(item_of(record), places[hit.place].scope, hit.score, hit.why)
-            found.setdefault(each.text, each)
-    return list(found.values())
+    for first in range(0, len(hits), max(limit, 1)):
+        some = hits[first : first + limit]
+        wanted: dict[int, list[str]] = {}
+        for hit in some:
+            wanted.setdefault(hit.place, []).append(hit.id)
+        there = {nth: await places[nth].indexes.things(places[nth].scope, ids) for nth, ids in wanted.items()}
+        for hit in some:
+            item = there[hit.place].get(hit.id)
+            if item is not None and is_found(item, now):
+                each = Recalled(item, places[hit.place].scope, hit.score, hit.why)
+                found.setdefault(each.text, each)
+        if len(found) >= limit:
+            break
+    return list(found.values())[:limit]

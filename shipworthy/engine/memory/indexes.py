@@ -16,9 +16,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from shipworthy.domain.memory import NOWHERE, Kind, Mark, Weights
+from shipworthy.domain.memory import NOWHERE, Changes, Entry, Kind, Mark, Record, Remembered, Weights
 from shipworthy.domain.scope import Scope
-from shipworthy.ports.memory import MemoryStore, Nearest
+from shipworthy.engine.memory.records import readable
+from shipworthy.ports.memory import MemoryStore, Nearest, Versioned
 from shipworthy.rules.memory.fusing import Candidates, depth_of
 from shipworthy.rules.memory.index import EXACT, PartitionIndex
 
@@ -30,6 +31,10 @@ PAGE = 2000
 """Records that are read of a store at once."""
 BASE = 3_000
 """Bytes that a partition's index takes before anything is in it."""
+RECORD = 400
+"""Bytes that a record takes in memory beside its data."""
+BESIDE = 256 * 1024
+"""Bytes of records that are kept beside a small partition's index, so that the store need not be asked for them."""
 
 _threads = ThreadPoolExecutor(2, thread_name_prefix="shipworthy-recall")
 
@@ -48,14 +53,58 @@ class Question(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Held:
-    """One partition's index, with the lock of whoever is at it."""
+    """One partition's index, with the lock of whoever is at it, and what a small one's records say. `version`: the
+    store's, from before it was asked for what the index knows."""
 
-    __slots__ = ("index", "lock", "words_only")
+    __slots__ = ("beside", "index", "lock", "records", "version", "words_only")
 
     def __init__(self, tag: bytes) -> None:
         self.index = PartitionIndex(tag)
         self.lock = threading.Lock()
         self.words_only = False
+        self.version: tuple[int, int] | None = None
+        self.records: dict[str, Record] = {}
+        self.beside = 0
+
+    def take(self, changes: Changes) -> None:
+        """Know what was written; what was kept of it before is not any more."""
+        if changes.reset:
+            self.records, self.beside = {}, 0
+        for entry in changes.entries:
+            self._drop(entry.id)
+        self.index.take(changes)
+        self._keep([each for each in changes.entries if each.data and (each.terms or each.vector)])
+
+    def keep(self, found: Sequence[Record], mark: Mark) -> bool:
+        """Keep what was read when the index stood at *mark*, unless somebody is at it, or was."""
+        if not self.lock.acquire(blocking=False):
+            return False
+        try:
+            return self.index.mark == mark and self._keep(found)
+        finally:
+            self.lock.release()
+
+    def _keep(self, found: Sequence[Record] | Sequence[Entry]) -> bool:
+        if len(self.index) > AT_ONCE:
+            self.records, self.beside = {}, 0
+            return False
+        for each in found:
+            size = RECORD + len(each.data)
+            if self.beside + size > BESIDE:
+                return False
+            self._drop(each.id)
+            self.records[each.id] = Record(id=each.id, kind=each.kind, data=each.data, at=each.at)
+            self.beside += size
+        return True
+
+    def _drop(self, id: str) -> None:
+        record = self.records.pop(id, None)
+        if record is not None:
+            self.beside -= RECORD + len(record.data)
+
+    @property
+    def nbytes(self) -> int:
+        return BASE + self.index.nbytes + self.beside
 
 
 class Indexes:
@@ -67,6 +116,7 @@ class Indexes:
         self._sizes: dict[Scope, int] = {}
         self._total = 0
         self._lock = threading.Lock()
+        self._versioned = store if isinstance(store, Versioned) else None
 
     @property
     def nbytes(self) -> int:
@@ -79,10 +129,13 @@ class Indexes:
     async def find(self, scope: Scope, asked: Question) -> Candidates:
         """What the partition offers, as of now."""
         held = self._hold(scope)
-        try:
-            await self._follow(scope, held)
-        finally:
-            self._weigh(scope, held)
+        version = None if self._versioned is None else self._versioned.version()
+        if version is None or version != held.version:
+            try:
+                await self._follow(scope, held)
+            finally:
+                self._weigh(scope, held)
+            held.version = version
         vector, near = asked.vector, list[tuple[str, float]]()
         if held.words_only and vector is not None:
             vector, near = None, await self._nearest(scope, asked)
@@ -100,6 +153,19 @@ class Indexes:
             )
 
         return await self._at(held, find)
+
+    async def things(self, scope: Scope, ids: Sequence[str]) -> dict[str, Remembered]:
+        """Those that are there, as the store had them when it was last asked for changes or later."""
+        held = self._held.get(scope)
+        kept = {} if held is None else held.records
+        there = {id: kept[id] for id in ids if id in kept}
+        if len(there) < len(ids):
+            mark = None if held is None else held.index.mark
+            found = await self._store.get(scope, [id for id in ids if id not in there])
+            there |= {record.id: record for record in found}
+            if held is not None and mark is not None and held.keep(found, mark):
+                self._weigh(scope, held)
+        return {id: item for id, record in there.items() if (item := readable(record)) is not None}
 
     def forget(self, scope: Scope) -> None:
         """Keep nothing of the partition."""
@@ -125,7 +191,7 @@ class Indexes:
 
             def take() -> None:
                 if held.index.mark == since:  # noqa: B023 - it runs before the next turn
-                    held.index.take(changes)  # noqa: B023
+                    held.take(changes)  # noqa: B023
 
             await self._at(held, take, large=len(changes.entries) > AT_ONCE)
             if not held.words_only and held.index.nbytes > self._most // 2:
@@ -157,7 +223,7 @@ class Indexes:
                 del self._held[scope]
                 self._total -= self._sizes.pop(scope, 0)
                 return
-            size = BASE + held.index.nbytes
+            size = held.nbytes
             self._total += size - self._sizes.get(scope, 0)
             self._sizes[scope] = size
             while self._total > self._most and len(self._held) > 1:

@@ -35,8 +35,8 @@ Places = NDArray[np.intp]
 
 
 class Candidates(NamedTuple):
-    """What one partition offers: the best by words and the best by vectors, ties at the ends included. A small one's rows
-    are all there, what was found neither way too."""
+    """What one partition offers: the best by words and the best by vectors, ties at the ends included. Of a small
+    partition all rows are there, what was found neither way too."""
 
     ids: list[str]
     """Of all that the partition has; `rows` says whose the columns below are."""
@@ -120,10 +120,12 @@ def _nearness(offered: Sequence[Candidates], near: Floats, least: float) -> Floa
     vectors = sum([part.vectors for part in offered])
     usual = (sum([part.total for part in offered]) + PRIOR * least) / (vectors + PRIOR)
     above = near - max(least, usual)
-    highest = above.max()
+    highest = float(above.max())
     if highest <= 0:
         return (near > FAR).astype(np.float64)
-    return np.maximum(above, 0.0, out=above) / highest
+    np.maximum(above, 0.0, out=above)
+    above /= highest
+    return above
 
 
 def _joined(offered: Sequence[Candidates]) -> Candidates:

@@ -219,13 +219,10 @@ class PartitionIndex:
         rows = np.arange(count) if count <= depth else (shares | close).nonzero()[0]
         if len(rows) > depth:
             rows = _either(best(words, shares, depth), best(near, close, depth), count)
-        if len(rows) < count:
-            table, shares, close, words, near, given = (
-                each[rows] for each in (table, shares, close, words, near, cosine)
-            )
-        else:
-            given = cosine
         vectors, total = (0, 0.0) if nearest else _counted(cosine, whole=allowed is None and self._all_have)
+        if len(rows) < count:
+            table, shares, close = table[rows], shares[rows], close[rows]
+            words, near, cosine = words[rows], near[rows], cosine[rows]
         return Candidates(
             ids=self._ids,
             rows=rows,
@@ -233,7 +230,7 @@ class PartitionIndex:
             at=table["at"],
             weight=table["weight"],
             words=np.where(shares, words, 0.0),
-            cosine=given,
+            cosine=cosine,
             near=np.where(close, near, FAR),
             vectors=vectors,
             total=total,

@@ -77,14 +77,13 @@ class Postings:
         """Put the tail in its place: what is in order already is moved once and not sorted."""
         order = np.argsort(self._tail_terms[: self._waiting], kind="stable")
         terms = self._tail_terms[order]
-        places = np.searchsorted(self._terms, terms, "right")
-        merged = (
-            np.insert(self._terms, places, terms),
-            np.insert(self._rows, places, self._tail_rows[order]),
-            np.insert(self._counts, places, self._tail_counts[order]),
-        )
+        rows, counts = self._tail_rows[order], self._tail_counts[order]
+        if len(self._terms):
+            places = np.searchsorted(self._terms, terms, "right")
+            terms = np.insert(self._terms, places, terms)
+            rows, counts = np.insert(self._rows, places, rows), np.insert(self._counts, places, counts)
         self._clear()
-        self._terms, self._rows, self._counts = merged
+        self._terms, self._rows, self._counts = terms, rows, counts
 
     def renumber(self, new: NDArray[np.int64]) -> None:
         """Give each row the number that stands at its place in *new*; below 0: forget it."""
@@ -119,8 +118,7 @@ class Postings:
         value = rarity[term]
         value *= counts
         value /= norms[rows] + counts
-        sums: NDArray[np.float64] = np.bincount(rows, value, len(norms))
-        return sums
+        return np.bincount(rows, value, len(norms)).astype(np.float64, copy=False)
 
     def _found(self, query: Terms) -> Found:
         begins, ends = self._terms.searchsorted(query), self._terms.searchsorted(query, "right")

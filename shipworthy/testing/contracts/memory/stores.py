@@ -154,14 +154,16 @@ class Reader:
 
     async def agrees(self, store: MemoryStore) -> None:
         """What it knows is what is there, page by page."""
-        there = [entry_of(found) for found in await paged(store, self.scope)]
+        with_data = {entry.id for entry in self.known.values() if entry.data}
+        there = [entry_of(found, found.id in with_data) for found in await paged(store, self.scope)]
         known = sorted(self.known.values(), key=lambda entry: entry.n)
         assert known == there, f"{self.scope}: known are {_brief(known)}, there are {_brief(there)}"
 
 
-def entry_of(found: Record) -> Entry:
-    """What an index has to know of a record."""
-    return Entry(found.id, found.n, found.kind, found.at, found.weight, found.terms, found.vector)
+def entry_of(found: Record, with_data: bool) -> Entry:
+    """What an index has to know of a record, and what a store may say beside it."""
+    data = found.data if with_data else b""
+    return Entry(found.id, found.n, found.kind, found.at, found.weight, found.terms, found.vector, data)
 
 
 def _brief(entries: Sequence[Entry]) -> list[tuple[str, int]]:
