@@ -16,13 +16,15 @@ import shipworthy.adapters.sqlite.memory_erasing as erasing
 import shipworthy.adapters.sqlite.memory_records as records_
 from shipworthy.adapters.shared.entries import demand
 from shipworthy.adapters.shared.lane import forks
+from shipworthy.adapters.shared.limits import refuse
 from shipworthy.adapters.sqlite.connection import Database, Durability, prepare, rows
+from shipworthy.adapters.sqlite.erasing import REMAINS
 from shipworthy.adapters.sqlite.memory_schema import MEMORY
 from shipworthy.adapters.sqlite.memory_watch import Watch
 from shipworthy.adapters.sqlite.reader import Reader
 from shipworthy.adapters.sqlite.writer import Alone, Committer
 from shipworthy.domain.memory import Changes, Erased, Kind, Mark, Record, Stamp
-from shipworthy.domain.scope import Operator, Scope, is_too_long
+from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import (
     CommitUncertain,
     ConfigurationError,
@@ -33,7 +35,6 @@ from shipworthy.errors import (
     MemoryReadOnly,
     MemoryStoreError,
     MemoryUnavailable,
-    RecordTooLarge,
     StoreClosed,
     StoreCorrupt,
     StoreError,
@@ -46,14 +47,6 @@ from shipworthy.errors import (
 
 T = TypeVar("T")
 
-LARGEST = 16 * 2**20
-"""Bytes that one record may have."""
-LONGEST_RECORD_ID = 200
-"""Bytes that its id may have."""
-REMAINS = (
-    "Copies of the file that were made before (backups, snapshots of its disk) have what they had; so may blocks that"
-    " the disk set aside when the file was written over.",
-)
 
 
 class SqliteMemoryStore:
@@ -63,7 +56,8 @@ class SqliteMemoryStore:
     storage that honours sync; "process" survives the death of the process only. busy_timeout: seconds to wait for
     other programs. vfs: the name of a registered apsw VFS, for tests that inject faults.
 
-    `erase` leaves no byte in the file and its WAL. `remove` promises that nothing is retrieved any more, and what is
+    `erase` leaves no byte in the file and its WAL; it copies what others have beside it, and meanwhile nobody else writes
+    the file: 0.6 s beside 25,000 records of others. `remove` promises that nothing is retrieved any more, and what is
     removed is overwritten; but copies may stay in the gaps of pages until the scope is erased.
 
     Several event loops may use one store at once; a process that was forked needs a store of its own.
@@ -141,7 +135,7 @@ class SqliteMemoryStore:
         self, scope: Scope, records: Sequence[Record], *, replace: bool = False, at: Mark | None = None
     ) -> Mark:
         """Keep *records* in one commit. Raises MemoryConflict, MemoryFull, RecordTooLarge."""
-        _refuse(scope, records)
+        refuse(scope, records)
         return await self._write(partial(records_.put, scope=scope, records=records, replace=replace, at=at))
 
     async def get(self, scope: Scope, ids: Sequence[str]) -> list[Record]:
@@ -205,7 +199,7 @@ class SqliteMemoryStore:
                 f" {error.what}",
                 fix=f"{error.fix} Then erase again.",
             ) from error
-        return Erased(count, REMAINS)
+        return Erased(count, (REMAINS.format(path=self._database.path),))
 
     # parts
 
@@ -247,22 +241,6 @@ def _stamp(cursor: apsw.Cursor, wanted: Stamp, replace: bool) -> Stamp:
         return msgspec.json.decode(found, type=Stamp)
     cursor.execute("UPDATE memory_meta SET stamp = ?", (msgspec.json.encode(wanted),))
     return wanted
-
-
-def _refuse(scope: Scope, records: Sequence[Record]) -> None:
-    """Raises RecordTooLarge for what is not taken."""
-    if is_too_long(scope.tenant) or is_too_long(scope.user) or is_too_long(scope.session):
-        raise RecordTooLarge(
-            "The id of a tenant, a user or a session has more than 512 bytes.", fix="Use a shorter one."
-        )
-    for record in records:
-        if len(records_.encoded(record.id)) > LONGEST_RECORD_ID:
-            raise RecordTooLarge(
-                f"The id of a record has more than {LONGEST_RECORD_ID} bytes.", fix="Use a shorter one."
-            )
-        size = len(record.data) + len(record.terms) + len(record.vector)
-        if size > LARGEST:
-            raise RecordTooLarge(f"A record of {size} bytes is larger than {LARGEST // 2**20} MiB.")
 
 
 # errors
