@@ -140,17 +140,18 @@ def named_only_where_begun() -> None:
     """The learning run is named by whoever begins it, and by nobody who finds it begun."""
     from shipworthy.app.learning import Learning
 
-    begun, begin, own = Learning._begin, Learning.begin, dict[str, bool]()
+    start, begin, own = Learning.start, Learning.begin, set[str]()
 
-    async def noted(self: Any, partition: Any, words: Any, source: str, run_id: str) -> bool:
-        own[source] = await begun(self, partition, words, source, run_id)
-        return own[source]
+    async def noted(self: Any, partition: Any, words: Any, user: Any, source: str, run_id: str) -> Any:
+        task = await start(self, partition, words, user, source, run_id)
+        own.update([source] if task is not None else [])
+        return task
 
     async def named(self: Any, run: Any, partition: Any, said: Any) -> str | None:
         learning = await begin(self, run, partition, said)
-        return learning if own.get(run.run_id) else None
+        return learning if run.run_id in own else None
 
-    Learning._begin = noted  # type: ignore[method-assign]
+    Learning.start = noted  # type: ignore[method-assign]
     _replace(Learning, "begin", lambda _: named)
 
 
@@ -175,14 +176,14 @@ def journals_forgotten() -> None:
     _replace(erasing, "erase_journals", lambda _: nothing)
 
 
-def traces_last() -> None:
-    """What wider partitions have of a run is forgotten after its journal, which alone says whose it was."""
-    from shipworthy.engine.memory import erasing
+def traces_kept() -> None:
+    """What wider partitions have of a run stays there."""
+    from shipworthy.engine.memory.erasing import _Traces
 
-    async def nobody(runtime: Any, scope: Any) -> list[str]:
-        return []
+    async def nothing(self: Any) -> None:
+        """Nothing is forgotten."""
 
-    _replace(erasing, "runs_of", lambda _: nobody)
+    _replace(_Traces, "forget", lambda _: nothing)
 
 
 def learners_by_the_journal() -> None:

@@ -48,7 +48,7 @@ CAUGHT: dict[str, tuple[Callable[[str], set[str]], str]] = {
     "named_only_where_begun": (at("begin learning of r1"), "different"),
     "true_since_it_was_learned": (lambda mutant: test_crash_late.learned_late(mutant), "different"),
     "journals_forgotten": (of_erasing("in the runtime's file", "erase"), "lost"),
-    "traces_last": (of_erasing("what the tenant shares", "scrub"), "different"),
+    "traces_kept": (of_erasing("what the tenant shares", "scrub"), "different"),
     "learners_by_the_journal": (
         lambda mutant: {"lost"} if test_crash_erase.left_of_a_learner(mutant) else set(),
         "lost",
