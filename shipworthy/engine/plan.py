@@ -19,7 +19,7 @@ MakeDeps = Callable[[Scope, Any], Awaitable[Any]]
 NOTHING: Mapping[str, Settlement] = {}
 
 
-class Plan(msgspec.Struct, frozen=True, gc=False):
+class Plan(msgspec.Struct, frozen=True):
     """An agent as a runtime knows it: its blueprint, and how a run's dependencies are made from its scope."""
 
     blueprint: Blueprint
