@@ -143,7 +143,7 @@ class CatchingUp:
     async def _begin(self, run_id: str, words: Sequence[Episode], name: str) -> asyncio.Task[Any] | None:
         """None if somebody else began it, or if nobody knows whose words they are: what is learned in a partition that
         several users share is at the expense of who said it, and names them."""
-        user = self._partition.user
+        user = self._partition.user or next((w.source.user for w in words if w.source is not None), None)
         if user is None:
             run = await self._found(run_id)
             if run is None:
