@@ -27,7 +27,7 @@ from shipworthy.errors import (
     MemoryUnavailable,
     RecordTooLarge,
 )
-from shipworthy.testing import ScriptedModel
+from shipworthy.testing import HashEmbedder, ScriptedModel
 from tests.engine.world import too_long
 
 ALICE, BOB = Scope("acme", "alice"), Scope("acme", "bob")
@@ -565,5 +565,38 @@ def test_what_came_out_of_memory_is_not_remembered_again() -> None:
         told = [part for message in second.messages for part in message.parts if part.origin == "memory"]
         await ran(a, [*told, Text("Peanuts again?")], **AS_ALICE)
         assert len([text for text in await texts(memory, ALICE) if "satay" in text]) == 1
+
+    go(law)
+
+
+def test_reindexing_ends_while_others_write_and_makes_no_vector_twice() -> None:
+    async def law() -> None:
+        store = InMemoryMemoryStore()
+        plain = Memory(store)
+        for nth in range(30):
+            await plain.remember(ALICE, f"Peanut story number {nth}.")
+        await plain.close()
+        asked: list[str] = []
+
+        class Slow(HashEmbedder):
+            async def embed(self, texts: Sequence[str], purpose: Any) -> Any:
+                asked.extend(texts)
+                await other.set_block(ALICE, "clock", f"It is {len(asked)}.")
+                return await super().embed(texts, purpose)
+
+        other = Memory(store)
+
+        async def write() -> None:
+            while True:
+                await asyncio.sleep(0.005)
+                await other.set_block(ALICE, "clock", f"Still {len(asked)}.")
+
+        await other.open()
+        writing = asyncio.create_task(write())
+        again = Memory(store, embedder=Slow(64))
+        assert await again.reindex() == 30
+        writing.cancel()
+        stories = [text for text in asked if text.startswith("Peanut")]
+        assert len(stories) == len(set(stories)) == 30
 
     go(law)

@@ -6,6 +6,8 @@ interrupted goes on where it was. Meanwhile records are found by their words.
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Callable, Sequence
 
 from shipworthy.domain.memory import Record
@@ -17,6 +19,7 @@ from shipworthy.errors import MemoryConflict
 from shipworthy.ports.memory import MemoryStore
 
 PAGE = 100
+_TRIES = 200
 _OPERATOR = Operator("reindexing memories")
 
 Progress = Callable[[Scope, int], None]
@@ -49,19 +52,30 @@ async def _partition(store: MemoryStore, vectors: Vectors, scope: Scope) -> int:
 
 
 async def _renew(store: MemoryStore, vectors: Vectors, scope: Scope, ids: list[str]) -> int:
-    """What is there now of *ids* is read, made anew and written back, unless it was changed meanwhile: then again."""
-    while True:
+    """What is there now of *ids* is read, made anew and written back, unless the partition was written to meanwhile:
+    then again, without making anything twice. Raises MemoryConflict where it is written to all the time."""
+    made: dict[tuple[str, bytes], Record] = {}
+    for turn in range(_TRIES):
         mark = await store.put(scope, [])
         records = await _stale(await store.get(scope, ids), vectors)
         if not records:
             return 0
-        items = [item for record in records if (item := readable(record)) is not None]
-        made = await vectors.records(items, strict=True)
+        if new := [record for record in records if (record.id, record.data) not in made]:
+            items = [item for record in new if (item := readable(record)) is not None]
+            again = await vectors.records(items, strict=True)
+            made.update({(record.id, record.data): each for record, each in zip(new, again, strict=True)})
+            continue  # that took its time: what is written is checked against what is read now
         try:
-            await store.put(scope, made, replace=True, at=mark)
-            return len(made)
+            await store.put(
+                scope, [made[record.id, record.data] for record in records], replace=True, at=mark
+            )
+            return len(records)
         except MemoryConflict:
-            continue
+            await asyncio.sleep(random.uniform(0, 0.001 * turn))
+    raise MemoryConflict(
+        f"{store.name}: a partition is written to all the time.",
+        fix="Reindex again: it goes on where it was.",
+    )
 
 
 async def _stale(records: Sequence[Record], vectors: Vectors) -> list[Record]:
