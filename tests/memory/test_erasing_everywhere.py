@@ -144,9 +144,9 @@ async def pay(whom: str) -> str:
 
 async def live(memory: Memory, runtime: Runtime) -> None:
     """A memory of the tenant, the user and a session, with all that a run can leave in one; Bob has some too."""
-    turns = [ToolCall("pay", {"whom": ARGUMENT}), f"I paid {ANSWER}.", "Hello, Bob."]
+    turns: list[Any] = [ToolCall("pay", {"whom": ARGUMENT}), f"I paid {ANSWER}.", "Hello, Bob."]
     agent = Agent("Be brief.", model=ScriptedModel(turns), runtime=runtime, memory=memory, auto_extract=False, tools=[pay])  # fmt: skip # noqa: E501
-    hers = {"tenant_id": "acme", "user_id": USER_ID, "session_id": SESSION_ID, "run_id": RUN_ID}
+    hers: Any = {"tenant_id": "acme", "user_id": USER_ID, "session_id": SESSION_ID, "run_id": RUN_ID}
     await agent.run(f"Pay {SAID}.", **hers)
     for scope in (USER, SESSION):
         await memory.remember(scope, f"likes {SAID}")

@@ -174,27 +174,28 @@ def test_who_writes_back_what_was_read_is_found(case: Any) -> None:
 
 def test_who_never_has_their_turn_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     class Busy(InMemoryMemoryStore):
+        busy = False
+
         async def put(self, scope: Scope, records: Any, **options: Any) -> Mark:
-            if options.get("at") is not None and options.get("replace") and busy:
+            if options.get("at") is not None and options.get("replace") and self.busy:
                 raise MemoryConflict("Somebody writes all the time.")
             return await super().put(scope, records, **options)
 
     async def run() -> None:
-        nonlocal busy
-        memory = Memory(Busy())
+        store = Busy()
+        memory = Memory(store)
         for user in ("alice", "bob"):
             await memory.facts.add(ACME, "office", "is in", "Berlin", source=Source(user[0], 1, user))
         await memory.remember(ALICE, "I like quinces.")
-        busy = True
+        store.busy = True
         with pytest.raises(ErasureIncomplete, match="all the time"):
             await memory.erase(ALICE)
         assert not await memory.episodes(ALICE)
-        busy = False
+        store.busy = False
         await memory.erase(ALICE)
         [fact] = await memory.facts.of(ACME)
         assert [source.user for source in fact.sources] == ["bob"]
 
-    busy = False
     monkeypatch.setattr(erasing, "_TRIES", 3)
     go(run())
 
