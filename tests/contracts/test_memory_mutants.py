@@ -197,7 +197,36 @@ class SeesItsPartitionTwice(Mutant):
         return await super().put(scope, records, **how)
 
 
+class TakesWhatIsTooLong(Mutant):
+    caught = "what_is_too_long_is_refused"
+
+    async def put(self, scope: Scope, records: Sequence[Record], **how: Any) -> Mark:
+        short = [msgspec.structs.replace(one, id=one.id[:100]) for one in records]
+        return await super().put(scope, short, **how)
+
+
 # reading
+
+
+class BelievesWhoIsAhead(Mutant):
+    caught = "a_reader_who_is_ahead_begins_anew"
+
+    async def changes(self, scope: Scope, since: Mark, limit: int = 1000) -> Changes:
+        present = await self.whole(scope, [], False, None)
+        ahead = since.epoch == present.epoch and since.n > present.n
+        return await super().changes(scope, present if ahead else since, limit)
+
+
+class CountsEntriesOnly(Mutant):
+    caught = "an_answer_is_bounded"
+
+    async def changes(self, scope: Scope, since: Mark, limit: int = 1000) -> Changes:
+        news = await super().changes(scope, since, limit)
+        while news.more and len(news.entries) < limit:
+            more = await super().changes(scope, news.mark, limit - len(news.entries))
+            entries = [*news.entries, *more.entries]
+            news = msgspec.structs.replace(more, entries=entries, reset=news.reset)
+        return news
 
 
 class NeverResets(Mutant):

@@ -429,8 +429,8 @@ def on_dynamodb(folder: Path) -> Iterator[Prepared]:
     for module in DYNAMODB:
         source = source_of(module)
         edits += scope_parts(
-            module, source, apart_from=("_covered",)
-        )  # it asks whether anything can be within
+            module, source, apart_from=("_covered", "_run")
+        )  # one asks whether anything can be within, the other whose turn it is
         edits += [
             Edit(module, used.start(), used.end(), NOBODYS[used.group()[-2:]], used.group())
             for used in _USED.finditer(source)

@@ -87,7 +87,7 @@ def values(name: str) -> dict[str, Any]:
         "tag": b"TAG.",
         "dimensions": 2,
     }
-    given = {**columns, **single, **copied, **ranked, "epoch": 9, "n": 0, "limit": 100}
+    given = {**columns, **single, **copied, **ranked, "epoch": 9, "n": 0, "limit": 100, "bytes": 10**6}
     given["after"] = b"" if name in LISTED else 0
     if name == "copy":
         given["ids"] = [b"a", b"b"]

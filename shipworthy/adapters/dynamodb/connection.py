@@ -32,7 +32,7 @@ except ImportError as error:
 
 T = TypeVar("T")
 
-THREADS = 8
+THREADS = 16
 """Requests of one store that are on their way at once."""
 PAUSE = 0.02
 """Seconds before the second attempt; twice as many, and somewhat more or less, before each further one."""

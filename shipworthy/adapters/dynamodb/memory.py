@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from shipworthy.adapters.dynamodb.connection import Changed, Connection, NoTable
+from shipworthy.adapters.dynamodb.connection import THREADS, Changed, Connection, NoTable
 from shipworthy.adapters.dynamodb.layout import (
     FORMAT,
     FORMAT_KEY,
@@ -33,7 +33,9 @@ from shipworthy.adapters.dynamodb.layout import (
 )
 from shipworthy.adapters.dynamodb.partitions import Partitions, new_epoch
 from shipworthy.adapters.shared.entries import demand
+from shipworthy.adapters.shared.limits import at_least_one, cut, refuse
 from shipworthy.adapters.shared.places import once, place_of, scope_from, within
+from shipworthy.adapters.shared.turns import Turns
 from shipworthy.domain.memory import NOWHERE, Changes, Erased, Kind, Mark, Record, Stamp
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import (
@@ -61,9 +63,9 @@ class DynamoDBMemoryStore:
     """Partitions in one DynamoDB table, which *create* makes where it is not there; without a *client* of boto3's, one
     is made for the *region*, or for the server at *endpoint_url*, with the credentials that boto3 finds.
 
-    Requests wait on eight threads of the store's. Each of their attempts may take *timeout* seconds to connect and as
-    many to be answered; throttled and lost ones are begun again for *patience* seconds. Then MemoryUnavailable. Every
-    read is consistent, and what is acknowledged is durable.
+    Requests wait on sixteen threads of the store's, of which one tenant has at most half. Each of their attempts may
+    take *timeout* seconds to connect and as many to be answered; throttled and lost ones are begun again for *patience*
+    seconds. Then MemoryUnavailable. Every read is consistent, and what is acknowledged is durable.
 
     A record has at most 400 KB, of which what it is found by takes twice its size (RecordTooLarge); a partition has at
     most 10 GB (MemoryFull). New partitions are entered in one list, which takes some 500 of them in a second.
@@ -92,6 +94,7 @@ class DynamoDBMemoryStore:
         self._server = Connection(table, region, endpoint_url, client, timeout, patience)
         self._partitions = Partitions(self._server)
         self._create = create
+        self._tenants, self._changing = Turns(THREADS // 2), Turns(1)
         self._opened = self._closed = False
 
     @property
@@ -112,14 +115,15 @@ class DynamoDBMemoryStore:
         await self._server.close()
 
     async def stamp(self, wanted: Stamp, *, replace: bool = False) -> Stamp:
-        return await self._run(self._stamp, wanted, replace)
+        return await self._run(None, self._stamp, wanted, replace)
 
     # a partition
 
     async def put(
         self, scope: Scope, records: Sequence[Record], *, replace: bool = False, at: Mark | None = None
     ) -> Mark:
-        return await self._run(self._put, Place(scope), once(records, replace), replace, at)
+        refuse(scope, records)
+        return await self._change(scope, self._put, Place(scope), once(records, replace), replace, at)
 
     async def get(self, scope: Scope, ids: Sequence[str]) -> list[Record]:
         place = Place(scope)
@@ -129,10 +133,12 @@ class DynamoDBMemoryStore:
             found = {record.id: record for record in map(record_of, self._partitions.items(keys.values()))}
             return [found[id] for id in ids if id in found]
 
-        return await self._run(self._partitions.steady, place, read, list[Record]()) if keys else []
+        if not keys:
+            return []
+        return await self._run(scope, self._partitions.steady, place, read, list[Record]())
 
     async def changes(self, scope: Scope, since: Mark, limit: int = 1000) -> Changes:
-        return await self._run(self._changes, Place(scope), since, limit)
+        return await self._run(scope, self._changes, Place(scope), since, at_least_one(limit))
 
     async def page(
         self, scope: Scope, after: int = 0, limit: int = 200, kind: Kind | None = None
@@ -143,23 +149,24 @@ class DynamoDBMemoryStore:
             items = self._numbered(place, after, meta.top, limit, kind, Select="ALL_ATTRIBUTES")
             return [record_of(item) for item in items]
 
-        return await self._run(self._partitions.steady, place, read, list[Record]())
+        return await self._run(scope, self._partitions.steady, place, read, list[Record]())
 
     async def remove(self, scope: Scope, ids: Sequence[str]) -> int:
-        return await self._run(self._remove, Place(scope), sorted({key_of(id) for id in ids}))
+        return await self._change(scope, self._remove, Place(scope), sorted({key_of(id) for id in ids}))
 
     # all of them
 
     async def within(self, scope: Scope) -> list[Scope]:
-        return await self._run(self._within, scope)
+        return await self._run(scope, self._within, scope)
 
     async def erase(self, scope: Scope) -> Erased:
         """Its own partition and every other one that is entered; one that was being erased is still entered, so that
         erasing again completes it."""
-        covered = [Place(each) for each in await self._run(self._covered, scope)]
+        covered = [Place(each) for each in await self._run(scope, self._covered, scope)]
         records = 0
         for first in range(0, len(covered), AT_ONCE):
-            some = [self._run(self._partitions.erase, each) for each in covered[first : first + AT_ONCE]]
+            places = covered[first : first + AT_ONCE]
+            some = [self._run(scope, self._partitions.erase, place) for place in places]
             records += sum(await asyncio.gather(*some))
         return Erased(records, tuple([said.format(name=self._server.table) for said in REMAINS]))
 
@@ -167,16 +174,24 @@ class DynamoDBMemoryStore:
         self, operator: Operator, after: str = "", limit: int = 500
     ) -> list[tuple[str, Scope]]:
         demand(operator)
-        return await self._run(self._everything, after, limit)
+        return await self._run(None, self._everything, after, limit)
 
     # on threads
 
-    async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
+    async def _change(self, scope: Scope, work: Callable[..., T], *arguments: Any) -> T:
+        """Those who change a partition through this store do not get into each other's way, and wait on no thread:
+        others need them."""
+        async with self._changing.one(scope):
+            return await self._run(scope, work, *arguments)
+
+    async def _run(self, scope: Scope | None, work: Callable[..., T], *arguments: Any) -> T:
+        """What *work* gives, on a thread: however much a tenant has to do, some are left for the others."""
         if self._closed:
             raise MemoryClosed(f"The memory in {self.name} was closed.")
         if not self._opened:
             await self.open()
-        return await self._server.run(work, *arguments)
+        async with self._tenants.one(None if scope is None else scope.tenant):
+            return await self._server.run(work, *arguments)
 
     def _put(self, place: Place, records: list[Record], replace: bool, at: Mark | None) -> Mark:
         keys = [place.record(key_of(record.id)) for record in records]
@@ -195,8 +210,7 @@ class DynamoDBMemoryStore:
             held += len({put.sk for put in puts} - known)
             return Work("change", epoch, puts[-1].n, held, puts)
 
-        with self._partitions.one_at_a_time(place):
-            meta, work = self._partitions.change(place, plan)
+        meta, work = self._partitions.change(place, plan)
         return _mark(meta) if work is None else Mark(work.epoch, work.top)
 
     def _remove(self, place: Place, keys: list[str]) -> int:
@@ -208,8 +222,7 @@ class DynamoDBMemoryStore:
                 return None
             return Work("change", new_epoch(), meta.top, meta.held - len(known), removed=sorted(known))
 
-        with self._partitions.one_at_a_time(place):
-            _, work = self._partitions.change(place, plan)
+        _, work = self._partitions.change(place, plan)
         return 0 if work is None else len(work.removed)
 
     def _changes(self, place: Place, since: Mark, limit: int) -> Changes:
@@ -217,12 +230,11 @@ class DynamoDBMemoryStore:
         here = _mark(meta)
         if meta is None:
             return Changes([], here, since != here, more=False)
-        after = since.n if since.epoch == here.epoch else 0
-        entries = [entry_of(item) for item in self._numbered(place, after, here.n, limit + 1)]
-        more = len(entries) > limit
-        del entries[limit:]
+        reset = since.epoch != here.epoch or since.n > here.n
+        found = self._numbered(place, 0 if reset else since.n, here.n, limit + 1)
+        entries, more = cut([entry_of(item) for item in found], limit)
         mark = Mark(here.epoch, entries[-1].n) if more else here
-        return Changes(entries, mark, since.epoch != here.epoch, more)
+        return Changes(entries, mark, reset, more)
 
     def _numbered(
         self, place: Place, after: int, top: int, limit: int, kind: Kind | None = None, **options: Any

@@ -11,7 +11,6 @@ All of this waits, and runs on threads.
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -40,7 +39,6 @@ T = TypeVar("T")
 HELP_AFTER = 0.25
 """Seconds for which a change is left to whoever began it."""
 POLL = 0.01
-STRIPES = 64
 TOGETHER = 90
 """Writes in one transaction, which has at most 100, and at most 4 MB."""
 TOGETHER_BYTES = 3_000_000
@@ -55,7 +53,6 @@ class Partitions:
     def __init__(self, server: Connection) -> None:
         self._server = server
         self._table = server.table
-        self._locks = [threading.Lock() for _ in range(STRIPES)]
 
     # reading
 
@@ -106,10 +103,6 @@ class Partitions:
         return found
 
     # changing
-
-    def one_at_a_time(self, place: Place) -> threading.Lock:
-        """Those who change a partition through this store do not get into each other's way. Others may."""
-        return self._locks[hash(place.place) % STRIPES]
 
     def change(
         self, place: Place, plan: Callable[[Meta | None], Work | None]

@@ -13,12 +13,11 @@ from typing import Generic, TypeVar
 import msgspec
 
 from shipworthy.adapters.shared.entries import demand
+from shipworthy.adapters.shared.limits import at_least_one, cut, refuse
 from shipworthy.domain.memory import NOWHERE, Changes, Entry, Erased, Kind, Mark, Record, Stamp
 from shipworthy.domain.scope import Operator, Scope
-from shipworthy.errors import ConfigurationError, MemoryConflict, MemoryFull, RecordTooLarge
+from shipworthy.errors import ConfigurationError, MemoryConflict, MemoryFull
 
-LARGEST = 16 * 2**20
-"""Bytes that one record may have."""
 AT_ONCE = 16
 """A full partition makes room for a part of its bound at once, this one, for its index is made again each time."""
 
@@ -60,6 +59,7 @@ class _Part:
 
     def __init__(self, scope: Scope, place: int) -> None:
         self.scope, self.place = scope, place
+        self.used = 0.0
         self.epoch = _new_epoch()
         self.records: _Series[Record] = _Series()
         self.numbers: dict[str, int] = {}
@@ -81,36 +81,52 @@ class _Part:
 
 
 class _User:
-    """The partitions of a tenant's user, or the tenant's own, by session; when they were last used."""
+    """The partitions of a tenant's user, or the tenant's own: their own, and those of their sessions, of which the one
+    that was idle for longest is the first."""
 
     def __init__(self) -> None:
-        self.parts: dict[str | None, _Part] = {}
-        self.used = 0.0
+        self.own: _Part | None = None
+        self.sessions: OrderedDict[str, _Part] = OrderedDict()
+
+    @property
+    def parts(self) -> list[_Part]:
+        own = [] if self.own is None else [self.own]
+        return [*own, *self.sessions.values()]
 
 
 class InMemoryMemoryStore:
-    """Records of at most *max_users* users (of a tenant each; what is the tenant's own counts as one) for as long as
-    the process lives. Safe for the event loops of several threads.
+    """Records of at most *max_users* users (of a tenant each; what is the tenant's own counts as one), and of at most
+    *max_sessions* sessions of each, for as long as the process lives. Safe for the event loops of several threads.
 
-    The user who was idle for longest makes room for a new one and is forgotten whole, and so is who was idle for
-    *idle_ttl* seconds. In a partition that has *max_records* records the oldest episodes make room for new ones; facts
-    and blocks stay, and where only those are left, a new one is refused with MemoryFull. *clock* counts seconds.
+    The user who was idle for longest makes room for a new one and is forgotten whole; of a user's sessions, the one
+    that was idle for longest makes room. A session that was idle for *idle_ttl* seconds is forgotten, and so is a user
+    of whom nothing was used for so long. In a partition that has *max_records* records the oldest episodes make room
+    for new ones; facts and blocks stay, and where only those are left, a new one is refused with MemoryFull. *clock*
+    counts seconds.
     """
 
     def __init__(
         self,
         *,
         max_users: int = 100_000,
+        max_sessions: int = 1_000,
         idle_ttl: float = 86_400.0,
         max_records: int = 10_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        bounds = {"max_users": max_users, "idle_ttl": idle_ttl, "max_records": max_records}
+        bounds = {
+            "max_users": max_users,
+            "max_sessions": max_sessions,
+            "idle_ttl": idle_ttl,
+            "max_records": max_records,
+        }
         for bound, value in bounds.items():
             if not value > 0:
                 raise ConfigurationError(f"{bound} is {value}.", fix=f"Give a {bound} above 0.")
-        self._max_users, self._idle_ttl, self._max_records = max_users, idle_ttl, max_records
+        self._max_users, self._max_sessions = max_users, max_sessions
+        self._idle_ttl, self._max_records = idle_ttl, max_records
         self._clock = clock
+        self._idle: OrderedDict[int, _Part] = OrderedDict()  # by place, idle for longest first
         self._users: OrderedDict[Owner, _User] = OrderedDict()  # idle for longest first
         self._tenants: dict[str, dict[str | None, _User]] = {}
         self._places: _Series[_Part] = _Series()
@@ -138,13 +154,13 @@ class InMemoryMemoryStore:
     async def put(
         self, scope: Scope, records: Sequence[Record], *, replace: bool = False, at: Mark | None = None
     ) -> Mark:
+        refuse(scope, records)
         with self._lock:
             part = self._find(scope)
             if at is not None and at != (NOWHERE if part is None else part.mark):
                 raise MemoryConflict("Somebody else wrote to this partition meanwhile.")
             known = {} if part is None else part.numbers
             writing = _once(records, replace, known)
-            self._refuse_large(writing)
             added = sum(id not in known for id in writing)
             crowded = self._crowding(part, added, writing)
             if writing:
@@ -162,14 +178,14 @@ class InMemoryMemoryStore:
             return [part.records.held[part.numbers[id]] for id in ids if id in part.numbers]
 
     async def changes(self, scope: Scope, since: Mark, limit: int = 1000) -> Changes:
+        limit = at_least_one(limit)
         with self._lock:
             part = self._find(scope)
             if part is None:
                 return Changes([], NOWHERE, reset=since != NOWHERE, more=False)
-            reset = since.epoch != part.epoch
+            reset = since.epoch != part.epoch or since.n > part.records.last
             found = part.records.after(0 if reset else since.n, limit + 1)
-            more = len(found) > limit
-            entries = [_entry(record) for _, record in found[:limit]]
+            entries, more = cut([_entry(record) for _, record in found], limit)
             mark = Mark(part.epoch, entries[-1].n) if more else part.mark
             return Changes(entries, mark, reset, more)
 
@@ -222,17 +238,33 @@ class InMemoryMemoryStore:
         return scope.session
 
     def _find(self, scope: Scope) -> _Part | None:
-        """The scope's partition, if it has records. Its user is not idle."""
+        """The scope's partition, if it has records. From now on it is not idle, nor is its user."""
         user = self._use(self._owner(scope))
-        return None if user is None else user.parts.get(self._session(scope))
+        if user is None:
+            return None
+        session = self._session(scope)
+        if session is None:
+            return user.own
+        part = user.sessions.get(session)
+        if part is not None:
+            user.sessions.move_to_end(session)
+            self._touch(part)
+        return part
 
     def _use(self, owner: Owner) -> _User | None:
+        """The user, who is not idle from now on: what is their own stays as long as one of their sessions does."""
         self._expire()
         user = self._users.get(owner)
         if user is not None:
-            user.used = self._clock()
             self._users.move_to_end(owner)
+            if user.own is not None:
+                self._touch(user.own)
         return user
+
+    def _touch(self, part: _Part) -> None:
+        part.used = self._clock()
+        self._idle[part.place] = part
+        self._idle.move_to_end(part.place)
 
     def _covered(self, scope: Scope) -> list[_Part]:
         """The partitions within a scope, its own among them."""
@@ -241,45 +273,55 @@ class InMemoryMemoryStore:
             return [] if part is None else [part]
         if scope.user is not None:
             user = self._use(self._owner(scope))
-            return [] if user is None else list(user.parts.values())
+            return [] if user is None else user.parts
         self._expire()
         users = self._tenants.get(self._owner(scope)[0], {})
-        return [part for user in users.values() for part in user.parts.values()]
+        return [part for user in users.values() for part in user.parts]
 
     # room
 
     def _make(self, scope: Scope) -> _Part:
-        """A partition for a scope that has none. Who was idle for longest makes room for a new user."""
-        owner = self._owner(scope)
+        """A partition for a scope that has none. Who was idle for longest makes room for a new user, and a session for
+        a new one."""
+        owner, session = self._owner(scope), self._session(scope)
         user = self._users.get(owner)
         if user is None:
             while len(self._users) >= self._max_users:
                 self._drop_user(next(iter(self._users.values())))
             user = self._users[owner] = _User()
-            user.used = self._clock()
             self._tenants.setdefault(owner[0], {})[owner[1]] = user
         part = _Part(scope, self._places.last + 1)
         self._places.add(part)
-        user.parts[self._session(scope)] = part
+        self._touch(part)
+        if session is None:
+            user.own = part
+        else:
+            user.sessions[session] = part
+            while len(user.sessions) > self._max_sessions:
+                self._drop(next(iter(user.sessions.values())))
         return part
 
     def _expire(self) -> None:
-        """Forget who is idle for too long. Each of them costs one step, once."""
+        """Forget what is idle for too long. Each partition costs one step, once."""
         oldest = self._clock() - self._idle_ttl
-        while self._users and (user := next(iter(self._users.values()))).used < oldest:
-            self._drop_user(user)
+        while self._idle and (part := next(iter(self._idle.values()))).used < oldest:
+            self._drop(part)
 
     def _drop_user(self, user: _User) -> None:
-        for part in list(user.parts.values()):
+        for part in user.parts:
             self._drop(part)
 
     def _drop(self, part: _Part) -> None:
         """Forget a partition, and its user with the last one."""
-        owner = self._owner(part.scope)
+        owner, session = self._owner(part.scope), self._session(part.scope)
         user = self._users[owner]
         self._places.drop(part.place)
-        del user.parts[self._session(part.scope)]
-        if not user.parts:
+        del self._idle[part.place]
+        if session is None:
+            user.own = None
+        else:
+            del user.sessions[session]
+        if user.own is None and not user.sessions:
             del self._users[owner], self._tenants[owner[0]][owner[1]]
             if not self._tenants[owner[0]]:
                 del self._tenants[owner[0]]
@@ -311,11 +353,6 @@ class InMemoryMemoryStore:
                 fix="Raise InMemoryMemory(max_records=...), write less at once, or use SqliteMemory.",
             )
         return crowded
-
-    def _refuse_large(self, writing: dict[str, Record]) -> None:
-        for record in writing.values():
-            if len(record.data) + len(record.terms) + len(record.vector) > LARGEST:
-                raise RecordTooLarge(f"A record is larger than {LARGEST // 2**20} MiB.")
 
 
 def _once(records: Sequence[Record], replace: bool, known: dict[str, int]) -> dict[str, Record]:

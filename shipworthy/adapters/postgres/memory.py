@@ -20,6 +20,7 @@ from shipworthy.adapters.postgres.memory_writing import MemoryWriter, draw, put_
 from shipworthy.adapters.postgres.place import place_of
 from shipworthy.adapters.shared.entries import demand
 from shipworthy.adapters.shared.lane import forks
+from shipworthy.adapters.shared.limits import PAGE, at_least_one, cut, refuse
 from shipworthy.domain.memory import NOWHERE, Changes, Entry, Erased, Kind, Mark, Record, Stamp
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import ConfigurationError, MemoryClosed, MemoryStoreError, StoreClosed, StoreError
@@ -104,6 +105,7 @@ class PostgresMemoryStore:
     async def put(
         self, scope: Scope, records: Sequence[Record], *, replace: bool = False, at: Mark | None = None
     ) -> Mark:
+        refuse(scope, records)
         put = put_of(place_of_scope(scope), records, replace, at)
         return await _told(self._ready().writer.submit(put))
 
@@ -113,20 +115,20 @@ class PostgresMemoryStore:
         return [found[id] for id in ids if id in found]
 
     async def changes(self, scope: Scope, since: Mark, limit: int = 1000) -> Changes:
-        values = {"epoch": since.epoch, "n": since.n, "limit": limit}
+        limit = at_least_one(limit)
+        values = {"epoch": since.epoch, "n": since.n, "limit": limit, "bytes": PAGE}
         [rows] = await self._read(sight_of(scope), ("changes", values))
         if not rows:
             return Changes([], NOWHERE, reset=since != NOWHERE, more=False)
         epoch, n = rows[0][:2]
-        entries = [_entry(row) for row in rows[:limit] if row[2] is not None]
-        more = len(rows) > limit
+        entries, more = cut([_entry(row) for row in rows if row[2] is not None], limit)
         mark = Mark(epoch, entries[-1].n if more else n)
         return Changes(entries, mark, reset=since.epoch != epoch or since.n > n, more=more)
 
     async def page(
         self, scope: Scope, after: int = 0, limit: int = 200, kind: Kind | None = None
     ) -> list[Record]:
-        values = {"after": after, "limit": limit}
+        values = {"after": after, "limit": max(limit, 0)}
         step = ("page", values) if kind is None else ("page_of_kind", {**values, "kind": kind})
         [rows] = await self._read(sight_of(scope), step)
         return [_record(row) for row in rows]

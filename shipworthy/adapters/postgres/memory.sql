@@ -144,12 +144,19 @@ SELECT id, kind, data, at, weight, terms, vector, n FROM shipworthy_memory.recor
 WHERE place = %(place)b AND id = ANY (%(ids)b)
 
 -- statement: changes
--- A mark above the partition's is of a server that has forgotten since: everything comes again.
+-- A mark above the partition's is of a server that has forgotten since: everything comes again. One more than is given
+-- away, by number and by size, so that whoever asks knows whether there are more.
 SELECT p.epoch, p.n, r.id, r.n, r.kind, r.at, r.weight, r.terms, r.vector
 FROM shipworthy_memory.partitions AS p LEFT JOIN LATERAL (
-  SELECT id, n, kind, at, weight, terms, vector FROM shipworthy_memory.records
-  WHERE place = %(place)b AND n > CASE WHEN p.epoch = %(epoch)b AND p.n >= %(n)b THEN %(n)b ELSE 0 END
-  ORDER BY n LIMIT %(limit)b + 1
+  SELECT * FROM (
+    SELECT next.*, sum(octet_length(terms) + octet_length(vector)) OVER (
+      ORDER BY n ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING) AS before
+    FROM (
+      SELECT id, n, kind, at, weight, terms, vector FROM shipworthy_memory.records
+      WHERE place = %(place)b AND n > CASE WHEN p.epoch = %(epoch)b AND p.n >= %(n)b THEN %(n)b ELSE 0 END
+      ORDER BY n LIMIT %(limit)b + 1
+    ) AS next
+  ) AS sized WHERE before IS NULL OR before < %(bytes)b
 ) AS r ON true WHERE p.place = %(place)b ORDER BY r.n
 
 -- statement: page

@@ -14,11 +14,10 @@ from shipworthy.adapters.postgres.connection import Connection, is_unanswered
 from shipworthy.adapters.postgres.memory_places import encoded
 from shipworthy.adapters.postgres.memory_session import MemorySession, Rows, Sight, Step, perform_all
 from shipworthy.adapters.shared.lane import Job
+from shipworthy.adapters.shared.places import size_of
 from shipworthy.domain.memory import NOWHERE, Mark, Record
-from shipworthy.errors import MemoryConflict, MemoryStoreError, MemoryUnavailable, RecordTooLarge
+from shipworthy.errors import MemoryConflict, MemoryStoreError, MemoryUnavailable
 
-LARGEST = 16 << 20
-"""Bytes of one record."""
 AT_ONCE = 64
 """Puts of one transaction."""
 BYTES_AT_ONCE = 32 << 20
@@ -81,24 +80,12 @@ class Put(msgspec.Struct, gc=False):
         raise MemoryConflict("The partition is not where its writer has read it.")
 
 
-def put_of(
-    place: bytes, records: Sequence[Record], replace: bool, at: Mark | None, largest: int = LARGEST
-) -> Put:
-    """What writes these records; of one id the first, or the last with *replace*. Raises RecordTooLarge."""
+def put_of(place: bytes, records: Sequence[Record], replace: bool, at: Mark | None) -> Put:
+    """What writes these records; of one id the first, or the last with *replace*."""
     ordered = records if replace else [*reversed(records)]
     chosen = list({each.id: each for each in ordered}.values())
-    size = 0
-    for each in chosen:
-        nbytes = size_of(each)
-        if nbytes > largest:
-            raise RecordTooLarge(f"A record has {nbytes} bytes; at most {largest} can be kept.")
-        size += nbytes
+    size = sum(map(size_of, chosen))
     return Put(place, chosen if replace else chosen[::-1], replace, at, size, draw(), draw())
-
-
-def size_of(record: Record) -> int:
-    """The bytes of a record."""
-    return len(record.data) + len(record.terms) + len(record.vector)
 
 
 class MemoryWriter(MemorySession):

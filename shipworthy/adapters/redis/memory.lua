@@ -2,7 +2,7 @@
 -- atomic step.
 --
 -- Keys of a partition, all of them behind KEYS[1], which is "{prefix:memory:place}" and keeps them on one node of a cluster:
---   :meta      hash   epoch, n
+--   :meta      hash   epoch, n; by: the server that wrote last
 --   :data      hash   what each record says, by id
 --   :index     hash   what each is found by, by id
 --   :order     zset   ids by n
@@ -50,4 +50,23 @@ end
 -- Ids and their n, those above *after*.
 local function numbered(order, after, limit)
   return redis.call('ZRANGEBYSCORE', order, '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
+end
+
+-- *found*, and after it n and index (and, *whole*, data) of some of these records, and whether there are more: at most
+-- *limit*, and none after *most* bytes.
+local function sized(found, records, limit, most, whole)
+  local size = 0
+  for i = 1, #records, 2 do
+    if i > 2 * limit or size >= most then return found, 1 end
+    local index = redis.call('HGET', INDEX, records[i])
+    table.insert(found, records[i + 1])
+    table.insert(found, index)
+    size = size + #index
+    if whole then
+      local data = redis.call('HGET', DATA, records[i])
+      table.insert(found, data)
+      size = size + #data
+    end
+  end
+  return found, 0
 end

@@ -13,6 +13,7 @@ from typing import Any
 from shipworthy.adapters.redis.connection import MEMORY, Connection, Script, script
 from shipworthy.adapters.redis.durability import Losses, evicts, fields, losses
 from shipworthy.adapters.shared.entries import demand
+from shipworthy.adapters.shared.limits import PAGE, at_least_one, refuse
 from shipworthy.adapters.shared.places import (
     entry_from,
     once,
@@ -38,12 +39,12 @@ from shipworthy.errors import (
 )
 
 FORMAT = "1"
-LARGEST = 16 * 2**20
-"""Bytes that one record may have."""
 MOST = 64 * 2**20
 """Bytes that may be put at once: while they are written, the server does nothing else."""
 AT_ONCE = 64
 """Partitions that are looked at, or erased, at once."""
+SLICE = 500
+"""Ids that one script has: while it runs, the server does nothing else."""
 TURNS = 100
 """How often a put may be told that its partition was erased before it was made."""
 LOSSES = Losses(
@@ -151,6 +152,7 @@ class RedisMemoryStore:
     async def put(
         self, scope: Scope, records: Sequence[Record], *, replace: bool = False, at: Mark | None = None
     ) -> Mark:
+        refuse(scope, records)
         told: list[str | bytes] = []
         for record in (writing := once(records, replace)):
             told += [raw(record.id), record.kind, packed(record), record.data]
@@ -170,29 +172,47 @@ class RedisMemoryStore:
         raise MemoryUnavailable(f"A partition in {self.name} is being erased again and again.")
 
     async def get(self, scope: Scope, ids: Sequence[str]) -> list[Record]:
-        return _records(await self._partition("get", scope, *map(raw, ids)))
+        found: list[Record] = []
+        done = 0
+        while done < len(ids):
+            some = map(raw, ids[done : done + SLICE])
+            looked_for, *rest = await self._partition("get", scope, PAGE, *some)
+            done += int(looked_for)
+            found += _records(rest)
+        return found
 
     async def changes(self, scope: Scope, since: Mark, limit: int = 1000) -> Changes:
-        epoch, n, *rest = await self._partition("changes", scope, since.epoch, since.n, limit + 1)
+        limit = at_least_one(limit)
+        epoch, n, more, *rest = await self._partition("changes", scope, since.epoch, since.n, limit, PAGE)
         here = Mark(int(epoch), int(n))
         entries = [entry_from(index, int(number)) for number, index in _rows(rest, 2)]
-        more = len(entries) > limit
-        del entries[limit:]
         mark = Mark(here.epoch, entries[-1].n) if more else here
-        return Changes(entries, mark, since.epoch != here.epoch, more)
+        return Changes(entries, mark, since.epoch != here.epoch or since.n > here.n, bool(more))
 
     async def page(
         self, scope: Scope, after: int = 0, limit: int = 200, kind: Kind | None = None
     ) -> list[Record]:
-        return _records(await self._partition("page", scope, after, limit, kind or ""))
+        """In answers of about 1 MiB each, so that neither the server nor the event loop is held up by one."""
+        found: list[Record] = []
+        while len(found) < limit:
+            left = limit - len(found)
+            more, *rest = await self._partition("page", scope, after, left, kind or "", PAGE)
+            found += _records(rest)
+            if not more:
+                break
+            after = found[-1].n
+        return found
 
     async def remove(self, scope: Scope, ids: Sequence[str]) -> int:
-        if not ids:
-            return 0
-        removed, left = await self._partition("remove", scope, _token(), _epoch(), *map(raw, ids))
-        if removed and not left:
-            await self._leave(place_of(scope))
-        return int(removed)
+        """Some hundred at a time, so that the server has time for others; each time is whole or not at all."""
+        total = 0
+        for first in range(0, len(ids), SLICE):
+            some = map(raw, ids[first : first + SLICE])
+            removed, left = await self._partition("remove", scope, _token(), _epoch(), *some)
+            if removed and not left:
+                await self._leave(place_of(scope))
+            total += int(removed)
+        return total
 
     # all of them
 
@@ -278,9 +298,6 @@ class RedisMemoryStore:
             await self.open()
 
     def _refuse_large(self, records: Sequence[Record]) -> None:
-        for record in records:
-            if size_of(record) > LARGEST:
-                raise RecordTooLarge(f"A record is larger than {LARGEST // 2**20} MiB.")
         if sum(map(size_of, records)) > MOST:
             raise RecordTooLarge(
                 f"{len(records)} records of more than {MOST // 2**20} MiB in all are too much to put at once.",

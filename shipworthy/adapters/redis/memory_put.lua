@@ -26,6 +26,17 @@ if here == '0' then
   here = fresh
 end
 
+-- A server that was started anew, or took over, may have forgotten the latest numbers, which others have read.
+local by = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
+local before = redis.call('HGET', META, 'by')
+if before ~= by then
+  redis.call('HSET', META, 'by', by)
+  if before then
+    redis.call('HSET', META, 'epoch', fresh)
+    here = fresh
+  end
+end
+
 for _, i in ipairs(writing) do
   local id, kind = ARGV[i], ARGV[i + 1]
   last = redis.call('HINCRBY', META, 'n', 1)

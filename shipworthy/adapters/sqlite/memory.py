@@ -48,7 +48,6 @@ from shipworthy.errors import (
 T = TypeVar("T")
 
 
-
 class SqliteMemoryStore:
     """A memory in one file, which may be the runtime's, and which several processes of one machine may share.
 
@@ -56,8 +55,8 @@ class SqliteMemoryStore:
     storage that honours sync; "process" survives the death of the process only. busy_timeout: seconds to wait for
     other programs. vfs: the name of a registered apsw VFS, for tests that inject faults.
 
-    `erase` leaves no byte in the file and its WAL; it copies what others have beside it, and meanwhile nobody else writes
-    the file: 0.6 s beside 25,000 records of others. `remove` promises that nothing is retrieved any more, and what is
+    `erase` leaves no byte in the file and its WAL; it copies what others have beside it, and meanwhile nobody else
+    writes the file: 0.6 s beside 25,000 records of others. `remove` promises that nothing is retrieved any more, and what is
     removed is overwritten; but copies may stay in the gaps of pages until the scope is erased.
 
     Several event loops may use one store at once; a process that was forked needs a store of its own.

@@ -14,6 +14,7 @@ from zlib import crc32
 
 import apsw
 
+from shipworthy.adapters.shared.limits import PAGE, at_least_one, cut
 from shipworthy.adapters.sqlite.connection import rows
 from shipworthy.adapters.sqlite.memory_schema import PARTITIONS, SHELVES, records_of
 from shipworthy.domain.memory import NOWHERE, Changes, Entry, Kind, Mark, Record
@@ -100,6 +101,20 @@ class Mine:
         """What a statement of this module gives; its values are numbered from ?4."""
         return rows(self.cursor, _on_shelf(query, self.shelf), (*self._whose, *values))
 
+    def some(self, query: str, *values: apsw.SQLiteValue) -> list[Any]:
+        """So much of what it gives, which ends in terms, vector and data, as an answer has, and one row more."""
+        found, size = list[Any](), 0
+        cursor = self.cursor.connection.cursor()
+        try:
+            for row in cursor.execute(_on_shelf(query, self.shelf), (*self._whose, *values)):
+                found.append(row)
+                if size >= PAGE:
+                    break
+                size += sum([len(part) for part in row[-3:-1] if part is not None])
+        finally:
+            cursor.close(True)  # what is not read to its end holds up those who cut the WAL
+        return found
+
     def do(self, query: str, *values: apsw.SQLiteValue) -> int:
         """How many rows it wrote."""
         self.ask(query, *values)
@@ -115,17 +130,17 @@ def changes(cursor: apsw.Cursor, scope: Scope, since: Mark, limit: int) -> Chang
     found = mine.ask(_MARK)
     if found == [(since.epoch, since.n)]:
         return Changes([], since, reset=False, more=False)
-    limit = min(max(limit, 1), _MOST)
-    found = mine.ask(_CHANGES, since.epoch, since.n, limit + 1)
+    limit = at_least_one(limit)
+    found = mine.some(_CHANGES, since.epoch, since.n, limit + 1)
     if not found:
         return Changes([], NOWHERE, reset=since != NOWHERE, more=False)
     epoch, last = found[0][:2]
     entries = [
         Entry(str(id, "utf-8", "surrogatepass"), n, kind, at, weight, terms, vector, data)
-        for _, _, id, n, kind, at, weight, terms, vector, data in found[:limit]
+        for _, _, id, n, kind, at, weight, terms, vector, data in found
         if id is not None
     ]
-    more = len(found) > limit
+    entries, more = cut(entries, limit)
     reset = since.epoch != epoch or not 0 <= since.n <= last
     return Changes(entries, Mark(epoch, entries[-1].n if more else last), reset, more)
 

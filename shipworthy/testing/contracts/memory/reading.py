@@ -6,7 +6,7 @@ import asyncio
 import random
 from typing import get_args
 
-from shipworthy.domain.memory import NOWHERE, Changes, Kind, Mark
+from shipworthy.domain.memory import NOWHERE, Changes, Kind, Mark, Record
 from shipworthy.ports.memory import MemoryStore
 from shipworthy.testing.contracts.memory.stores import (
     ALICE,
@@ -26,6 +26,8 @@ from shipworthy.testing.contracts.memory.stores import (
 STEPS = 60
 WRITING = 7
 IDS = "abcdefgh"
+HEAVY = 90_000
+"""Bytes by which a record is found that is not light."""
 
 
 async def nothing_is_nowhere(stores: MemoryStores) -> None:
@@ -58,6 +60,17 @@ async def a_reader_of_another_epoch_begins_anew(stores: MemoryStores) -> None:
         news = await store.changes(ALICE, since)
         assert ([entry.id for entry in news.entries], news.mark) == (["a", "b", "c"], mark)
         assert news.reset
+
+
+async def a_reader_who_is_ahead_begins_anew(stores: MemoryStores) -> None:
+    """As after a server forgot what it had told: what is written from then on is not missed."""
+    store = await stores.new()
+    mark = await store.put(ALICE, records(*"abc"))
+    for ahead in (1, 1000):
+        news = await store.changes(ALICE, Mark(mark.epoch, mark.n + ahead))
+        assert ([entry.id for entry in news.entries], news.mark) == (["a", "b", "c"], mark)
+        assert news.reset
+        assert not news.more
 
 
 async def removing_makes_readers_begin_anew(stores: MemoryStores) -> None:
@@ -119,6 +132,24 @@ async def changes_come_in_pages(stores: MemoryStores) -> None:
         await reader.agrees(store)
     whole = await store.changes(ALICE, NOWHERE, 7)
     assert (len(whole.entries), whole.more) == (7, False)
+
+
+async def an_answer_is_bounded(stores: MemoryStores) -> None:
+    """By what it weighs, however many entries were asked for; no limit is so small that a reader does not get on."""
+    store, reader = await stores.new(), Reader(ALICE)
+    for half in "ab":
+        await store.put(ALICE, [_heavy(f"{half}{number}") for number in range(9)])
+    news = await store.changes(ALICE, NOWHERE)
+    assert sum(len(entry.terms) + len(entry.vector) for entry in news.entries) < 2**20 + HEAVY
+    assert news.more
+    assert len(await reader.follow(store)) == 18
+    await reader.agrees(store)
+    await store.erase(ALICE)
+    await store.put(ALICE, records("a", "b"))
+    for limit in (0, -1):
+        news = await store.changes(ALICE, NOWHERE, limit)
+        assert ([entry.id for entry in news.entries], news.more) == (["a"], True)
+        assert await store.page(ALICE, limit=limit) == []
 
 
 async def a_reader_in_the_middle_begins_anew_too(stores: MemoryStores) -> None:
@@ -248,6 +279,12 @@ async def numbers_say_nothing_of_others(stores: MemoryStores) -> None:
     assert len(later) == len(among)
 
 
+def _heavy(id: str) -> Record:
+    return Record(
+        id=id, kind="episode", data=b"heavy", at=1, terms=bytes(HEAVY // 2), vector=bytes(HEAVY // 2)
+    )
+
+
 async def _something(store: MemoryStore, chance: random.Random, step: int, most: int = 10) -> None:
     """One random change of ALICE's partition; with WRITING nothing is taken from it."""
     some = chance.sample(IDS, chance.randint(1, 4))
@@ -266,10 +303,12 @@ READING: tuple[Law, ...] = (
     nothing_is_nowhere,
     a_reader_is_told_what_is_new,
     a_reader_of_another_epoch_begins_anew,
+    a_reader_who_is_ahead_begins_anew,
     removing_makes_readers_begin_anew,
     numbers_grow_after_a_removal,
     no_mark_fits_what_was_made_again,
     changes_come_in_pages,
+    an_answer_is_bounded,
     a_reader_in_the_middle_begins_anew_too,
     pages_are_full_and_in_order,
     what_is_asked_for_comes_in_that_order,

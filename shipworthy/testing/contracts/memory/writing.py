@@ -7,12 +7,14 @@ import asyncio
 import msgspec
 
 from shipworthy.domain.memory import NOWHERE, Mark, Record
+from shipworthy.domain.scope import LONGEST_ID, Scope
 from shipworthy.errors import MemoryConflict, RecordTooLarge
 from shipworthy.ports.memory import MemoryStore
 from shipworthy.testing.contracts.memory.stores import (
     ACME,
     ALICE,
     BOB,
+    OPERATOR,
     Law,
     MemoryStores,
     Reader,
@@ -210,6 +212,27 @@ async def a_put_that_fails_has_written_nothing(stores: MemoryStores) -> None:
     assert await texts(store, ALICE) == {"a": "text of a"}
 
 
+async def what_is_too_long_is_refused(stores: MemoryStores) -> None:
+    """The same everywhere: record ids of more than 200 bytes, names of more than 512."""
+    store = await stores.new()
+    names = ["n" * LONGEST_ID, "\u00e9" * (LONGEST_ID // 2)]
+    longest = [
+        scope for name in names for scope in (Scope(name), Scope("acme", name), Scope("acme", "al", name))
+    ]
+    for scope in longest:
+        await store.put(scope, records("i" * 200, "\u00e9" * 100))
+        assert [one.id for one in await paged(store, scope)] == ["i" * 200, "\u00e9" * 100]
+        await store.erase(scope)
+    for name in (names[0] + "n", "n" + names[1]):
+        for scope in (Scope(name), Scope("acme", name), Scope("acme", "al", name)):
+            with refused(RecordTooLarge):
+                await store.put(scope, records("a"))
+    for id in ("i" * 201, "\u00e9" * 101):
+        with refused(RecordTooLarge):
+            await store.put(ALICE, records("a", id))
+    assert await store.everything(OPERATOR) == []
+
+
 async def a_put_that_is_cancelled_is_whole_or_nothing(stores: MemoryStores) -> None:
     """Whenever that comes, and the store goes on."""
     store, other = await stores.new(), await stores.new()
@@ -258,6 +281,7 @@ WRITING: tuple[Law, ...] = (
     who_has_not_read_all_may_not,
     who_writes_of_nothing_new_must_have_read_it_too,
     a_put_that_fails_has_written_nothing,
+    what_is_too_long_is_refused,
 )
 SHARED_WRITING: tuple[Law, ...] = (
     of_many_who_read_the_same_one_writes,
