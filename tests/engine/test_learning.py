@@ -706,3 +706,15 @@ def test_many_facts_are_learned_beside_the_loop(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(facts, "_AT_ONCE", 10_000)
     with pytest.raises(AssertionError):
         go(law)
+
+
+def test_of_two_who_are_told_one_after_the_other_the_second_is_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shipworthy.engine.memory.facts._now", lambda: 1_000)  # both within one millisecond
+
+    async def law() -> None:
+        memory = InMemoryMemory(embedder=None)
+        for city in ("Berlin", "Lisbon"):
+            await memory.facts.add(ALICE, "user", "lives in", city, single=True)
+        assert await objects(memory) == ["Lisbon"]
+
+    go(law)

@@ -107,14 +107,15 @@ class Facts:
             for record in [] if batch is None else await memory.fact_store.get(scope, [LEARNED + name]):
                 return _learned.decode(record.data)  # whatever became of it since, it is not learned again
             topics, known = await self._known(scope, beliefs)
+            at = max([now, *[fact.learned_at + 1 for fact in known]])  # later than what it is told against
 
             def work() -> Learned:
-                return learn(known, beliefs, now=now, source=source, origin=origin, ids=ids, sure=SURE)
+                return learn(known, beliefs, now=at, source=source, origin=origin, ids=ids, sure=SURE)
 
             small = len(beliefs) + len(known) <= _AT_ONCE
             learned = work() if small else await asyncio.to_thread(work)
             if learned.put:
-                note = Record(id=LEARNED + name, kind="topic", data=_told(learned), at=now)
+                note = Record(id=LEARNED + name, kind="topic", data=_told(learned), at=at)
                 notes = [] if batch is None else [note]
                 await self._write(scope, learned.put, (topics, known), mark, notes)
             return learned
