@@ -187,7 +187,7 @@ class Learning:
         learned = await self.memory.facts.learn(
             partition,
             beliefs,
-            source=Source(task.learn_from, 1),
+            source=Source(task.learn_from, 1, scope.user),
             origin=MODEL,
             batch=f"{run.state.started.at}:{run.run_id}",
         )
