@@ -25,7 +25,9 @@ class Partition(Protocol):
         again after a crash does nothing), unless *replace*. *at*: what the writer had read of the partition. Gives the
         partition's mark.
 
-        Raises MemoryConflict if the partition is not at *at* any more, MemoryFull, RecordTooLarge.
+        Raises MemoryConflict if the partition is not at *at* any more, MemoryFull, RecordTooLarge: for a record of more
+        than 16 MiB (of a store that takes less, less), an id of more than 200 bytes, and a scope whose tenant, user or
+        session has more than 512.
         """
         ...
 
@@ -34,7 +36,8 @@ class Partition(Protocol):
         ...
 
     async def changes(self, scope: Scope, since: Mark, limit: int = 1000) -> Changes:
-        """What an index has to know, at most *limit* entries. A record that was replaced comes again with a higher `n`.
+        """What an index has to know, at most *limit* entries (and one at least), and none after some 1 MiB:
+        `more` says whether there are others. A record that was replaced comes again with a higher `n`.
         Another `epoch` than the partition's: everything from the beginning, with `reset`. A partition that has nothing
         gives NOWHERE, with `reset` if *since* is elsewhere."""
         ...
@@ -46,7 +49,8 @@ class Partition(Protocol):
         ...
 
     async def remove(self, scope: Scope, ids: Sequence[str]) -> int:
-        """Forget records; how many there were. The partition gets another epoch if there was any."""
+        """Forget records; how many there were. The partition gets another epoch if there was any. A store may
+        forget many in slices, each at once; doing it again after it was interrupted completes it."""
         ...
 
 

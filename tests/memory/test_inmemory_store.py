@@ -73,6 +73,29 @@ async def who_is_idle_for_too_long_is_forgotten(make: Make) -> None:
     assert not store._places.held
 
 
+async def sessions_that_are_idle_make_room(make: Make) -> None:
+    """Of one user, for another session of theirs, and after their time; what is the user's own stays."""
+    clock = Clock()
+    store, alice, bob = (
+        make(max_sessions=3, idle_ttl=60.0, clock=clock),
+        Scope("acme", "alice"),
+        Scope("acme", "bob"),
+    )
+    sessions = [Scope("acme", "alice", f"{number}") for number in range(50)]
+    for scope in (alice, Scope("acme", "bob", "trip"), bob, sessions[0]):
+        await store.put(scope, records("a"))
+    for scope in sessions[1:]:
+        await store.put(scope, records("a"))
+        assert await texts(store, sessions[0])
+    assert set(await store.within(alice)) == {alice, sessions[0], *sessions[-2:]}
+    assert len(await store.within(bob)) == 2
+    assert len(store._idle) == len(store._places.held) == 6
+    for _ in range(2):
+        clock.now += 40
+        assert await texts(store, sessions[-1])
+    assert await store.within(Scope("acme")) == [alice, sessions[-1]]
+
+
 async def the_oldest_episodes_make_room(make: Make) -> None:
     """In their own partition; facts and blocks stay, and who follows is told."""
     store = make(max_records=20)
@@ -152,6 +175,7 @@ BOUNDS = {
     for law in (
         who_was_idle_for_longest_makes_room,
         who_is_idle_for_too_long_is_forgotten,
+        sessions_that_are_idle_make_room,
         the_oldest_episodes_make_room,
         what_does_not_make_room_is_kept,
         a_full_partition_makes_room_in_few_steps,
@@ -185,7 +209,7 @@ def test_forgetting_who_is_idle_costs_one_step_each() -> None:
     assert many < 40 * few
 
 
-@pytest.mark.parametrize("bound", ["max_users", "idle_ttl", "max_records"])
+@pytest.mark.parametrize("bound", ["max_users", "max_sessions", "idle_ttl", "max_records"])
 def test_a_bound_that_is_none_is_refused(bound: str) -> None:
     with pytest.raises(ConfigurationError, match=bound):
         InMemoryMemoryStore(**{bound: 0})  # type: ignore[arg-type]
@@ -234,6 +258,23 @@ class ForgetsFromTheFirstUseOn(Mutant):
     def _use(self, owner: Any) -> Any:
         self._expire()
         return self._users.get(owner)
+
+
+class HasAsManySessionsAsItMay(Mutant):
+    caught = "sessions_that_are_idle_make_room"
+
+    def __init__(self, **bounds: Any) -> None:
+        super().__init__(**{**bounds, "max_sessions": 10**6})
+
+
+class KeepsSessionsAsLongAsTheirUser(Mutant):
+    caught = "sessions_that_are_idle_make_room"
+
+    def _use(self, owner: Any) -> Any:
+        user = super()._use(owner)
+        for part in user.parts if user else ():
+            self._touch(part)
+        return user
 
 
 class MakesRoomWithFacts(Mutant):

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import redis
@@ -21,7 +21,7 @@ import redis
 from shipworthy.adapters.redis import memory
 from shipworthy.adapters.redis.connection import Script
 from shipworthy.adapters.redis.memory import RedisMemoryStore
-from shipworthy.domain.memory import Mark, Record
+from shipworthy.domain.memory import Kind, Mark, Record
 from shipworthy.domain.scope import Operator, Scope
 from shipworthy.errors import (
     ConfigurationError,
@@ -228,6 +228,85 @@ def test_of_what_was_erased_no_byte_is_left(redis_url: str) -> None:
             assert b"sung by acme" in everything_in(redis_url)
 
     asyncio.run(scenario())
+
+
+async def every_kind_is_erased(url: str) -> None:
+    async with opened(url) as store:
+        canary = Scope("acme", "canary")
+        every = [Record(id=kind, kind=kind, data=b"sung", at=1) for kind in get_args(Kind)]
+        for empty in (lambda: store.erase(canary), lambda: store.remove(canary, get_args(Kind))):
+            await store.put(canary, every)
+            await empty()
+            assert b"canary" not in everything_in(url)
+
+
+def test_of_no_kind_a_key_is_left(redis_url: str) -> None:
+    asyncio.run(every_kind_is_erased(redis_url))
+
+
+def test_a_kind_that_the_scripts_do_not_know_is_caught(redis_url: str) -> None:
+    with broken("erase", ", 'topic'", ""), pytest.raises(AssertionError):
+        asyncio.run(every_kind_is_erased(redis_url))
+
+
+class Measured(RedisMemoryStore):
+    """Knows how many ids one script had at most."""
+
+    most = 0
+
+    async def _partition(self, name: str, scope: Scope, *arguments: str | int | bytes) -> Any:
+        if name != "put":
+            self.most = max(self.most, len(arguments))
+        return await super()._partition(name, scope, *arguments)
+
+
+async def much_is_looked_for_and_removed_in_slices(url: str) -> None:
+    store = Measured(url)
+    ids = [f"{number}" for number in range(1_200)]
+    await store.put(ALICE, [record(id) for id in ids])
+    assert [found.id for found in await store.get(ALICE, ids)] == ids
+    assert await store.remove(ALICE, ids[1:]) == 1_199
+    assert [found.id for found in await store.page(ALICE)] == ["0"]
+    await store.close()
+    assert store.most <= 510
+
+
+def test_a_server_has_time_for_others_while_one_forgets(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(much_is_looked_for_and_removed_in_slices(redis_url))
+    monkeypatch.setattr(memory, "SLICE", 10**6)
+    with pytest.raises(AssertionError):
+        asyncio.run(much_is_looked_for_and_removed_in_slices(redis_url))
+
+
+async def what_came_after_a_loss_is_not_missed(server: OwnRedis) -> None:
+    """The latest records are lost with the server, and as many others come, with their numbers."""
+    async with opened(server.url, patience=30.0) as store:
+        await store.erase(ALICE)
+        await store.put(ALICE, [record("kept")])
+        with redis.Redis.from_url(server.url, protocol=2) as client:
+            client.save()
+        known = await store.put(ALICE, [record("lost"), record("lost too")])
+        server.kill()
+        await asyncio.to_thread(server.start)
+        ahead = await store.changes(ALICE, known)
+        await store.put(ALICE, [record("new"), record("newer"), record("newest")])
+        for news in (ahead, await store.changes(ALICE, known)):
+            assert news.reset
+        assert [entry.id for entry in (await store.changes(ALICE, known)).entries] == [
+            "kept",
+            "new",
+            "newer",
+            "newest",
+        ]
+
+
+def test_who_lived_through_the_loss_of_a_server_misses_nothing() -> None:
+    with OwnRedis(appendonly="no", save="") as server:
+        asyncio.run(what_came_after_a_loss_is_not_missed(server))
+        with broken("put", "if before then", "if false then"), pytest.raises(AssertionError):
+            asyncio.run(what_came_after_a_loss_is_not_missed(server))
 
 
 def test_keys_of_a_partition_are_on_one_node_of_a_cluster() -> None:

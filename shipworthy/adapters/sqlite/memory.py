@@ -56,8 +56,8 @@ class SqliteMemoryStore:
     other programs. vfs: the name of a registered apsw VFS, for tests that inject faults.
 
     `erase` leaves no byte in the file and its WAL; it copies what others have beside it, and meanwhile nobody else
-    writes the file: 0.6 s beside 25,000 records of others. `remove` promises that nothing is retrieved any more, and what is
-    removed is overwritten; but copies may stay in the gaps of pages until the scope is erased.
+    writes the file: 0.6 s beside 25,000 records of others. `remove` promises that nothing is retrieved any more, and
+    what is removed is overwritten; but copies may stay in the gaps of pages until the scope is erased.
 
     Several event loops may use one store at once; a process that was forked needs a store of its own.
     """
