@@ -10,7 +10,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -31,7 +32,7 @@ PAGE = 2000
 """Records that are read of a store at once."""
 BASE = 3_000
 """Bytes that a partition's index takes before anything is in it."""
-RECORD = 400
+RECORD = 250
 """Bytes that a record takes in memory beside its data."""
 BESIDE = 256 * 1024
 """Bytes of records that are kept beside a small partition's index, so that the store need not be asked for them."""
@@ -56,22 +57,28 @@ class _Held:
     """One partition's index, with the lock of whoever is at it, and what a small one's records say. `version`: the
     store's, from before it was asked for what the index knows."""
 
-    __slots__ = ("beside", "index", "lock", "records", "version", "words_only")
+    __slots__ = ("beside", "index", "lock", "records", "vectors", "version")
 
     def __init__(self, tag: bytes) -> None:
         self.index = PartitionIndex(tag)
         self.lock = threading.Lock()
-        self.words_only = False
+        self.vectors: Literal["whole", "coarse", "none"] = "whole"
         self.version: tuple[int, int] | None = None
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, tuple[Kind, bytes]] = {}
         self.beside = 0
+
+    def lessen(self, *, coarse: bool) -> None:
+        """Begin anew with coarse vectors, or with none."""
+        self.vectors = "coarse" if coarse else "none"
+        self.index = PartitionIndex(self.index.tag, vectors=coarse, coarse=coarse)
 
     def take(self, changes: Changes) -> None:
         """Know what was written; what was kept of it before is not any more."""
         if changes.reset:
             self.records, self.beside = {}, 0
-        for entry in changes.entries:
-            self._drop(entry.id)
+        if self.records:
+            for entry in changes.entries:
+                self._drop(entry.id)
         self.index.take(changes)
         self._keep([each for each in changes.entries if each.data and (each.terms or each.vector)])
 
@@ -92,15 +99,16 @@ class _Held:
             size = RECORD + len(each.data)
             if self.beside + size > BESIDE:
                 return False
-            self._drop(each.id)
-            self.records[each.id] = Record(id=each.id, kind=each.kind, data=each.data, at=each.at)
+            if each.id in self.records:
+                self._drop(each.id)
+            self.records[each.id] = each.kind, each.data
             self.beside += size
         return True
 
     def _drop(self, id: str) -> None:
         record = self.records.pop(id, None)
         if record is not None:
-            self.beside -= RECORD + len(record.data)
+            self.beside -= RECORD + len(record[1])
 
     @property
     def nbytes(self) -> int:
@@ -136,29 +144,23 @@ class Indexes:
             finally:
                 self._weigh(scope, held)
             held.version = version
-        vector, near = asked.vector, list[tuple[str, float]]()
-        if held.words_only and vector is not None:
+        vector, near, index = asked.vector, list[tuple[str, float]](), held.index
+        how: dict[str, Any] = {
+            name: getattr(asked, name) for name in ("limit", "weights", "kinds", "after", "before")
+        }
+        if held.vectors == "none" and vector is not None:
             vector, near = None, await self._nearest(scope, asked)
-
-        def find() -> Candidates:
-            return held.index.find(
-                asked.terms,
-                vector,
-                limit=asked.limit,
-                weights=asked.weights,
-                kinds=asked.kinds,
-                after=asked.after,
-                before=asked.before,
-                nearest=near,
-            )
-
-        return await self._at(held, find)
+        if held.vectors == "coarse" and vector is not None and asked.weights.vector:
+            wanted = await self._at(held, partial(index.worth_reading, asked.terms, vector, **how))
+            found = await self._store.get(scope, wanted)
+            near = _measured([(record.id, record.vector) for record in found], vector, self._tag)
+        return await self._at(held, lambda: index.find(asked.terms, vector, nearest=near, **how))
 
     async def things(self, scope: Scope, ids: Sequence[str]) -> dict[str, Remembered]:
         """Those that are there, as the store had them when it was last asked for changes or later."""
         held = self._held.get(scope)
         kept = {} if held is None else held.records
-        there = {id: kept[id] for id in ids if id in kept}
+        there = {id: Record(id=id, kind=kept[id][0], data=kept[id][1], at=0) for id in ids if id in kept}
         if len(there) < len(ids):
             mark = None if held is None else held.index.mark
             found = await self._store.get(scope, [id for id in ids if id not in there])
@@ -194,11 +196,16 @@ class Indexes:
                     held.take(changes)  # noqa: B023
 
             await self._at(held, take, large=len(changes.entries) > AT_ONCE)
-            if not held.words_only and held.index.nbytes > self._most // 2:
-                held.index, held.words_only = PartitionIndex(self._tag, vectors=False), True
+            if self._is_too_large(held):
+                held.lessen(coarse=held.vectors == "whole" and not isinstance(self._store, Nearest))
                 continue
             if not changes.more and held.index.mark == changes.mark:
                 return
+
+    def _is_too_large(self, held: _Held) -> bool:
+        """Whether it has to do with less of its vectors. Whoever has them whole takes no more than half of the room."""
+        most = self._most // 2 if held.vectors == "whole" else self._most
+        return held.vectors != "none" and held.index.nbytes > most
 
     async def _at(self, held: _Held, work: Callable[[], T], *, large: bool = False) -> T:
         """Do *work* on an index, off the loop unless it is small and free."""
@@ -265,11 +272,19 @@ def _nearer(
     depth: int,
 ) -> list[tuple[str, float]]:
     """The *depth* nearest of *best* and of *entries*."""
-    size = 4 * len(vector)
-    fit = [(i, data) for i, data in entries if len(data) == 4 + size and data[:4] == tag]
-    if fit:
-        matrix = np.frombuffer(b"".join([data[4:] for _, data in fit]), "<f4").reshape(len(fit), -1)
-        near = np.round(matrix @ vector, EXACT)
-        best = [*best, *[(i, float(n)) for (i, _), n in zip(fit, near, strict=True)]]
+    best = [*best, *_measured(entries, vector, tag)]
     best.sort(key=lambda each: (-each[1], each[0]))
     return best[:depth]
+
+
+def _measured(
+    entries: Sequence[tuple[str, bytes]], vector: NDArray[np.float32], tag: bytes
+) -> list[tuple[str, float]]:
+    """The cosines of those that have a vector like this one."""
+    size = 4 * len(vector)
+    fit = [(i, data) for i, data in entries if len(data) == 4 + size and data[:4] == tag]
+    if not fit:
+        return []
+    matrix = np.frombuffer(b"".join([data[4:] for _, data in fit]), "<f4").reshape(len(fit), -1)
+    near = np.round((matrix @ vector).astype(np.float64), EXACT)
+    return [(i, cosine) for (i, _), cosine in zip(fit, near.tolist(), strict=True)]

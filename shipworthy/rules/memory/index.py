@@ -6,13 +6,17 @@ turns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
+from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from shipworthy.domain.memory import NOWHERE, Changes, Entry, Kind, Weights
 from shipworthy.errors import EmbedderError
+from shipworthy.rules.memory.coarse import Coarse, with_beside
 from shipworthy.rules.memory.fusing import (
     FAR,
     KINDS,
@@ -35,6 +39,8 @@ ROW = np.dtype([("at", "i8"), ("weight", "f8"), ("length", "f4"), ("kind", "u1")
 
 PER_ID = 150
 """Bytes that an id takes beside its characters: the string, its place in a list, in a dictionary, and its number."""
+MANY = 8192
+"""Rows from which on room is made in smaller steps."""
 LEAST_DEAD = 64
 """So many dead rows are borne before the others move together."""
 EXACT = 5
@@ -45,6 +51,11 @@ AROUND = (0.2, 0.1)
 answers."""
 CLOSE = 30 * 60 * 1000
 """Milliseconds that may lie between what was said around each other."""
+OFF = 0.5
+"""How far off a coarse cosine may be, times the root of the dimensions: four deviations."""
+OVERSAMPLED = 3
+LEAST_ENOUGH = 16
+"""Of a coarse index, so many times what is wanted is worth reading, and at least that of so many."""
 
 Vector = NDArray[np.float32]
 Beside = tuple[Places | None, list[tuple[int, Floats]]]
@@ -53,11 +64,14 @@ Beside = tuple[Places | None, list[tuple[int, Floats]]]
 class PartitionIndex:
     """What a partition has, to be found by words and by nearness.
 
-    *tag*: whose vectors count; None, or without *vectors*: words alone.
+    *tag*: whose vectors count; None, or without *vectors*: words alone. *coarse*: vectors are kept at an eighth of
+    their size, and whoever asks gives the exact cosines of what is `worth_reading`.
     """
 
-    def __init__(self, tag: bytes | None, *, vectors: bool = True) -> None:
+    def __init__(self, tag: bytes | None, *, vectors: bool = True, coarse: bool = False) -> None:
+        self.tag = tag
         self._tag = tag if vectors else None
+        self._is_coarse = coarse
         self.mark = NOWHERE
         self._clear()
 
@@ -69,11 +83,14 @@ class PartitionIndex:
         self._table = np.empty(0, ROW)
         self._postings = Postings()
         self._documents, self._words = 0, 0.0
-        self._matrix: Vector = np.empty((0, 0), np.float32)
+        self._dimensions = 0
+        self._coarse: Coarse | None = None
+        self._matrix: NDArray[Any] = np.empty((0, 0), np.float32)
         self._matrix_rows: NDArray[np.uint32] = np.empty(0, np.uint32)
         self._vectors = 0
         self._beside: Beside | None = None
         self._norms: Floats | None = None
+        self._measured: tuple[Vector, NDArray[np.float32]] | None = None
 
     def __len__(self) -> int:
         """How many things can be found."""
@@ -98,7 +115,7 @@ class PartitionIndex:
         self._forget(latest)
         self._add([entry for entry in latest.values() if entry.terms or entry.vector])
         self.mark = changes.mark
-        self._beside = self._norms = None
+        self._beside = self._norms = self._measured = None
         if len(self._ids) - len(self._row_of) > max(LEAST_DEAD, len(self._row_of) // 4):
             self._compact()
 
@@ -117,7 +134,7 @@ class PartitionIndex:
             return
         first, end = len(self._ids), len(self._ids) + len(entries)
         if end > len(self._table):
-            self._table = grown(self._table, first, max(end, len(self._table) * 3 // 2))
+            self._table = grown(self._table, first, _room(end, len(self._table)))
         rows = self._table[first:end]
         rows["at"] = [entry.at for entry in entries]
         rows["weight"] = [entry.weight for entry in entries]
@@ -137,19 +154,24 @@ class PartitionIndex:
     def _add_vectors(self, first: int, vectors: list[bytes]) -> None:
         """Those of our embedder, and as long as the first of them was."""
         ours = [row for row, vector in enumerate(vectors, first) if vector[:TAG] == self._tag]
-        if ours and not self._matrix.shape[1]:
-            self._matrix = np.empty((0, len(vectors[ours[0] - first]) // 4 - 1), np.float32)
-        size = TAG + 4 * self._matrix.shape[1]
+        if ours and not self._dimensions:
+            self._dimensions = len(vectors[ours[0] - first]) // 4 - 1
+        size = TAG + 4 * self._dimensions
         ours = [row for row in ours if len(vectors[row - first]) == size > TAG]
         if not ours:
             return
+        packed = np.frombuffer(b"".join([vectors[row - first] for row in ours]), "<f4").reshape(len(ours), -1)
+        made: NDArray[Any] = packed[:, 1:]
+        if self._is_coarse:
+            self._coarse = self._coarse or Coarse(made)
+            made = self._coarse.codes(made)
         used, end = self._vectors, self._vectors + len(ours)
         if end > len(self._matrix):
-            room = max(end, len(self._matrix) * 3 // 2)
-            self._matrix = grown(self._matrix, used, room)
-            self._matrix_rows = grown(self._matrix_rows, used, room)
-        packed = np.frombuffer(b"".join([vectors[row - first] for row in ours]), "<f4").reshape(len(ours), -1)
-        self._matrix[used:end] = packed[:, 1:]
+            room = _room(end, len(self._matrix))
+            larger = np.empty((room, made.shape[1]), made.dtype)
+            larger[:used] = self._matrix[:used] if used else 0
+            self._matrix, self._matrix_rows = larger, grown(self._matrix_rows, used, room)
+        self._matrix[used:end] = made
         self._matrix_rows[used:end] = ours
         self._vectors = end
 
@@ -219,7 +241,9 @@ class PartitionIndex:
         rows = np.arange(count) if count <= depth else (shares | close).nonzero()[0]
         if len(rows) > depth:
             rows = _either(best(words, shares, depth), best(near, close, depth), count)
-        vectors, total = (0, 0.0) if nearest else _counted(cosine, whole=allowed is None and self._all_have)
+        vectors, total = (
+            (0, 0.0) if vector is None else _counted(cosine, whole=allowed is None and self._all_have)
+        )
         if len(rows) < count:
             table, shares, close = table[rows], shares[rows], close[rows]
             words, near, cosine = words[rows], near[rows], cosine[rows]
@@ -276,13 +300,13 @@ class PartitionIndex:
     ) -> Floats:
         """The cosine of each row, FAR where there is none."""
         if vector is not None and self._vectors:
-            if len(vector) != self._matrix.shape[1]:
+            if len(vector) != self._dimensions:
                 raise EmbedderError(
                     f"The question's vector has {len(vector)} dimensions, and those that are remembered have "
-                    f"{self._matrix.shape[1]}.",
+                    f"{self._dimensions}.",
                     fix="Use one embedder for both; after changing it, run `shipworthy memory reindex`.",
                 )
-            measured = (self._matrix[: self._vectors] @ vector).astype(np.float64)
+            measured = self._cosines(vector).astype(np.float64)
             measured.round(EXACT, out=measured)
             cosine = measured
             if not self._all_have:
@@ -296,6 +320,29 @@ class PartitionIndex:
         if allowed is not None:
             cosine[~allowed] = FAR
         return cosine
+
+    def _cosines(self, vector: Vector) -> NDArray[np.float32]:
+        """Of each vector with *vector*; of a question that is asked twice, measured once."""
+        matrix = self._matrix[: self._vectors]
+        if self._coarse is None:
+            return matrix @ vector
+        if self._measured is None or self._measured[0] is not vector:
+            self._measured = vector, self._coarse.cosines(matrix, vector)
+        return self._measured[1]
+
+    def worth_reading(
+        self, query: NDArray[np.uint32], vector: Vector, *, limit: int, weights: Weights, **asked: Any
+    ) -> list[str]:
+        """Ids of what can be among the best *limit*, and of what was said around that: what to measure exactly where
+        vectors are coarse. *asked* as `find` takes it."""
+        least = max(weights.min_similarity - OFF / math.sqrt(len(vector)), -1.0)
+        weights = msgspec.structs.replace(weights, min_similarity=least)
+        enough = OVERSAMPLED * max(limit, LEAST_ENOUGH)
+        offered = self.find(query, vector, limit=enough, weights=weights, **asked)
+        rows = {self._row_of[hit.id] for hit in fuse([offered], enough, weights, 0)}
+        rows.update(offered.rows[best(offered.near, offered.near > FAR, enough)].tolist())
+        beside = None if self._beside is None else self._beside[0]
+        return [self._ids[row] for row in with_beside(rows, beside, len(self._ids), len(AROUND))]
 
     def _with_around(self, scores: Floats) -> Floats:
         """Scores of episodes with something of those that were said shortly before and after."""
@@ -334,6 +381,11 @@ def _counted(cosine: Floats, *, whole: bool) -> tuple[int, float]:
         return len(cosine), float(cosine.sum())
     seen = cosine > FAR
     return int(np.count_nonzero(seen)), float(cosine @ seen)
+
+
+def _room(needed: int, had: int) -> int:
+    """Rows to make room for: half as many again, or an eighth where they are many."""
+    return max(needed, had * 3 // 2 if had < MANY else had * 9 // 8)
 
 
 def _either(some: Places, others: Places, rows: int) -> Places:
