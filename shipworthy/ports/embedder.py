@@ -11,8 +11,8 @@ Purpose = Literal["document", "query"]
 class Embedder(Protocol):
     """Vectors whose nearness is the nearness of what texts mean.
 
-    `name` says which vectors these are (provider, model, dimensions): a store keeps those of one name. `limit`: how many
-    texts one call takes at most.
+    `name` says which vectors these are (provider, model, dimensions): a store keeps those of one name. `limit`: how
+    many texts one call takes at most.
     """
 
     @property

@@ -39,7 +39,7 @@ KEPT = {
 }
 
 
-def samples(declared: inspect.Type, where: str) -> Iterator[Any]:
+def samples(declared: inspect.Type, where: str) -> Iterator[Any]:  # noqa: C901 - a match over types
     """Values of a type that say the canary wherever they can: one for each alternative."""
     if where in KEPT:
         yield ("kept",) if isinstance(declared, inspect.VarTupleType) else "kept"
