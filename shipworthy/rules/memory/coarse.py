@@ -37,7 +37,7 @@ class Coarse:
         levels = np.floor((vectors - self._mean) / self._step) + 8
         whole = np.zeros((len(vectors), width(vectors.shape[1]) * 2), np.uint8)
         whole[:, : vectors.shape[1]] = np.clip(levels, 0, 15)
-        made: Codes = (whole[:, 0::2] << 4) | whole[:, 1::2]
+        made: Codes = np.bitwise_or(whole[:, 0::2] << 4, whole[:, 1::2], dtype=np.uint8)
         return made
 
     def cosines(self, codes: Codes, vector: Vectors) -> NDArray[np.float32]:
