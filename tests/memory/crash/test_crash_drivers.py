@@ -31,7 +31,7 @@ def expected() -> proof.Reference:
         return proof.uncrashed(fresh)
 
 
-@pytest.mark.parametrize("point", DEATHS if proof.LONG else DEATHS[1:3], ids=str)
+@pytest.mark.parametrize("point", DEATHS if proof.LONG else DEATHS[2:3], ids=str)
 def test_under_dbos_memory_is_what_it_would_be_if_nobody_had_died(
     point: Point, expected: proof.Reference
 ) -> None:

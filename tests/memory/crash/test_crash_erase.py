@@ -115,7 +115,7 @@ def few(points: Sequence[Point]) -> Sequence[Point]:
 
 
 ERASED: dict[str, tuple[Plan, Callable[[World], Scope], proof.Choose]] = {
-    "in the runtime's file": (Plan(sayings=SAYINGS), her, lambda points: points[::3]),
+    "in the runtime's file": (Plan(sayings=SAYINGS), her, lambda points: points[::4]),
     "what the tenant shares": (Plan(kind="own", sayings=SAYINGS, level="tenant"), her, few),
     "a session": (Plan(sayings=SESSION), the_session, few),
     "redis": (Plan(kind="redis", sayings=SAYINGS), her, lambda points: points[-3:]),

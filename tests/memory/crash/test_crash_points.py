@@ -31,7 +31,7 @@ def some(step: int, of_memory: int) -> Choose:
 
 PLANS: dict[str, tuple[Plan, Choose]] = {
     "in the runtime's file": (Plan(), lambda points: points[::2]),
-    "streamed": (Plan(way="stream"), lambda points: points[1::3]),
+    "streamed": (Plan(way="stream"), lambda points: points[1::4]),
     "in a file of its own": (Plan(kind="own"), some(10, 1)),
     "postgres": (Plan(kind="postgres"), some(20, 1)),
     "redis": (Plan(kind="redis", way="stream"), some(20, 1)),
