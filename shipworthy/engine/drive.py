@@ -18,6 +18,7 @@ from shipworthy.engine.nesting import unfinished
 from shipworthy.engine.settle import settle
 from shipworthy.errors import StoreError
 from shipworthy.rules.decide import (
+    MINUTE,
     AskModel,
     Deliver,
     End,
@@ -180,6 +181,9 @@ async def _stop(run: LiveRun, cause: StopCause, finish: Work) -> None:
 async def _park(run: LiveRun, error: Exception) -> None:
     """A defect in code that is not ours to answer for ends the sitting, not the run."""
     if type(decide(run.state)) is not Finished:
-        wake_at = again_at(run.state, time.time_ns() // 1_000_000)
+        now = time.time_ns() // 1_000_000
+        wake_at = again_at(run.state, now)
+        if wake_at is None and run.blueprint.learns is not None:  # nobody waits for it who would resume it
+            wake_at = now + MINUTE
         run.record(RunParked(reason="error", detail=described(error), wake_at=wake_at))
     await run.commit()

@@ -66,7 +66,7 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 Step = AskModel | Recall | Judge | Execute | Settle | Park | Deliver | End | Finished
 
-_MINUTE, _MOST_DOUBLINGS = 60_000, 10
+MINUTE, _MOST_DOUBLINGS = 60_000, 10
 _RECALL = Recall()
 _FINISHED, _DELIVER, _TURN, _WRAP_UP, _PARK = Finished(), Deliver(), AskModel(), AskModel("wrap_up"), Park()
 
@@ -225,7 +225,7 @@ def again_at(run: RunState, now: int) -> int | None:
     """When a run that parks because code failed is to be tried again by itself: one that was woken, by an answer or
     because its time had come, is tried again and again, each time later, so that one instance whose code does not fit
     loses nobody's answer. In milliseconds since the Unix epoch; None: whoever resumes it tries again."""
-    return now + _MINUTE * 2 ** min(run.woken - 1, _MOST_DOUBLINGS) if run.woken else None
+    return now + MINUTE * 2 ** min(run.woken - 1, _MOST_DOUBLINGS) if run.woken else None
 
 
 def _worth_retrying(run: RunState) -> bool:

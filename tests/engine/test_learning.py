@@ -42,7 +42,13 @@ from shipworthy.engine.memory import facts, finding
 from shipworthy.engine.memory.facts import Facts
 from shipworthy.engine.memory.memory import Memory
 from shipworthy.engine.memory.records import LEARNED_TO
-from shipworthy.errors import ConfigurationError, IdentityMissing, InputError, InvalidPrompt
+from shipworthy.errors import (
+    ConfigurationError,
+    IdentityMissing,
+    InputError,
+    InvalidPrompt,
+    MemoryUnavailable,
+)
 from shipworthy.rules.learning import ATTEMPTS, attempt_of, learning_of
 from shipworthy.rules.memory.facts import Belief, learn
 from shipworthy.testing import ScriptedModel
@@ -716,5 +722,29 @@ def test_of_two_who_are_told_one_after_the_other_the_second_is_later(monkeypatch
         for city in ("Berlin", "Lisbon"):
             await memory.facts.add(ALICE, "user", "lives in", city, single=True)
         assert await objects(memory) == ["Lisbon"]
+
+    go(law)
+
+
+def test_a_learner_whose_memory_is_away_is_taken_up_again_by_itself() -> None:
+    class Leaving(InMemoryFactStore):
+        away = True
+
+        async def put(self, *given: Any, **options: Any) -> Any:
+            if self.away:
+                raise MemoryUnavailable("The facts are away.")
+            return await super().put(*given, **options)
+
+    async def law() -> None:
+        facts, clerk = Leaving(), Clerk(tea=LIKES_TEA)
+        memory = InMemoryMemory(embedder=None, fact_store=facts)
+        a = agent(memory, clerk)
+        assert (await said(a, "I like tea.")).status == "completed"
+        operator, later = Operator("law"), (time.time_ns() // 1_000_000) + 3_600_000
+        [due] = await a.runtime.store.due(operator, later)
+        assert (due.status, due.run_id[:6]) == ("paused", "learn-")
+        facts.away = False
+        await a._memory._learning.service.resume(ALICE, due.run_id, {}, None)  # type: ignore[union-attr]
+        assert await objects(memory) == ["tea"]
 
     go(law)
