@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 from collections.abc import Awaitable
 from typing import Any
 
@@ -111,3 +113,27 @@ def test_indexes_that_grow_without_bound_are_caught(broken: str, monkeypatch: py
         case _:
             monkeypatch.setattr(Indexes, "_weigh", lambda self, scope, held: None)
     assert not asyncio.run(is_bounded())
+
+
+def test_a_process_that_was_forked_recalls_too() -> None:
+    script = """
+import asyncio, os
+from shipworthy import Episode, InMemoryMemory, Scope
+
+async def law():
+    memory = InMemoryMemory(embedder=None)
+    said = [Episode(id=str(n), text=f"thing number {n} happened " + "word " * 200, at=n) for n in range(600)]
+    await memory.keep(Scope("acme", "alice"), said)
+    assert await asyncio.wait_for(memory.recall(Scope("acme", "alice"), "thing number 5 " * 60), 30)
+
+asyncio.run(law())
+if (child := os.fork()) == 0:
+    try:
+        asyncio.run(law())
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], timeout=100)
+    assert done.returncode == 0

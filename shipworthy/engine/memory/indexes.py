@@ -5,11 +5,9 @@ Each belongs to one store and one partition, and both are its key: nothing that 
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from shipworthy.domain.memory import NOWHERE, Changes, Entry, Kind, Mark, Record, Remembered, Weights
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.memory.records import readable
+from shipworthy.engine.memory.threads import Threads
 from shipworthy.ports.memory import MemoryStore, Nearest, Versioned
 from shipworthy.rules.memory.fusing import Candidates, depth_of
 from shipworthy.rules.memory.index import EXACT, PartitionIndex
@@ -37,7 +36,12 @@ RECORD = 250
 BESIDE = 256 * 1024
 """Bytes of records that are kept beside a small partition's index, so that the store need not be asked for them."""
 
-_threads = ThreadPoolExecutor(2, thread_name_prefix="shipworthy-recall")
+SMALL = 64 * 1024
+"""Bytes of terms up to which changes are taken where they are asked for."""
+_ALL_SMALL = 4 * 1024 * 1024
+"""Bytes of an index up to which it is searched where it is asked."""
+
+_threads = Threads(2, "recall")
 
 
 class Question(msgspec.Struct, frozen=True, gc=False):
@@ -195,7 +199,8 @@ class Indexes:
                 if held.index.mark == since:  # noqa: B023 - it runs before the next turn
                     held.take(changes)  # noqa: B023
 
-            await self._at(held, take, large=len(changes.entries) > AT_ONCE)
+            terms = sum([len(entry.terms) for entry in changes.entries])
+            await self._at(held, take, large=len(changes.entries) > AT_ONCE or terms > SMALL)
             if self._is_too_large(held):
                 held.lessen(coarse=held.vectors == "whole" and not isinstance(self._store, Nearest))
                 continue
@@ -209,7 +214,8 @@ class Indexes:
 
     async def _at(self, held: _Held, work: Callable[[], T], *, large: bool = False) -> T:
         """Do *work* on an index, off the loop unless it is small and free."""
-        if not large and len(held.index) <= AT_ONCE and held.lock.acquire(blocking=False):
+        small = not large and len(held.index) <= AT_ONCE and held.index.nbytes <= _ALL_SMALL
+        if small and held.lock.acquire(blocking=False):
             try:
                 return work()
             finally:
@@ -219,7 +225,7 @@ class Indexes:
             with held.lock:
                 return work()
 
-        return await asyncio.get_running_loop().run_in_executor(_threads, locked)
+        return await _threads.run(locked)
 
     def _weigh(self, scope: Scope, held: _Held) -> None:
         """Keep within the bound: who was not asked for the longest goes. Of who has nothing, nothing is kept."""
@@ -253,8 +259,7 @@ class Indexes:
             fit = [
                 (e.id, e.vector) for e in changes.entries if e.kind in asked.kinds and _within(e.at, asked)
             ]
-            loop = asyncio.get_running_loop()
-            best = await loop.run_in_executor(_threads, _nearer, best, fit, vector, self._tag, depth)
+            best = await _threads.run(_nearer, best, fit, vector, self._tag, depth)
             mark = changes.mark
             if not changes.more:
                 return best

@@ -5,14 +5,13 @@ A language's stemmer in Python takes milliseconds for a page of words that it ha
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shipworthy.engine.memory.threads import Threads
 from shipworthy.rules.memory.terms import query_of
 
 T = TypeVar("T")
@@ -20,14 +19,14 @@ T = TypeVar("T")
 SHORT = 600
 """Characters up to which terms are made where they are asked for: it costs less than going to a thread."""
 
-_thread = ThreadPoolExecutor(1, thread_name_prefix="shipworthy-words")
+_thread = Threads(1, "words")
 
 
 async def worded(characters: int, work: Callable[[], T]) -> T:
     """Do *work*, which makes terms of a text or several with so many characters in all."""
     if characters <= SHORT:
         return work()
-    return await asyncio.get_running_loop().run_in_executor(_thread, work)
+    return await _thread.run(work)
 
 
 async def asked(query: str) -> NDArray[np.uint32]:
