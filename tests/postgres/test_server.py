@@ -6,6 +6,7 @@ repeated.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import msgspec
 import psycopg
 import pytest
 
+from shipworthy.adapters.postgres import PostgresStore
 from tests.crash import proof
 from tests.crash.databases import PostgresDatabase
 from tests.crash.proof import Plan, World
@@ -112,6 +114,12 @@ def test_runs_that_a_killed_server_stopped_are_recovered(
         assert told <= {"CommitUncertain", "StoreUnavailable"}
 
 
+async def made(world: World) -> None:
+    store = PostgresStore(world.database.address)
+    await store.open()
+    await store.close()
+
+
 def test_without_its_sync_a_killed_server_loses_what_it_acknowledged(
     server: OwnPostgres, tmp_path: Path, figures: proof.Figures
 ) -> None:
@@ -119,6 +127,7 @@ def test_without_its_sync_a_killed_server_loses_what_it_acknowledged(
     careless = proof.with_mutant(IMPATIENT, "left_to_the_server")
     lost: list[proof.Violation] = []
     with a_world(server, tmp_path) as world:
+        asyncio.run(made(world))  # or the schema may be lost as well, and nothing can be read
         for number in range(6):
             killed_under(server, world, careless, number > 0, 0.4 + number / 20)
             if lost := proof.judge_crash(world):
