@@ -5,6 +5,7 @@ They fail, and do not skip, where they cannot be started.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def pytest_configure() -> None:
-    session.open_session()
+    session.open_session(in_memory=os.environ.get("SHIPWORTHY_PROOF") != "long")
 
 
 def pytest_unconfigure() -> None:

@@ -24,12 +24,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from tests.servers import keeper
 
 VARIABLE = "SHIPWORTHY_TEST_SERVERS"
 KEEPER = Path(keeper.__file__)
 PATIENCE = 60.0
 """Seconds after which a server that does not answer cannot be started."""
+MEMORY = Path("/dev/shm")
+ROOM = 6 << 30
+"""Bytes of memory that have to be free: databases that no test removes take some eight million each."""
 PORTS = range(20_000, 32_000)
 """Below those that a system gives to outgoing connections, so that a killed server finds its port free again."""
 _alive: IO[bytes] | None = None
@@ -40,18 +45,33 @@ class CannotStart(Exception):
     """A server cannot be had on this machine; the tests that need it fail."""
 
 
-def open_session() -> None:
-    """Make the folder, unless a process before this one has."""
+def open_session(*, in_memory: bool = False) -> None:
+    """Make the folder, unless a process before this one has. *in_memory*: where there is room for it; the servers sync
+    as ever, and what is written outlives them, though not the machine, whose power no test cuts."""
     global _alive, _opened_by
     if VARIABLE in os.environ:
         return
-    folder = Path(tempfile.mkdtemp(prefix="shipworthy-servers-"))
+    place = MEMORY if in_memory and _has_room() else None
+    folder = Path(tempfile.mkdtemp(prefix="shipworthy-servers-", dir=place))
     folder.chmod(0o711)  # a server that does not run as root has its own folder in it
     (folder / "keepers").touch()
     _alive = (folder / "alive").open("wb")
     fcntl.flock(_alive, fcntl.LOCK_EX)
     os.environ[VARIABLE], _opened_by = str(folder), os.getpid()
     atexit.register(close_session)
+
+
+def _has_room() -> bool:
+    """Whether servers can keep all of theirs in memory, and run programs that are there."""
+    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK | os.X_OK):
+        return False
+    is_memory = any(
+        part.mountpoint == str(MEMORY) and part.fstype == "tmpfs" for part in psutil.disk_partitions(all=True)
+    )
+    runs = not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC
+    return (
+        is_memory and runs and min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available) > ROOM
+    )
 
 
 def close_session() -> None:
