@@ -10,7 +10,7 @@ from shipworthy.domain.memory import Recalled
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.memory.indexes import Indexes, Question
 from shipworthy.engine.memory.records import is_found
-from shipworthy.rules.memory.fusing import Candidates, fuse
+from shipworthy.rules.memory.fusing import Candidates, Hit, fuse
 
 SPARE = 4
 """How many times as many things as are wanted are ranked, for those that are left out."""
@@ -31,19 +31,29 @@ async def find(places: Sequence[Place], limit: int, now: int) -> list[Recalled]:
     if not places:
         return []
     offered: list[Candidates] = [await place.indexes.find(place.scope, place.asked) for place in places]
-    hits = fuse(offered, SPARE * limit, places[0].asked.weights, now)
     found: dict[str, Recalled] = {}
-    for first in range(0, len(hits), max(limit, 1)):
-        some = hits[first : first + limit]
-        wanted: dict[int, list[str]] = {}
-        for hit in some:
-            wanted.setdefault(hit.place, []).append(hit.id)
-        there = {nth: await places[nth].indexes.things(places[nth].scope, ids) for nth, ids in wanted.items()}
-        for hit in some:
-            item = there[hit.place].get(hit.id)
-            if item is not None and is_found(item, now):
-                each = Recalled(item, places[hit.place].scope, hit.score, hit.why)
+    looked_at = 0
+    for enough in (limit, SPARE * limit):
+        hits = fuse(offered, enough, places[0].asked.weights, now)
+        for first in range(looked_at, len(hits), max(limit, 1)):
+            for each in await _true(places, hits[first : first + limit], now):
                 found.setdefault(each.text, each)
-        if len(found) >= limit:
+            if len(found) >= limit:
+                return list(found.values())[:limit]
+        looked_at = len(hits)
+        if looked_at < enough:
             break
-    return list(found.values())[:limit]
+    return list(found.values())
+
+
+async def _true(places: Sequence[Place], hits: Sequence[Hit], now: int) -> list[Recalled]:
+    """Those that are still there, and true *now*."""
+    wanted: dict[int, list[str]] = {}
+    for hit in hits:
+        wanted.setdefault(hit.place, []).append(hit.id)
+    there = {nth: await places[nth].indexes.things(places[nth].scope, ids) for nth, ids in wanted.items()}
+    return [
+        Recalled(item, places[hit.place].scope, hit.score, hit.why)
+        for hit in hits
+        if (item := there[hit.place].get(hit.id)) is not None and is_found(item, now)
+    ]
