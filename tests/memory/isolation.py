@@ -68,8 +68,13 @@ class Party:
         try:
             asked, seen = await self._asked(chance, scope)
         except ShipworthyError as error:
-            return f"{scope} {type(error).__name__}: {error}".encode(errors="surrogatepass")
-        return f"{scope} {asked}: {self._said(seen)}".encode(errors="surrogatepass")
+            return self._written_down(f"{scope} {type(error).__name__}: {error}")
+        return self._written_down(f"{scope} {asked}: {self._said(seen)}")
+
+    def _written_down(self, what: str) -> bytes:
+        """What came of a step, wherever the store is."""
+        where = self._store.name.partition(":")[2] or self._store.name
+        return what.replace(where, "the store").encode(errors="surrogatepass")
 
     async def _asked(self, chance: random.Random, scope: Scope) -> tuple[str, Any]:
         store, some = self._store, chance.sample(IDS, chance.randint(1, 4))

@@ -16,9 +16,10 @@ from pathlib import Path
 import apsw
 import pytest
 
+from shipworthy.adapters.shared.limits import LARGEST
 from shipworthy.adapters.sqlite import SqliteStore
 from shipworthy.adapters.sqlite.connection import APPLICATION_ID, MEMORY_ID, rows
-from shipworthy.adapters.sqlite.memory import LARGEST, SqliteMemoryStore
+from shipworthy.adapters.sqlite.memory import SqliteMemoryStore
 from shipworthy.adapters.sqlite.memory_schema import SHELVES, steps
 from shipworthy.adapters.sqlite.power import PowerLossVfs
 from shipworthy.domain.memory import NOWHERE, Record, Stamp
