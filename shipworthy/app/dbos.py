@@ -97,6 +97,8 @@ class Sitting:
                 self.done.set_exception(self._reason)
             else:
                 self.done.cancel()
+        except GeneratorExit:
+            raise  # its event loop is closed, and nobody waits there any more
         except BaseException as error:
             self._reason = error
             self.done.set_exception(error)

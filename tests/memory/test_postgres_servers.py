@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from shipworthy.adapters.postgres import memory_session, memory_writing
 from shipworthy.adapters.postgres.memory import PostgresMemoryStore
 from shipworthy.adapters.postgres.memory_places import place_of_scope
+from shipworthy.adapters.shared import limits
 from shipworthy.domain.memory import NOWHERE, Mark, Record
 from shipworthy.domain.scope import Scope
 from shipworthy.errors import (
@@ -216,13 +217,13 @@ def test_every_method_is_one_round_trip(database: str) -> None:
 def test_what_is_too_large_is_refused_and_what_is_just_not_is_kept(database: str) -> None:
     async def scenario() -> None:
         async with opened(database) as store:
-            large = Record(id="large", kind="episode", data=bytes(memory_writing.LARGEST), at=1)
+            large = Record(id="large", kind="episode", data=bytes(limits.LARGEST), at=1)
             await store.put(MINE, [large, record("a", MINE)])
             [found] = await store.get(MINE, ["large"])
-            assert len(found.data) == memory_writing.LARGEST
+            assert len(found.data) == limits.LARGEST
             with pytest.raises(RecordTooLarge):
                 await store.put(MINE, [Record(id="larger", kind="episode", data=large.data + b"x", at=1)])
-            with pytest.raises(RecordTooLarge, match="index"):
+            with pytest.raises(RecordTooLarge, match="200 bytes"):
                 await store.put(MINE, [record("".join(map(chr, range(3000))), MINE)])
             assert len(await store.page(MINE)) == 2
 

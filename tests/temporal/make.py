@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from shipworthy import Agent
+from shipworthy import Agent, InMemoryMemory
 from shipworthy.domain.events import ModelFailed
 from shipworthy.errors import ModelUnavailable, RequestRejected
 from tests.servers import session
@@ -22,6 +22,7 @@ RUNS = {
     "rejected": (RequestRejected("wrong key"),),
     "cancelled": (call("wire", amount=7), "over"),
     "stopped": (ModelUnavailable("down", retry_after=30.0), "over"),
+    "remembered": ("over",),
 }
 
 
@@ -39,11 +40,12 @@ async def until_it_waits(caller: Agent[Any, str], run_id: str) -> None:
 
 
 async def record(address: str, folder: Path) -> None:
-    """Every kind of step, in four runs."""
+    """Every kind of step, in five runs."""
     for run_id, turns in RUNS.items():
         bank = Bank(folder, address)
-        caller = bank.agent(*turns)
-        async with bank.worker(*turns):
+        memory = InMemoryMemory(embedder=None) if run_id == "remembered" else None
+        caller = bank.agent(*turns, memory=memory)
+        async with bank.worker(*turns, memory=memory):
             read = until_it_waits if run_id == "stopped" else to_its_end
             task = asyncio.create_task(read(caller, run_id))
             if run_id == "cancelled":
