@@ -70,7 +70,7 @@ async def others_are_answered(table: Table, turns: Turns) -> None:
     store._tenants = turns
     over = threading.Event()
     busy = [
-        asyncio.create_task(store._run(Scope("acme", f"{number}"), over.wait, 20))
+        asyncio.create_task(store._run(Scope("acme", f"{number}"), over.wait, 1.5))
         for number in range(3 * THREADS)
     ]
     try:
