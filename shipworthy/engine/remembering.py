@@ -121,7 +121,9 @@ class Remembering(msgspec.Struct, frozen=True, kw_only=True):
     async def _recalled(self, run: LiveRun) -> MemoryRecalled:
         memory, settings = self.memory, self.memory.settings
         levels = list(dict.fromkeys((settings.level, *settings.also)))
-        places = [(level, p) for level in levels if (p := memory.partition(run.scope, level)) is not None]
+        places: list[tuple[Level, Scope]] = [
+            (level, p) for level in levels if (p := memory.partition(run.scope, level)) is not None
+        ]
         if not places:
             return MemoryRecalled(problem=NO_USER)
         query = "\n".join([part.text for part in await _prompt(run)])[-LONGEST_QUERY:]
@@ -131,10 +133,8 @@ class Remembering(msgspec.Struct, frozen=True, kw_only=True):
             raise problem
         blocks: list[tuple[Level, Recalled]] = []
         for level, partition in places:
-            blocks += [
-                (level, Recalled(block, partition, 0.0, Why(always=True)))
-                for block in await memory.blocks(partition)
-            ]
+            for block in await memory.blocks(partition):
+                blocks.append((level, Recalled(block, partition, 0.0, Why(always=True))))
         kinds: tuple[Kind, ...] = ("episode", "fact") if settings.with_facts else ("episode",)
         found = await memory.find([partition for _, partition in places], query, vector, _ENOUGH, kinds)
         new = [each for each in found if not _is_in_conversation(run, each)][: settings.top_k]

@@ -256,8 +256,8 @@ class Memory:
         for scope in partitions:
             oldest = keeping.oldest(self.settings.retention, scope, now)
             for store in self.stores:
-                own = tuple([kind for kind in kinds if self._store_of(kind) is store])
-                for some, after in keeping.since_when(own, since, oldest) if own else ():
+                own: list[Kind] = [kind for kind in kinds if self._store_of(kind) is store]
+                for some, after in keeping.since_when(tuple(own), since, oldest) if own else ():
                     asked = Question(terms, vector, limit, self.settings.weights, some, after, until)
                     places.append(Place(self._indexes[id(store)], scope, asked))
         return await find(places, limit, now)

@@ -34,8 +34,9 @@ def since_when(
     """From when on things of these kinds are recalled, where episodes from before *oldest* are not."""
     if "episode" not in kinds or oldest <= (since or 0):
         return [(kinds, since)]
-    others = tuple([kind for kind in kinds if kind != "episode"])
-    return [(("episode",), oldest), *([(others, since)] if others else [])]
+    others: list[Kind] = [kind for kind in kinds if kind != "episode"]
+    episodes: tuple[tuple[Kind, ...], int] = ("episode",), oldest
+    return [episodes, (tuple(others), since)] if others else [episodes]
 
 
 class Retention:
@@ -71,7 +72,9 @@ class Retention:
             if old := [record.id for record in page if record.at < before]:
                 gone += await store.remove(scope, old)
             kept = [record.at for record in page if record.at >= before]
-            first = min([*kept, *([] if first is None else [first])], default=None)
+            if first is not None:
+                kept.append(first)
+            first = min(kept, default=None)
         if not gone and mark.epoch:
             self._seen[store.name, scope] = (mark.epoch, after, first)
             if len(self._seen) > _SEEN:

@@ -368,8 +368,8 @@ class PartitionIndex:
         table = self._table[: len(self._ids)]
         rows = np.flatnonzero(table["alive"] & (table["kind"] == CODES["episode"]))
         at = table["at"][rows]
-        pulls = [
-            (distance, share * (np.abs(at[distance:] - at[:-distance]) < CLOSE))
+        pulls: list[tuple[int, Floats]] = [
+            (distance, np.where(np.abs(at[distance:] - at[:-distance]) < CLOSE, share, 0.0))
             for distance, share in enumerate(AROUND, 1)
         ]
         return None if len(rows) == len(table) else rows, [each for each in pulls if each[1].any()]
