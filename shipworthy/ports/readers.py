@@ -1,0 +1,58 @@
+"""Readers: who observes runs and decides nothing.
+
+A reader is told what is in the journal already. The engine waits for none of them, and what one raises is logged and
+goes no further; so whoever has much to do, or may wait, does it on a thread of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import msgspec
+
+from shipworthy.domain.events import AnyEvent
+from shipworthy.domain.scope import Scope
+from shipworthy.rules.state import RunState
+
+
+class Sight(msgspec.Struct, frozen=True, eq=False):
+    """A sitting of a run, from which on it is observed. `state` follows the run, and is only to be read. `agents`: the
+    names from the outermost agent to its own; `model`: its model's name. `resumed`: the run began in an earlier sitting,
+    under the trace of `state.started.trace`."""
+
+    scope: Scope
+    run_id: str
+    agents: tuple[str, ...]
+    model: str
+    state: RunState
+    resumed: bool
+
+
+class Sitting(Protocol):
+    """One reader's view of one sitting, on the event loop that drives the run. Nothing here may wait."""
+
+    def saw(self, events: Sequence[AnyEvent]) -> None:
+        """These are durable now; the first of a run, and all others, once each in their order."""
+        ...
+
+    def around(self, call_id: str) -> AbstractContextManager[None]:
+        """What the body of this tool call runs in, or a call of the model (""): for context variables."""
+        ...
+
+    def over(self, error: BaseException | None) -> None:
+        """The run is not driven here any more: it ended, pauses, or was left because of *error*."""
+        ...
+
+
+class Reader(Protocol):
+    """Who observes an agent's runs, and those that are nested in them."""
+
+    def sitting(self, sight: Sight) -> Sitting:
+        """Begin to observe a sitting."""
+        ...
+
+    def trace(self) -> str:
+        """The trace that a run which begins now belongs to, as a W3C `traceparent`; "" for none."""
+        ...
