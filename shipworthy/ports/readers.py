@@ -14,20 +14,18 @@ import msgspec
 
 from shipworthy.domain.events import AnyEvent
 from shipworthy.domain.scope import Scope
-from shipworthy.rules.state import RunState
 
 
 class Sight(msgspec.Struct, frozen=True, eq=False):
-    """A sitting of a run, from which on it is observed. `state` follows the run, and is only to be read. `agents`: the
-    names from the outermost agent to its own; `model`: its model's name. `resumed`: the run began in an earlier sitting,
-    under the trace of `state.started.trace`."""
+    """A sitting of a run, from which on it is observed. `agents`: the names from the outermost agent to its own;
+    `model`: its model's name. `past`: the events of earlier sittings, of which a reader may have seen none; its first
+    says which trace the run began under. Empty for a run that begins."""
 
     scope: Scope
     run_id: str
     agents: tuple[str, ...]
     model: str
-    state: RunState
-    resumed: bool
+    past: Sequence[AnyEvent] = ()
 
 
 class Sitting(Protocol):
