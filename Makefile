@@ -8,7 +8,7 @@ UPGRADE ?=
 PYTEST_ARGS ?=
 
 BIN    := $(VENV)/bin
-EXTRAS := anthropic bedrock cohere dbos dynamodb local openai postgres redis temporal
+EXTRAS := anthropic bedrock cohere dbos dynamodb local openai otel postgres redis s3 temporal
 
 # Stamps: set-up runs once, and again when a lock or the package's own metadata changes.
 CORE := $(VENV)/.installed-core
