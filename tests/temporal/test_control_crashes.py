@@ -103,10 +103,13 @@ async def test_wherever_the_worker_dies_the_approved_effect_happens_once(
     tmp_path: Path, temporal: str, run: str
 ) -> None:
     (tmp_path / "first").mkdir()
-    around = await commits(tmp_path / "first", temporal, run)
-    for number, point in enumerate([*around, BEFORE, AFTER]):
-        (folder := tmp_path / str(number)).mkdir()
-        assert await killed_at(folder, temporal, run, point) == ([AMOUNT], {"maria"}), point
+    points = [*await commits(tmp_path / "first", temporal, run), BEFORE, AFTER]
+    folders = [tmp_path / str(number) for number in range(len(points))]
+    for folder in folders:
+        folder.mkdir()
+    at_once = [killed_at(folder, temporal, run, each) for folder, each in zip(folders, points, strict=True)]
+    for point, told in zip(points, await asyncio.gather(*at_once), strict=True):
+        assert told == ([AMOUNT], {"maria"}), point
 
 
 @with_loop
