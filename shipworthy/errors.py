@@ -18,6 +18,8 @@ ShipworthyError
 │   ├── CommitUncertain     the fate of a commit is unknown: resume reads the journal back
 │   ├── Fenced              another worker owns the run now
 │   ├── HoldRefused         the ledger's no to one reservation; the batch was not written
+│   ├── AuditError          the audit log: what it cannot hold does not happen
+│   │   └── AuditUnavailable, AuditDamaged, AuditKeyWrong, AuditClosed
 │   └── UnknownEvent, JournalDamaged
 ├── LedgerError             the budget's ledger: what was not reserved was not sent
 │   └── LedgerFull, LedgerUnavailable
@@ -25,6 +27,7 @@ ShipworthyError
 │   ├── MemoryStoreError
 │   │   └── MemoryUnavailable, MemoryReadOnly, MemoryForeign, MemoryFull, MemoryConflict, RecordTooLarge, MemoryClosed
 │   └── EmbedderError, EmbedderChanged, ErasureIncomplete
+├── AnchorError             a place that keeps the audit log's checkpoints: the log itself is safe
 ├── DriverError             the engine that takes runs from step to step (DBOS, Temporal): their journals are safe
 │   └── DriverUnavailable
 ├── ModelError              one attempt on the wire
@@ -359,6 +362,34 @@ class JournalDamaged(StoreError):
     fix = "Restore the database from a backup; the run is not continued from a damaged journal."
 
 
+class AuditError(StoreError):
+    """An entry could not be made durable in the audit log, so what it tells of was not done, nor recorded."""
+
+
+class AuditUnavailable(AuditError):
+    """The audit log cannot be written now."""
+
+    fix = "Give it room, write access or its server back, and resume; nothing that was acknowledged is lost."
+
+
+class AuditDamaged(AuditError):
+    """The audit log is not as it was left, so nothing is appended that would cover that up."""
+
+    fix = "Run `shipworthy audit verify` on it and keep its files as they are; then begin another log."
+
+
+class AuditKeyWrong(AuditError):
+    """The audit log goes on under a key that this process does not have."""
+
+    fix = "Give it the secret, or the sealed key file, that the log's other writers use."
+
+
+class AuditClosed(AuditError):
+    """The audit log was closed, or was not opened."""
+
+    fix = "Use the log while its agent runs, or `await log.open()` first."
+
+
 # ------------------------------------------------------------------------------------------------ ledger
 
 
@@ -447,6 +478,10 @@ class ErasureIncomplete(MemoryProblem):
     """Something of what was to be erased is still there."""
 
     fix = "Do what the message says, and erase again: it goes on where it was."
+
+
+class AnchorError(ShipworthyError):
+    """An anchor did not take a checkpoint, or does not give those that it has."""
 
 
 # ------------------------------------------------------------------------------------------------ driver

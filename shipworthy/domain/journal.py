@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from shipworthy.domain.audit import Links
 from shipworthy.domain.events import AnyEvent, RunStatus
 from shipworthy.domain.grants import Grant
 from shipworthy.domain.ledger import BudgetOp
@@ -29,7 +30,7 @@ class Batch(msgspec.Struct, gc=False):
     epoch from which on a paused run is `due`; None: it waits for whoever resumes it. It is kept as a note with a run
     that has ended, and not with one that is running.
 
-    What later shares a commit with events (audit links) becomes a field here.
+    `audit`: entries of the audit log that is kept at the store's place; they land with it.
     """
 
     events: list[AnyEvent]
@@ -39,6 +40,7 @@ class Batch(msgspec.Struct, gc=False):
     budget: tuple[BudgetOp, ...] = ()
     grants: tuple[Grant, ...] = ()
     wake_at: int | None = None
+    audit: Links | None = None
 
 
 class Tombstones(msgspec.Struct, frozen=True, gc=False):

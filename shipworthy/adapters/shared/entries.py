@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from shipworthy.adapters.shared.grants import GrantRow, demand_own, rows_of
+from shipworthy.domain.audit import Links
 from shipworthy.domain.events import AnyEvent, RunStarted, RunStatus
 from shipworthy.domain.journal import Batch
 from shipworthy.domain.ledger import BudgetOp
@@ -32,6 +33,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     grants: tuple[GrantRow, ...] = ()
     wake_at: int | None = None
     root: str | None = None
+    audit: Links | None = None
 
 
 def entry_of(batch: Batch, scope: Scope) -> Entry:
@@ -58,6 +60,7 @@ def entry_of(batch: Batch, scope: Scope) -> Entry:
         rows_of(batch.grants) if batch.grants else (),
         None if batch.status == "running" else batch.wake_at,
         root_of(first),
+        batch.audit,
     )
 
 
