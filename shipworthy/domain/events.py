@@ -75,7 +75,7 @@ class RunStarted(Event, frozen=True, gc=False, kw_only=True, omit_defaults=False
 
     Every field is written, set or not: a later release may choose other defaults.
     `session_head`: how many ended runs of the session this run sees. `timeout` in seconds. `remembers`: it asks its
-    agent's memory before its first turn.
+    agent's memory before its first turn. `trace`: the W3C `traceparent` that it began under; "" for none.
     """
 
     run_id: str
@@ -97,6 +97,7 @@ class RunStarted(Event, frozen=True, gc=False, kw_only=True, omit_defaults=False
     timeout: float | None = None
     parent: Parent | None = None
     remembers: bool = False
+    trace: str = ""
     origin: str = USER
 
 

@@ -24,6 +24,7 @@ from shipworthy.domain.messages import USER, Text
 from shipworthy.domain.pausing import Checkpoint, PendingCall
 from shipworthy.domain.policy import Approve, Deny
 from shipworthy.domain.scope import Scope
+from shipworthy.engine.auditing import commit
 from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.fitting import misfit
 from shipworthy.engine.keyring import Keyring
@@ -218,7 +219,10 @@ class Answering:
         for number, event in enumerate(batch.events):
             force_setattr(event, "seq", state.seq + 1 + number)
             force_setattr(event, "at", _now())
-        await self._store.commit(claim.fence, batch)
+        witness = await self._runtime.witness(None, state.started)
+        if witness is not None:
+            witness.resumed(state)
+        await commit(self._store, witness, claim.fence, batch)
         return True
 
 

@@ -10,6 +10,7 @@ from shipworthy.domain.messages import Text, Thinking, ToolCall
 from shipworthy.domain.model import Answer, ModelRequest, ModelSettings, Purpose
 from shipworthy.engine.failures import failure_of
 from shipworthy.engine.live import LiveRun
+from shipworthy.engine.observing import around
 from shipworthy.errors import (
     BudgetExceeded,
     ConfigurationError,
@@ -61,7 +62,11 @@ async def _objection(run: LiveRun, answer: Answer) -> StopRequested | None:
 
 async def _attempt(run: LiveRun, request: ModelRequest) -> None:
     try:
-        answer = await _stream(run, request)
+        if run.sittings:
+            with around(run, ""):
+                answer = await _stream(run, request)
+        else:
+            answer = await _stream(run, request)
         no = await _objection(run, answer) if run.governance.hooks.after_model else None
     except BudgetExceeded as error:
         if (

@@ -20,6 +20,7 @@ from shipworthy.engine.blueprint import Blueprint, Limits, joined
 from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.nesting import parent_of
+from shipworthy.engine.observing import observe, readers_of, tell, trace_of
 from shipworthy.engine.runtime import Runtime
 from shipworthy.rules import state as rules
 from shipworthy.rules.codec import encode_messages
@@ -57,6 +58,7 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
         instructions = await _instructions(blueprint, start, run_id)
     limits = start.limits
     meter = await runtime.meter(blueprint, scope, run_id, start.settings, limits.timeout, start.parent)
+    readers = readers_of(blueprint.readers, start.parent)
     event = RunStarted(
         seq=1,
         at=time.time_ns() // 1_000_000,
@@ -78,12 +80,15 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
         timeout=limits.timeout,
         parent=None if start.parent is None else parent_of(start.parent, start.call),
         remembers=blueprint.memory is not None,
+        trace=trace_of(readers) if readers else "",
         origin=USER if start.parent is None else MODEL,
         trust="trusted" if start.parent is None else "untrusted",
     )
+    witness = await runtime.witness(blueprint, event, start.parent)
+    batch = Batch([event], bodies.take(), audit=None if witness is None else witness.of_first(event, 1))
     runtime.expect(scope, run_id)
     try:
-        fence = await store.begin(scope, run_id, Batch([event], bodies.take()))
+        fence = await store.begin(scope, run_id, batch)
         if fence is None:
             return None
         run = LiveRun(
@@ -100,7 +105,11 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
             timeout=limits.timeout,
             meter=meter,
             parent=start.parent,
+            witness=witness,
         )
+        if readers:
+            observe(run, ())
+            tell(run, [event])
         runtime.enter(run)
     finally:
         runtime.expected(scope, run_id)

@@ -11,9 +11,11 @@ import msgspec
 from shipworthy.domain.events import Fingerprint
 from shipworthy.domain.model import ModelSettings, ToolSpec
 from shipworthy.engine.governance import UNGOVERNED, Governance
+from shipworthy.ports.audit import AuditLog
 from shipworthy.ports.budget import Budget
 from shipworthy.ports.model import Model
 from shipworthy.ports.output import Output
+from shipworthy.ports.readers import Reader
 from shipworthy.ports.tools import Tool
 from shipworthy.rules.text import clean
 
@@ -44,7 +46,8 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
 
 class Blueprint(msgspec.Struct, kw_only=True):
     """An agent, as its runs see it. `fixed`: its instructions, where no function of the context gives them. `memory`:
-    what its runs recall from and are remembered in. `learns`: what is done with its output before a run ends."""
+    what its runs recall from and are remembered in. `learns`: what is done with its output before a run ends.
+    `audit`: what its runs are entered in; `readers`: who observes them, from the next sitting on."""
 
     name: str
     instructions: tuple[Instruction, ...]
@@ -61,6 +64,8 @@ class Blueprint(msgspec.Struct, kw_only=True):
     governance: Governance = UNGOVERNED
     memory: Remembering | None = None
     learns: Callable[[Any, Any], Awaitable[None]] | None = None
+    audit: AuditLog | None = None
+    readers: list[Reader] = msgspec.field(default_factory=list)
 
     @classmethod
     def build(
@@ -77,6 +82,8 @@ class Blueprint(msgspec.Struct, kw_only=True):
         governance: Governance = UNGOVERNED,
         memory: Remembering | None = None,
         learns: Callable[[Any, Any], Awaitable[None]] | None = None,
+        audit: AuditLog | None = None,
+        readers: list[Reader] | None = None,
     ) -> Blueprint:
         """Everything that is the same for every run, computed once."""
         texts = [i for i in instructions if isinstance(i, str)]
@@ -102,6 +109,8 @@ class Blueprint(msgspec.Struct, kw_only=True):
             governance=governance,
             memory=memory,
             learns=learns,
+            audit=audit,
+            readers=[] if readers is None else readers,
         )
 
 

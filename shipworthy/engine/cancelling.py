@@ -20,6 +20,7 @@ from shipworthy.domain.events import (
 )
 from shipworthy.domain.journal import Batch, Claim
 from shipworthy.domain.scope import Scope
+from shipworthy.engine.auditing import commit
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.nesting import Delegate, unfinished
 from shipworthy.engine.plan import Plan, no_deps
@@ -106,10 +107,10 @@ async def _stopped(run: LiveRun, call: Call, run_id: str) -> RunState | None:
             f"Run {run_id!r} has a call to be settled, and the agent has no tool {call.call.name!r} for it any more.",
             fix="Give the agent the tool again, and settle the call; nothing was lost.",
         )
-    return await _end(run.store, run.state.started, call_id, run_id)
+    return await _end(run.home.inner, run.state.started, call_id, run_id)
 
 
-async def _end_nested(store: Store, state: RunState) -> list[AgentPaused]:
+async def _end_nested(runtime: Runtime, state: RunState) -> list[AgentPaused]:
     """End the runs that the calls of a run wait for, and theirs; whoever drives them drives this one. What says of the
     calls that something of them is in doubt, so that they wait."""
     waits: list[AgentPaused] = []
@@ -117,7 +118,7 @@ async def _end_nested(store: Store, state: RunState) -> list[AgentPaused]:
         waiting: list[str] = []
         for run_id in call.children:
             try:
-                nested = await _end(store, state.started, call_id, run_id)
+                nested = await _end(runtime, state.started, call_id, run_id)
             except RunNotFound:
                 continue
             if nested is not None and nested.ended is None:
@@ -127,10 +128,10 @@ async def _end_nested(store: Store, state: RunState) -> list[AgentPaused]:
     return waits
 
 
-async def _end(store: Store, outer: RunStarted, call_id: str, run_id: str) -> RunState | None:
+async def _end(runtime: Runtime, outer: RunStarted, call_id: str, run_id: str) -> RunState | None:
     """The run that a call of *outer* made, ended unless something of it is in doubt; None: it is another run, for ids
     can be chosen."""
-    scope = Scope(outer.tenant)
+    store, scope = runtime.store, Scope(outer.tenant)
     state = replay(await store.read(scope, run_id))
     if not _is_made_by(state.started, outer, call_id):
         return None
@@ -142,9 +143,12 @@ async def _end(store: Store, outer: RunStarted, call_id: str, run_id: str) -> Ru
         if state.ended is not None:
             await store.release(claim.fence)
             return state
-        waits = await _end_nested(store, state)
+        witness = await runtime.witness(None, state.started)
+        if witness is not None:
+            witness.resumed(state)
+        waits = await _end_nested(runtime, state)
         events = _last_events(store, state, claim, waits)
-        await store.commit(claim.fence, Batch(events, {}, status_of(state)))
+        await commit(store, witness, claim.fence, Batch(events, {}, status_of(state)))
     except BaseException:
         await leave(store, claim.fence)
         raise

@@ -16,6 +16,7 @@ from msgspec.structs import force_setattr
 from shipworthy.domain.events import AnyEvent, RunEnded, RunResumed, StopRequested
 from shipworthy.domain.journal import Batch, Claim, RunSummary
 from shipworthy.domain.scope import ERASED_RUN, Operator, Scope
+from shipworthy.engine.auditing import commit
 from shipworthy.engine.listing import listed
 from shipworthy.engine.recover import claimed, leave
 from shipworthy.engine.removal import closed
@@ -100,6 +101,7 @@ class _Erasing:
                 await self._tree(root, members)
         self._runtime.forget(self._scope)
         await self._store.disown(self._scope)
+        await self._runtime.logs.erase(self._scope, len(self._erased))
         remains = [*self._doubts, *await self._store.scrub(_OPERATOR), self._runtime.driver.keeps]
         if self._runtime.budgets_elsewhere:
             remains.append(
@@ -188,8 +190,11 @@ class _Erasing:
             state = replay(events)
             if state.ended is not None:
                 return await store.release(claim.fence)
+            witness = await self._runtime.witness(None, state.started)
+            if witness is not None:
+                witness.resumed(state)
             last = await self._last_events(state, events, claim)
-            await store.commit(claim.fence, Batch(last, {}, "cancelled"))
+            await commit(store, witness, claim.fence, Batch(last, {}, "cancelled"))
         except BaseException:
             await leave(store, claim.fence)
             raise

@@ -26,6 +26,7 @@ from shipworthy.domain.messages import RUNTIME, File, Image, Stored, Text
 from shipworthy.domain.usage import Spent
 from shipworthy.engine.live import LiveRun, idempotency_key
 from shipworthy.engine.nesting import Delegate, Paused
+from shipworthy.engine.observing import around
 from shipworthy.engine.pausing import Asking, asking, asking_of, is_pause
 from shipworthy.engine.refusing import missing, refuse, refused
 from shipworthy.errors import InvalidArguments, ModelRetry, NotDone, UnserialisableResult
@@ -202,7 +203,8 @@ def _forget_leak(error: BaseException, task: asyncio.Task[Any] | None, before: i
 
 async def _delegate(run: LiveRun, attempt: Attempt, tool: Delegate) -> None:
     """Have other agents carry the call out."""
-    found = await tool.delegate(run, attempt.call, attempt.arguments)
+    with around(run, attempt.call.call.call_id):
+        found = await tool.delegate(run, attempt.call, attempt.arguments)
     call_id = attempt.call.call.call_id
     if isinstance(found, Paused):
         run.raises = run.raises or found.raises
@@ -248,7 +250,11 @@ async def _invoke(
     attempt.asking = await asking_of(run, attempt.call) if attempt.call.answers else Asking(attempt.call, ())
     before = asking.set(attempt.asking)
     try:
-        content = await attempt.tool.invoke(context, attempt.arguments, may_start)
+        if run.sittings:
+            with around(run, attempt.call.call.call_id):
+                content = await attempt.tool.invoke(context, attempt.arguments, may_start)
+        else:
+            content = await attempt.tool.invoke(context, attempt.arguments, may_start)
     finally:
         asking.reset(before)
     if attempt.asking.pending is not None:

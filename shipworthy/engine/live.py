@@ -18,17 +18,20 @@ from shipworthy.domain.effects import Settlement
 from shipworthy.domain.events import AnyEvent, ApprovalGranted, RunEnded, StopCause, ToolReturned, ToolsJudged
 from shipworthy.domain.grants import Grant
 from shipworthy.domain.journal import Batch, Fence
-from shipworthy.domain.ledger import BudgetOp, Granted, Hold, Refused
+from shipworthy.domain.ledger import BudgetOp, Granted, Hold, Outcome, Refused
 from shipworthy.domain.messages import Message, Stored, Text, ToolCall, ToolResult
 from shipworthy.domain.model import Delta, ModelSettings
 from shipworthy.domain.scope import Scope
+from shipworthy.engine.auditing import Witness
 from shipworthy.engine.blueprint import Blueprint
 from shipworthy.engine.bodies import INLINE, Bodies
 from shipworthy.engine.counting import Counts
 from shipworthy.engine.keyring import Keyring
 from shipworthy.engine.metering import UNMETERED, Meter
+from shipworthy.engine.observing import readers_of, tell
 from shipworthy.engine.watch import Watcher
 from shipworthy.errors import HoldRefused
+from shipworthy.ports.readers import Sitting
 from shipworthy.ports.store import Store
 from shipworthy.rules.calls import Call, wait_on
 from shipworthy.rules.state import RunState, fold, status_of
@@ -79,7 +82,8 @@ class LiveRun:
     agent to its own. `settlements`: what a person found out of calls of nested runs. `grants`: approvals to be
     remembered with the next commit. `counts`: how often calls were allowed, in its tree. `withheld`: refusals, by call,
     to be recorded once the nested runs of those calls are stopped. `asked`: addresses of the calls that people are
-    newly asked about."""
+    newly asked about. `witness`: enters its events in the audit log; `readers`: who observes
+    it, and `sittings`: as what."""
 
     __slots__ = (
         "_abandoned",
@@ -108,11 +112,13 @@ class LiveRun:
         "operations",
         "parent",
         "raises",
+        "readers",
         "remembered",
         "run_id",
         "scope",
         "settings",
         "settlements",
+        "sittings",
         "state",
         "store",
         "timeout",
@@ -120,6 +126,7 @@ class LiveRun:
         "urgent",
         "watchers",
         "withheld",
+        "witness",
     )
 
     def __init__(
@@ -139,6 +146,7 @@ class LiveRun:
         meter: Meter = UNMETERED,
         parent: LiveRun | None = None,
         settlements: Mapping[str, Settlement] = NO_SETTLEMENTS,
+        witness: Witness | None = None,
     ) -> None:
         self.blueprint = blueprint
         self.home, self.store, self.keyring = home, home.store, home.keyring
@@ -151,6 +159,9 @@ class LiveRun:
         elif state.started.parent is not None:
             self.agents = (*state.started.parent.agents, blueprint.name)
         self.settlements = settlements
+        self.witness = witness
+        self.readers = readers_of(blueprint.readers, parent)
+        self.sittings: tuple[Sitting, ...] = ()
         self.grants: list[Grant] = []
         self.counts = Counts()
         self.asked: set[str] = set() if parent is None else parent.asked
@@ -220,13 +231,13 @@ class LiveRun:
         batch = self._batch()
         events = batch.events
         try:
-            outcomes = await self.store.commit(self.fence, batch)
+            outcomes = await self._written(batch)
         except asyncio.CancelledError:
             self._publish(events)  # a commit completes before it is cancelled
             raise
         if batch.budget:
             self.meter.told(self, outcomes)
-        if self.watchers:
+        if self.watchers or self.sittings:
             self._publish(events)
         if self.operations and not self.meter.joined:
             await self._settle()  # the run has ended, and nothing draws on its own counters any more
@@ -268,7 +279,7 @@ class LiveRun:
         task = asyncio.current_task()
         cancelled = task.cancelling() if task is not None else 0
         try:
-            outcomes = await self.store.commit(self.fence, batch)
+            outcomes = await self._written(batch)
         except HoldRefused as no:
             if task is not None and task.cancelling() > cancelled:
                 raise asyncio.CancelledError from None  # the refusal outranked it
@@ -279,7 +290,7 @@ class LiveRun:
             self._publish(events)
             raise
         self._land(event, operations)
-        if self.watchers:
+        if self.watchers or self.sittings:
             self._publish(events)
         if operations:
             self.meter.told(self, outcomes[:-1])
@@ -300,7 +311,15 @@ class LiveRun:
         await self.commit()
         await self.store.release(self.fence)
 
+    async def _written(self, batch: Batch) -> Sequence[Outcome]:
+        """Commit, with the entries of the audit log, where there is one."""
+        if self.witness is None:
+            return await self.store.commit(self.fence, batch)
+        return await self.witness.commit(self.fence, batch)
+
     def _publish(self, events: list[AnyEvent]) -> None:
+        if self.sittings:
+            tell(self, events)
         for watcher in self.watchers:
             for event in events:
                 watcher.put(event)

@@ -19,6 +19,7 @@ from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.execute import outlast
 from shipworthy.engine.live import NO_SETTLEMENTS, LiveRun
 from shipworthy.engine.metering import UNMETERED, Meter
+from shipworthy.engine.observing import observe, over
 from shipworthy.engine.plan import Resume
 from shipworthy.engine.sessions import read
 from shipworthy.engine.settle import is_nested, settle_by_person
@@ -56,7 +57,8 @@ async def take(runtime: Runtime, asked: Resume) -> LiveRun:
 async def _claim(runtime: Runtime, asked: Resume) -> LiveRun:
     """The run, owned by this worker, with its next sitting recorded; as it is, if it has ended."""
     store, blueprint = runtime.store, asked.plan.blueprint
-    state = replay(await store.read(asked.scope, asked.run_id))
+    past = await store.read(asked.scope, asked.run_id)
+    state = replay(past)
     if state.ended is not None:
         if asked.at is not None:
             raise CheckpointRefused
@@ -70,19 +72,25 @@ async def _claim(runtime: Runtime, asked: Resume) -> LiveRun:
     pinned, timeout = state.started.settings, _narrower(state.started.timeout, asked.limits.timeout)
     meter = await runtime.meter(blueprint, scope_of(state), asked.run_id, pinned, timeout, asked.parent)
     claim = await claimed(store, asked.scope, asked.run_id)
+    run: LiveRun | None = None
     try:
-        catch_up(
-            state, await store.read(asked.scope, asked.run_id, state.seq)
-        )  # nobody else appends any more
+        more = await store.read(asked.scope, asked.run_id, state.seq)  # nobody else appends any more
+        catch_up(state, more)
         if asked.at is not None and (not state.parked or state.parked_at != asked.at):
             raise CheckpointRefused
         run = await _revive(runtime, blueprint, state, claim.fence, deps, asked.limits, meter, asked)
         if state.ended is None:
+            if run.readers:
+                observe(run, [*past, *more])
+            witness = await runtime.witness(blueprint, state.started, asked.parent)
+            run.witness = None if witness is None else witness.resumed(state)
             _take_over(run, claim, asked)
             await meter.recover(run)
             if asked.at is not None:
                 await run.commit()  # of those who bring one checkpoint at once, one gets here
-    except BaseException:
+    except BaseException as error:
+        if run is not None:
+            over(run, error)
         await leave(store, claim.fence)
         raise
     return run

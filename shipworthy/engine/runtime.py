@@ -7,14 +7,17 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from shipworthy.domain.events import RunStarted
 from shipworthy.domain.grants import SigningKey
 from shipworthy.domain.model import ModelSettings
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.admission import Admission
+from shipworthy.engine.auditing import Logs, Witness, witness_of
 from shipworthy.engine.blueprint import Blueprint
 from shipworthy.engine.keyring import Keyring
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.metering import UNMETERED, Meter
+from shipworthy.engine.observing import over
 from shipworthy.engine.plan import Plan, Resume
 from shipworthy.engine.sessions import Conversations
 from shipworthy.engine.watch import Watcher
@@ -86,6 +89,7 @@ class Runtime:
         self._holders = 0
         self._doors: PerLoop[Admission] = PerLoop()
         self._tasks: dict[asyncio.Task[LiveRun], LiveRun] = {}
+        self.logs: Logs = Logs() if of is None else of.logs
 
     async def open(self) -> None:
         """Open the store, once. Raises a StoreError that says what is wrong."""
@@ -159,7 +163,10 @@ class Runtime:
                 for bank in self._banks.values():
                     await bank.close()
             finally:
-                await self.store.close()
+                try:
+                    await self.logs.close()
+                finally:
+                    await self.store.close()
 
     @property
     def inner(self) -> Runtime:
@@ -200,6 +207,18 @@ class Runtime:
         merged = blueprint.settings.merge(settings)
         return await budgeted(bank, blueprint, scope, run_id, merged, timeout, around)
 
+    async def witness(
+        self, blueprint: Blueprint | None, started: RunStarted, parent: LiveRun | None = None
+    ) -> Witness | None:
+        """Who enters a run's events in the audit log: that of the run around it, or its agent's; of a run that nobody
+        drives here (None), that of the agent of its name. Raises AuditError."""
+        log = None if blueprint is None else blueprint.audit
+        if parent is not None and parent.witness is not None:
+            log = parent.witness.log
+        elif log is None:
+            log = self.logs.of(started)
+        return await witness_of(self.logs, self.store, log, started)
+
     async def sweep(self) -> None:
         """Charge the expired holds of every budget."""
         for bank in self._banks.values():
@@ -207,6 +226,8 @@ class Runtime:
 
     def register(self, plan: Plan) -> None:
         """Make an agent known by its name. Raises ConfigurationError if runs could reach another one by that name."""
+        if plan.blueprint.audit is not None:
+            self.logs.register(plan.blueprint.name, plan.blueprint.audit)
         known = self.agents.setdefault(plan.blueprint.name, plan)
         if known is not plan and self.driver.by_name:
             raise ConfigurationError(
@@ -259,6 +280,8 @@ class Runtime:
         """The run is not driven here any more."""
         if self._active.get((run.scope.tenant, run.run_id)) is run:
             del self._active[run.scope.tenant, run.run_id]
+        if run.sittings:
+            over(run, error)
         for watcher in run.watchers:
             watcher.close(error if isinstance(error, ShipworthyError) else None)
         run.watchers.clear()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from shipworthy.domain.audit import Draft, Links
+from shipworthy.domain.audit import Draft, Entry, Links
 
 
 class AuditLog(Protocol):
@@ -37,6 +37,11 @@ class AuditLog(Protocol):
 
     def carried(self) -> None:
         """A commit carried entries: there is something to make a checkpoint of. Never waits."""
+        ...
+
+    async def erase(self, match: Callable[[Entry], bool]) -> int:
+        """Forget the bodies (and salts) of the entries that match, for good; the entries stay, and verify. How many.
+        Raises AuditError."""
         ...
 
     async def close(self) -> None:

@@ -65,6 +65,10 @@ class Narrator:
         self._scope, self._run, self._agent = scope, run_id, agent
         self._tools = dict(tools)
 
+    def recall(self, tools: Mapping[str, str]) -> None:
+        """The run goes on with these calls open."""
+        self._tools = dict(tools)
+
     def draft(self, event: AnyEvent, fence: int) -> Draft:
         """The entry of an event that is in the journal under this fence."""
         if type(event) is ModelAnswered:
@@ -194,6 +198,24 @@ class Narrator:
                 return "answer.dropped", _RUNTIME, {"call": event.call_id}
             case _:
                 assert_never(event)
+
+
+def erased(scope: Scope, runs: int, now: int) -> Draft:
+    """That what is known of a session, a user or a tenant was forgotten."""
+    return Draft(
+        action="person.erased",
+        actor="operator",
+        at=now,
+        tenant=scope.tenant,
+        user=scope.user,
+        session=scope.session,
+        facts={"runs": runs},
+    )
+
+
+def done(action: str, who: str, now: int, tenant: str | None = None, **facts: Any) -> Draft:
+    """What somebody did who operates the service, beside any run."""
+    return Draft(action=action, actor=f"operator:{who}", at=now, tenant=tenant, facts=facts)
 
 
 def _of_model(event: _OfModel, agent: str) -> Said:
