@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from shipworthy.app.inbox import Inbox as Inbox
     from shipworthy.app.limits import BudgetConfig as BudgetConfig
     from shipworthy.app.limits import RateLimit as RateLimit
+    from shipworthy.app.logs import JsonFormatter as JsonFormatter
+    from shipworthy.app.logs import LogEvents as LogEvents
     from shipworthy.app.memories import DynamoDBMemory as DynamoDBMemory
     from shipworthy.app.memories import InMemoryMemory as InMemoryMemory
     from shipworthy.app.memories import PostgresMemory as PostgresMemory
@@ -44,10 +46,13 @@ if TYPE_CHECKING:
     from shipworthy.app.prices import FREE as FREE
     from shipworthy.app.prices import PriceTable as PriceTable
     from shipworthy.app.prices import price_usd as price_usd
+    from shipworthy.app.recorders import Observed as Observed
+    from shipworthy.app.recorders import Recording as Recording
     from shipworthy.app.runtimes import DBOSRuntime as DBOSRuntime
     from shipworthy.app.runtimes import InMemoryRuntime as InMemoryRuntime
     from shipworthy.app.runtimes import PostgresRuntime as PostgresRuntime
     from shipworthy.app.runtimes import SqliteRuntime as SqliteRuntime
+    from shipworthy.app.status_line import StatusLine as StatusLine
     from shipworthy.app.stream import AgentStream as AgentStream
     from shipworthy.app.temporal import TemporalRuntime as TemporalRuntime
     from shipworthy.app.tools import tool as tool
@@ -125,6 +130,7 @@ _HOMES = {
     "app.fact_stores": ("InMemoryFactStore", "SqliteFactStore"),
     "app.inbox": ("Inbox",),
     "app.limits": ("BudgetConfig", "RateLimit"),
+    "app.logs": ("JsonFormatter", "LogEvents"),
     "app.memories": ("DynamoDBMemory", "InMemoryMemory", "PostgresMemory", "RedisMemory", "SqliteMemory"),
     "app.memory_tools": ("memory_tools",),
     "app.nested": ("handoff", "parallel"),
@@ -132,7 +138,9 @@ _HOMES = {
     "app.permissions": ("PerUserPermissions", "StandardPermissions", "all_of", "policy"),
     "app.policy_documents": ("PolicyDocument",),
     "app.prices": ("FREE", "PriceTable", "price_usd"),
+    "app.recorders": ("Observed", "Recording"),
     "app.runtimes": ("DBOSRuntime", "InMemoryRuntime", "PostgresRuntime", "SqliteRuntime"),
+    "app.status_line": ("StatusLine",),
     "app.stream": ("AgentStream",),
     "app.temporal": ("TemporalRuntime",),
     "app.tools": ("tool",),
@@ -205,7 +213,9 @@ __all__ = [
     "InMemoryStore",
     "Inbox",
     "InvalidOutput",
+    "JsonFormatter",
     "LocalEmbedder",
+    "LogEvents",
     "Memory",
     "Message",
     "Mode",
@@ -214,6 +224,7 @@ __all__ = [
     "ModelSettings",
     "NoBudget",
     "NotDone",
+    "Observed",
     "OpenAIEmbedder",
     "Operator",
     "PendingCall",
@@ -225,6 +236,7 @@ __all__ = [
     "PriceTable",
     "RateLimit",
     "Recalled",
+    "Recording",
     "RedisLedger",
     "RedisMemory",
     "Replace",
@@ -243,6 +255,7 @@ __all__ = [
     "StandardBudget",
     "StandardPermissions",
     "Statement",
+    "StatusLine",
     "TemporalRuntime",
     "Text",
     "TextDelta",

@@ -190,12 +190,25 @@ def show(
     store: StoreOption = None,
     agent: AgentOption = None,
     full: Annotated[bool, typer.Option("--full", help="Whole texts, not a line each.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what comes, until the run ends or Ctrl-C.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """A run's journal as a timeline. With --json: {"run": ..., "events": [...]}."""
+    """A run's journal as a timeline. With --json: {"run": ..., "events": [...]}.
+
+    With --follow, also what any process adds to it; the exit code says how the run ended. With --follow --json: a line
+    for each {"event": ...}, and last {"run": ...}.
+    """
     from shipworthy.app.commands import runs as commands
 
     scope, known = commands.whose(tenant), commands.known_as(run_id)
+    if follow:
+        from shipworthy.app.commands.following import follow as go
+
+        return commands.with_store(
+            commands.Where(store, agent), as_json=as_json, work=lambda p, s: go(p, s, scope, known, full=full)
+        )
     return commands.with_store(
         commands.Where(store, agent),
         as_json=as_json,

@@ -74,9 +74,9 @@ class Line(NamedTuple):
     style: str
 
 
-def lines(events: Iterable[AnyEvent]) -> list[Line]:
-    """What each event says. Tools go by their names, which only the answers before know."""
-    names: dict[str, str] = {}
+def lines(events: Iterable[AnyEvent], names: dict[str, str] | None = None) -> list[Line]:
+    """What each event says. Tools go by their names, which only the answers before know; *names* are those so far."""
+    names = {} if names is None else names
     told: list[Line] = []
     for event in events:
         if isinstance(event, ModelAnswered):
