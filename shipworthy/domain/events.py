@@ -106,7 +106,7 @@ class RunResumed(Event, frozen=True, gc=False, kw_only=True, omit_defaults=False
     in doubt, or runs again, as its effect says.
 
     `previous`: why the run had no owner. `changed` names the parts of the fingerprint that differ.
-    `skew` (milliseconds) and the limits are the resuming worker's.
+    `skew` (milliseconds) and the limits are the resuming worker's. `trace`: the W3C `traceparent` of this sitting.
     """
 
     fence: int
@@ -116,6 +116,7 @@ class RunResumed(Event, frozen=True, gc=False, kw_only=True, omit_defaults=False
     output_retries: int = 2
     model_retries: int = 2
     skew: int = 0
+    trace: str = ""
 
 
 class ModelRequested(Event, frozen=True, gc=False, kw_only=True, tag="model_requested"):

@@ -19,7 +19,7 @@ from shipworthy.engine.bodies import Bodies
 from shipworthy.engine.execute import outlast
 from shipworthy.engine.live import NO_SETTLEMENTS, LiveRun
 from shipworthy.engine.metering import UNMETERED, Meter
-from shipworthy.engine.observing import observe, over
+from shipworthy.engine.observing import observe, over, trace_of
 from shipworthy.engine.plan import Resume
 from shipworthy.engine.sessions import read
 from shipworthy.engine.settle import is_nested, settle_by_person
@@ -190,6 +190,7 @@ def _take_over(run: LiveRun, claim: Claim, asked: Resume) -> None:
             output_retries=asked.limits.output_retries,
             model_retries=asked.limits.model_retries,
             skew=run.store.skew,
+            trace=trace_of(run.readers) if run.readers else "",
         )
     )
     if asked.answers:
