@@ -28,6 +28,7 @@ ShipworthyError
 │   │   └── MemoryUnavailable, MemoryReadOnly, MemoryForeign, MemoryFull, MemoryConflict, RecordTooLarge, MemoryClosed
 │   └── EmbedderError, EmbedderChanged, ErasureIncomplete
 ├── AnchorError             a place that keeps the audit log's checkpoints: the log itself is safe
+│   └── AnchorRefused       a checkpoint that would take back what is kept
 ├── DriverError             the engine that takes runs from step to step (DBOS, Temporal): their journals are safe
 │   └── DriverUnavailable
 ├── ModelError              one attempt on the wire
@@ -482,6 +483,16 @@ class ErasureIncomplete(MemoryProblem):
 
 class AnchorError(ShipworthyError):
     """An anchor did not take a checkpoint, or does not give those that it has."""
+
+
+class AnchorRefused(AnchorError):
+    """A checkpoint would take back what the anchor keeps: it covers less of the log, or another history. Sending it
+    again cannot help."""
+
+    fix = (
+        "Run `shipworthy audit verify` with this anchor: the log was put back or rewritten, unless it verifies; then an "
+        "older checkpoint only came late."
+    )
 
 
 # ------------------------------------------------------------------------------------------------ driver
