@@ -48,15 +48,18 @@ from shipworthy.engine.outcome import result_of
 from shipworthy.engine.plan import Plan
 from shipworthy.engine.runtime import Runtime
 from shipworthy.errors import AgentInUse, ConfigurationError, DuplicateTool, InvalidTool
+from shipworthy.ports.audit import AuditLog
 from shipworthy.ports.budget import Budget
 from shipworthy.ports.model import Model
 from shipworthy.ports.policy import Policy
+from shipworthy.ports.readers import Reader
 from shipworthy.ports.tools import Tool
 
 if TYPE_CHECKING:
     from shipworthy.app.agent_memory import AgentMemory
     from shipworthy.app.control import ApprovalHandler, Control
     from shipworthy.app.nested import AgentTool
+    from shipworthy.app.recorders import Recording
     from shipworthy.domain.memory import Consolidated
     from shipworthy.engine.memory.memory import Memory
 
@@ -75,12 +78,15 @@ class Agent(Generic[Deps, OutputT]):
     Inbox; without one, nobody is, and that is a no. `memory`: a Memory, or its address, such as "sqlite:./bot.db"; what
     it has for the prompt is recalled before the first turn, and what was said is kept when the run ends. Where it
     cannot be asked the run waits, unless `memory_required=False` lets it go on without. `auto_extract`: have facts
-    learned from what was said, by the model, at the user's expense; on for real models.
+    learned from what was said, by the model, at the user's expense; on for real models. `audit_log`: where everything
+    that is done is entered before it takes effect, such as a FileAuditLog; where it cannot be written, runs stop.
+    `telemetry`: who makes spans and metrics of runs, such as OTelTelemetry.
 
     Raises ConfigurationError for anything that could not work later.
     """
 
     __slots__ = (
+        "_audit_log",
         "_blueprint",
         "_budget",
         "_control",
@@ -93,6 +99,7 @@ class Agent(Generic[Deps, OutputT]):
         "_model",
         "_output_mode",
         "_output_type",
+        "_readers",
         "_recovering",
         "_require_identity",
         "_runtime",
@@ -129,6 +136,8 @@ class Agent(Generic[Deps, OutputT]):
         memory: Memory | str | None = None,
         memory_required: bool = True,
         auto_extract: bool | None = None,
+        audit_log: AuditLog | None = None,
+        telemetry: Reader | None = None,
         tuning: Tuning | None = None,
     ) -> None:
         self.name = name if name == UNNAMED else name_of(name)
@@ -156,6 +165,8 @@ class Agent(Generic[Deps, OutputT]):
             self._memory = _memory_of(self._model, self._tuning, memory, memory_required, auto_extract)
             if self._runtime is not None:  # whoever erases before the first run erases its journals too
                 self._memory.memory.covers(self._runtime)
+        self._audit_log = None if audit_log is None else _audit_log_of(audit_log)
+        self._readers: list[Reader] = [] if telemetry is None else [_telemetry_of(telemetry)]
         self._blueprint: Blueprint | None = None
         self._service: Service | None = None
         self._recovering: asyncio.Task[None] | None = None
@@ -179,6 +190,26 @@ class Agent(Generic[Deps, OutputT]):
     def memory(self) -> Memory | None:
         """What the agent's runs recall from and are remembered in."""
         return None if self._memory is None else self._memory.memory
+
+    @property
+    def audit_log(self) -> AuditLog | None:
+        """Where everything that is done is entered."""
+        return self._audit_log
+
+    def attach(
+        self,
+        recorder: Callable[..., Any] | Reader,
+        *,
+        capacity: int | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Recording:
+        """Have *recorder* told every event of this agent's runs, and of those nested in them, from their next sittings
+        on: `recorder(event)` or `recorder(event, about)`, async or not, or a reader such as a StatusLine. It is told on
+        a thread of its own, so a slow or failing one changes no run: at most *capacity* events wait, the others are
+        dropped and counted. `loop`: where an async one runs instead. Raises ConfigurationError."""
+        from shipworthy.app.recorders import attach
+
+        return attach(self._readers, recorder, capacity, loop)
 
     @property
     def tools(self) -> Mapping[str, Tool]:
@@ -565,6 +596,8 @@ class Agent(Generic[Deps, OutputT]):
                 limits=self._limits,
                 budget=self._budget,
                 governance=self._governance(),
+                audit=self._audit_log,
+                readers=self._readers,
             )
             if self._memory is not None:
                 self._memory.attach(self._blueprint, self.runtime)
@@ -599,6 +632,20 @@ def _memory_of(
     from shipworthy.app.agent_memory import AgentMemory
 
     return AgentMemory(model, tuning, memory, required, extract)
+
+
+def _audit_log_of(audit_log: AuditLog) -> AuditLog:
+    """Raises ConfigurationError."""
+    from shipworthy.app.evidence import audit_log_of
+
+    return audit_log_of(audit_log)
+
+
+def _telemetry_of(telemetry: Reader) -> Reader:
+    """Raises ConfigurationError."""
+    from shipworthy.app.evidence import telemetry_of
+
+    return telemetry_of(telemetry)
 
 
 def _budget_of(budget: Budget, agent: str) -> Budget | None:

@@ -113,6 +113,8 @@ class Learning:
             budget=blueprint.budget,
             governance=blueprint.governance,
             learns=self.learn,
+            audit=blueprint.audit,
+            readers=blueprint.readers,
         )
 
     async def begin(self, run: LiveRun, partition: Scope, said: Sequence[Episode]) -> str | None:

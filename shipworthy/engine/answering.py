@@ -219,9 +219,7 @@ class Answering:
         for number, event in enumerate(batch.events):
             force_setattr(event, "seq", state.seq + 1 + number)
             force_setattr(event, "at", _now())
-        witness = await self._runtime.witness(None, state.started)
-        if witness is not None:
-            witness.resumed(state)
+        witness = await self._runtime.witness(state)
         await commit(self._store, witness, claim.fence, batch)
         return True
 

@@ -84,7 +84,7 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
         origin=USER if start.parent is None else MODEL,
         trust="trusted" if start.parent is None else "untrusted",
     )
-    witness = await runtime.witness(blueprint, event, start.parent)
+    witness = await runtime.witness(event, blueprint, start.parent)
     batch = Batch([event], bodies.take(), audit=None if witness is None else witness.of_first(event, 1))
     runtime.expect(scope, run_id)
     try:

@@ -143,9 +143,7 @@ async def _end(runtime: Runtime, outer: RunStarted, call_id: str, run_id: str) -
         if state.ended is not None:
             await store.release(claim.fence)
             return state
-        witness = await runtime.witness(None, state.started)
-        if witness is not None:
-            witness.resumed(state)
+        witness = await runtime.witness(state)
         waits = await _end_nested(runtime, state)
         events = _last_events(store, state, claim, waits)
         await commit(store, witness, claim.fence, Batch(events, {}, status_of(state)))

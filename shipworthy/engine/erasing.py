@@ -190,9 +190,7 @@ class _Erasing:
             state = replay(events)
             if state.ended is not None:
                 return await store.release(claim.fence)
-            witness = await self._runtime.witness(None, state.started)
-            if witness is not None:
-                witness.resumed(state)
+            witness = await self._runtime.witness(state)
             last = await self._last_events(state, events, claim)
             await commit(store, witness, claim.fence, Batch(last, {}, "cancelled"))
         except BaseException:

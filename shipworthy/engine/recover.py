@@ -82,8 +82,7 @@ async def _claim(runtime: Runtime, asked: Resume) -> LiveRun:
         if state.ended is None:
             if run.readers:
                 observe(run, [*past, *more])
-            witness = await runtime.witness(blueprint, state.started, asked.parent)
-            run.witness = None if witness is None else witness.resumed(state)
+            run.witness = await runtime.witness(state, blueprint, asked.parent)
             _take_over(run, claim, asked)
             await meter.recover(run)
             if asked.at is not None:

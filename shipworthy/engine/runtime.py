@@ -12,7 +12,7 @@ from shipworthy.domain.grants import SigningKey
 from shipworthy.domain.model import ModelSettings
 from shipworthy.domain.scope import Scope
 from shipworthy.engine.admission import Admission
-from shipworthy.engine.auditing import Logs, Witness, witness_of
+from shipworthy.engine.auditing import Logs, Witness
 from shipworthy.engine.blueprint import Blueprint
 from shipworthy.engine.keyring import Keyring
 from shipworthy.engine.live import LiveRun
@@ -25,6 +25,7 @@ from shipworthy.errors import ConfigurationError, ShipworthyError
 from shipworthy.ports.budget import Budget
 from shipworthy.ports.store import Store
 from shipworthy.rules.per_loop import PerLoop
+from shipworthy.rules.state import RunState
 
 if TYPE_CHECKING:
     from shipworthy.engine.bank import Bank
@@ -208,16 +209,20 @@ class Runtime:
         return await budgeted(bank, blueprint, scope, run_id, merged, timeout, around)
 
     async def witness(
-        self, blueprint: Blueprint | None, started: RunStarted, parent: LiveRun | None = None
+        self, run: RunStarted | RunState, blueprint: Blueprint | None = None, parent: LiveRun | None = None
     ) -> Witness | None:
-        """Who enters a run's events in the audit log: that of the run around it, or its agent's; of a run that nobody
-        drives here (None), that of the agent of its name. Raises AuditError."""
+        """Who enters the events of a run, one that begins or goes on, in the audit log: that of the run around it, or its
+        agent's; without those, as nobody drives it here, that of the agent of its name. Raises AuditError."""
+        started = run if isinstance(run, RunStarted) else run.started
         log = None if blueprint is None else blueprint.audit
         if parent is not None and parent.witness is not None:
             log = parent.witness.log
         elif log is None:
             log = self.logs.of(started)
-        return await witness_of(self.logs, self.store, log, started)
+        if log is None:
+            return None
+        witness = Witness(await self.logs.opened(log), self.store, started)
+        return witness if isinstance(run, RunStarted) else witness.resumed(run)
 
     async def sweep(self) -> None:
         """Charge the expired holds of every budget."""
