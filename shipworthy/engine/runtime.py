@@ -211,8 +211,8 @@ class Runtime:
     async def witness(
         self, run: RunStarted | RunState, blueprint: Blueprint | None = None, parent: LiveRun | None = None
     ) -> Witness | None:
-        """Who enters the events of a run, one that begins or goes on, in the audit log: that of the run around it, or its
-        agent's; without those, as nobody drives it here, that of the agent of its name. Raises AuditError."""
+        """Who enters the events of a run, one that begins or goes on, in the audit log: that of the run around it, or
+        its agent's; without those, as nobody drives it here, that of the agent of its name. Raises AuditError."""
         started = run if isinstance(run, RunStarted) else run.started
         log = None if blueprint is None else blueprint.audit
         if parent is not None and parent.witness is not None:
