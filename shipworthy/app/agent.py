@@ -166,6 +166,10 @@ class Agent(Generic[Deps, OutputT]):
             if self._runtime is not None:  # whoever erases before the first run erases its journals too
                 self._memory.memory.covers(self._runtime)
         self._audit_log = None if audit_log is None else _audit_log_of(audit_log)
+        if (
+            self._audit_log is not None and self._runtime is not None
+        ):  # erasing before the first run is entered too
+            self._runtime.logs.register(self.name, self._audit_log)
         self._readers: list[Reader] = [] if telemetry is None else [_telemetry_of(telemetry)]
         self._blueprint: Blueprint | None = None
         self._service: Service | None = None

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar, get_args
@@ -22,9 +23,11 @@ from shipworthy.app.ledgers import check_ledger, make_ledger
 from shipworthy.domain.budgets import Limit, Terms
 from shipworthy.domain.ledger import NANO, Account, Balance, Level, Unit, Window
 from shipworthy.domain.scope import ANONYMOUS, Operator, Scope
+from shipworthy.engine.auditing import Logs
 from shipworthy.errors import ConfigurationError, IdentityMissing, InputError
 from shipworthy.ports.budget import Budget
 from shipworthy.ports.ledger import Accounts
+from shipworthy.rules.audit.entries import done
 from shipworthy.rules.ledger import account_of, belongs
 from shipworthy.rules.text import clean
 
@@ -89,9 +92,22 @@ class Record(NamedTuple):
 class Books:
     """An open ledger, and the budget that draws on it where an agent was named."""
 
-    def __init__(self, ledger: Accounts, budget: Budget | None = None, agent: str | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Accounts,
+        budget: Budget | None = None,
+        agent: str | None = None,
+        logs: Logs | None = None,
+    ) -> None:
         self.ledger, self.budget, self.agent = ledger, budget, agent
         self.zone: str | None = None
+        self._logs = Logs() if logs is None else logs
+
+    async def enter(self, action: str, record: Record, account: Account, **facts: Any) -> None:
+        """Enter in the agent's audit log what is about to be done. Raises AuditError."""
+        whose = {**accounts.account_data(account), **facts, "why": record.why}
+        tenant = account.tenant or None
+        await self._logs.enter(done(action, record.who, time.time_ns() // 1_000_000, tenant, **whose))
 
     async def limits(self, scope: Scope) -> tuple[Limit, ...]:
         """What the agent's budget says for a scope. Raises ConfigurationError."""
@@ -155,7 +171,10 @@ async def _opened(where: Where) -> AsyncIterator[Books]:
                 fix="Give it Agent(budget=StandardBudget(...)), or name a ledger with --ledger.",
             )
         async with _open(agent.budget.ledger_on(agent.runtime.store)) as ledger:
-            yield Books(ledger, agent.budget, agent.name)
+            try:
+                yield Books(ledger, agent.budget, agent.name, agent.runtime.logs)
+            finally:
+                await agent.runtime.logs.close()
 
 
 @contextlib.asynccontextmanager
@@ -245,6 +264,7 @@ async def set_cap(
     window = await _window(books, kind, scope)
     if not await _counters(books, account, kind.unit, window):
         note(_UNSEEN if books.budget is None else _UNSEEN_OF_AGENT)
+    await books.enter("budget.overridden", record, account, unit=kind.unit, window=window, cap=cap)
     await books.ledger.set_cap(_OPERATOR, account, kind.unit, window, cap, record.who, record.why)
     said = "the configured one" if cap is None else accounts.amount(kind.unit, cap)
     if printer.as_json:
@@ -271,6 +291,7 @@ async def reset(
     spent = accounts.amount(kind.unit, sum([each.spent for each in counters]))
     if not yes:
         _confirm(f"Take {spent} of {name} back to 0, in {len(counters)} window(s)?", as_json=printer.as_json)
+    await books.enter("budget.reset", record, account, unit=kind.unit, window=window)
     was = await books.ledger.reset(_OPERATOR, account, kind.unit, window, record.who, record.why)
     if printer.as_json:
         printer.emit(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
+from shipworthy.domain.scope import Scope
 from shipworthy.engine.runtime import Runtime
 
 
@@ -26,6 +28,11 @@ class Journals:
         """Through which all that is known is reached; those that keep something in this process among them."""
         lasting = list(self._lasting.values())
         return [*lasting, *[each for each in self._known if each not in lasting]]
+
+    async def note(self, action: str, scope: Scope, **facts: Any) -> None:
+        """Enter in the audit logs of those agents what is done to their memory. Raises AuditError."""
+        for runtime in self.runtimes():
+            await runtime.logs.note(action, scope, **facts)
 
     def clear(self) -> None:
         """Cover none."""

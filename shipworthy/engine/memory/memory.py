@@ -192,6 +192,7 @@ class Memory:
             origin=origin,
             trust=trust,
         )
+        await self._journals.note("memory.written", scope, ids=[episode.id])
         await self.keep(scope, [episode])
         return episode
 
@@ -282,6 +283,7 @@ class Memory:
         await self.ready(scope)
         check(name=name, text=text, origin=origin, trust=trust)
         block = Block(name=sound(name, "name"), text=sound(text), at=_now(), origin=origin, trust=trust)
+        await self._journals.note("memory.written", scope, ids=[block_id(block.name)])
         if block.text:
             await self.store.put(scope, [record_of(block)], replace=True)
         else:
@@ -333,6 +335,7 @@ class Memory:
                 f"kinds={kinds!a} cannot be forgotten so.",
                 fix='Pass "episode", "fact" or both; set_block(scope, name, "") removes a block.',
             )
+        await self._journals.note("memory.forgotten", scope, ids=list(ids), before=before, kinds=list(kinds))
         return sum(
             [
                 await forget(

@@ -200,16 +200,16 @@ class Narrator:
                 assert_never(event)
 
 
-def erased(scope: Scope, runs: int, now: int) -> Draft:
-    """That what is known of a session, a user or a tenant was forgotten."""
+def beside(action: str, actor: str, scope: Scope, now: int, **facts: Any) -> Draft:
+    """What was done about a session, a user or a tenant, and is no run's."""
     return Draft(
-        action="person.erased",
-        actor="operator",
+        action=action,
+        actor=actor,
         at=now,
         tenant=scope.tenant,
         user=scope.user,
         session=scope.session,
-        facts={"runs": runs},
+        facts=facts,
     )
 
 

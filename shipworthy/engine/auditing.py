@@ -1,0 +1,147 @@
+"""Entering a run's events in the audit log: in the journal's own commit where the log is kept at the store's place, and
+before it everywhere else, so that nothing takes effect of which the log knows nothing.
+
+What is entered and then not committed is void by the format's own rule, for the run goes on from where its journal
+stands, and its next entry says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from shipworthy.domain.audit import Draft, Entry, Links
+from shipworthy.domain.events import AnyEvent, RunStarted
+from shipworthy.domain.journal import Batch, Fence
+from shipworthy.domain.ledger import Outcome
+from shipworthy.domain.scope import Scope
+from shipworthy.ports.audit import AuditLog
+from shipworthy.ports.store import Store
+from shipworthy.rules.audit.entries import Narrator, beside
+from shipworthy.rules.state import RunState
+
+
+def is_joined(log: AuditLog, store: Store) -> bool:
+    """Whether the store's commits carry the log's entries."""
+    return bool(log.place) and log.place == getattr(store, "place", None)
+
+
+class Witness:
+    """Enters the events of one run. `late`: its first event, which may be in the journal and not in the log, since only
+    the journal knows whether there was a run of this id."""
+
+    __slots__ = ("_joined", "_late", "_narrator", "_store", "log")
+
+    def __init__(self, log: AuditLog, store: Store, started: RunStarted) -> None:
+        scope = Scope(started.tenant, started.user, started.session)
+        self.log, self._store = log, store
+        self._joined = is_joined(log, store)
+        self._narrator = Narrator(scope, started.run_id, started.agent, {})
+        self._late: tuple[AnyEvent, ...] = ()
+
+    def of_first(self, event: RunStarted, token: int) -> Links | None:
+        """What is to land with a new run, if anything may; otherwise its first event waits for its second."""
+        if self._joined:
+            return self.log.links([self._narrator.draft(event, token)])
+        self._late = (event,)
+        return None
+
+    def resumed(self, state: RunState) -> Witness:
+        """The same, for a run that goes on from there."""
+        self._narrator.recall({name: call.call.name for name, call in state.calls.items()})
+        self._late = (state.started,) if state.seq == 1 and not self._joined else ()
+        return self
+
+    async def commit(self, fence: Fence, batch: Batch) -> Sequence[Outcome]:
+        """`Store.commit`, with entries of all that is in the batch. Raises AuditError: nothing was committed."""
+        drafts = self._drafts(batch.events, fence.token)
+        if self._joined:
+            batch.audit = self.log.links(drafts)
+            outcomes = await self._store.commit(fence, batch)
+            self.log.carried()
+            return outcomes
+        await _outlasting(self.log, drafts)
+        self._late = ()
+        return await self._store.commit(fence, batch)
+
+    def _drafts(self, events: Sequence[AnyEvent], token: int) -> list[Draft]:
+        return [self._narrator.draft(event, token) for event in (*self._late, *events)]
+
+
+async def _outlasting(log: AuditLog, drafts: Sequence[Draft]) -> None:
+    """Enter them. A cancellation takes effect at the commit that follows, which is not abandoned by it either."""
+    try:
+        await log.append(drafts)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None:
+            raise
+        task.uncancel()
+        task.cancel()
+
+
+class Logs:
+    """The audit logs of a runtime's agents, by the agents' names."""
+
+    def __init__(self) -> None:
+        self._by_agent: dict[str, AuditLog] = {}
+        self._open: list[AuditLog] = []
+
+    def register(self, agent: str, log: AuditLog) -> None:
+        """What is done to runs of this agent, by whomever, goes into *log*."""
+        self._by_agent.setdefault(agent, log)
+
+    def of(self, started: RunStarted) -> AuditLog | None:
+        """The log of a run: that of the outermost agent."""
+        return self._by_agent.get(started.agent if started.parent is None else started.parent.agents[0])
+
+    def all(self) -> list[AuditLog]:
+        """Each of them once."""
+        return list({id(log): log for log in self._by_agent.values()}.values())
+
+    async def opened(self, log: AuditLog) -> AuditLog:
+        """*log*, ready. Raises AuditError."""
+        if log not in self._open:
+            await log.open()
+            if log not in self._open:
+                self._open.append(log)
+        return log
+
+    async def enter(self, *drafts: Draft) -> None:
+        """Enter in each log what is of no run. Raises AuditError."""
+        for log in self.all():
+            await (await self.opened(log)).append(drafts)
+
+    async def note(self, action: str, scope: Scope, actor: str = "service", **facts: Any) -> None:
+        """Enter what is done about a scope beside its runs. Raises AuditError."""
+        if self._by_agent:
+            await self.enter(beside(action, actor, scope, time.time_ns() // 1_000_000, **facts))
+
+    async def erase(self, scope: Scope, runs: int) -> None:
+        """Forget what bodies of the scope's entries said, in each log, and enter that it was done. Entries stay.
+        Raises AuditError."""
+        for log in self.all():
+            await (await self.opened(log)).erase(partial(_is_of, scope))
+        await self.note("person.erased", scope, "operator", runs=runs)
+
+    async def close(self) -> None:
+        """Close those that were opened here."""
+        opened, self._open = self._open, []
+        for log in opened:
+            await log.close()
+
+
+def _is_of(scope: Scope, entry: Entry) -> bool:
+    return (
+        entry.tenant == scope.tenant
+        and scope.user in (None, entry.user)
+        and scope.session in (None, entry.session)
+    )
+
+
+async def commit(store: Store, witness: Witness | None, fence: Fence, batch: Batch) -> Any:
+    """Commit what somebody adds to a run who does not drive it."""
+    return await (store.commit(fence, batch) if witness is None else witness.commit(fence, batch))
