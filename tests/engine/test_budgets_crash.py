@@ -42,6 +42,8 @@ LIMITS = {
     "max_output_tokens_per_call": 500,
     "ttl": 0.3,
 }
+AT_ONCE = 6
+"""Deaths that are tried at once: who goes on mostly waits."""
 
 
 @tool(effect="read")
@@ -161,18 +163,38 @@ async def second(folder: Path, where: str, shape: str) -> Books | None:
 
 
 def main(folder: Path, where: str, shape: str, way: str) -> None:
-    """Tell of every point: which it was, and the books after a death there. Each death is a process of its own."""
+    """Tell of every point: which it was, and the books after a death there. Each death is a process of its own, and so
+    is who goes on; some wait at once for what the dead ones held to expire."""
     (folder / "whole").mkdir()
-    points = go(first(folder / "whole", where, shape, way, None))
-    for index, point in enumerate(dict.fromkeys(points)):
-        place = folder / str(index)
-        place.mkdir()
+    points = dict.fromkeys(go(first(folder / "whole", where, shape, way, None)))
+    going, codes = set[int](), list[int]()
+    for index, point in enumerate(points):
+        if len(going) == AT_ONCE:
+            codes.append(ended(going))
         if (child := os.fork()) == 0:
-            go(first(place, where, shape, way, point))
-            os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
-        books = go(second(place, where, shape))
-        print(json.dumps([str(point), None if books is None else msgspec.to_builtins(books)]), flush=True)
+            die_and_go_on(folder / str(index), where, shape, way, point)
+            os._exit(0)
+        going.add(child)
+    while going:
+        codes.append(ended(going))
+    assert not any(codes), codes
+
+
+def ended(going: set[int]) -> int:
+    """How one of them came to its end."""
+    child, status = os.wait()
+    going.remove(child)
+    return status
+
+
+def die_and_go_on(place: Path, where: str, shape: str, way: str, point: Point) -> None:
+    place.mkdir()
+    if (child := os.fork()) == 0:
+        go(first(place, where, shape, way, point))
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
+    books = go(second(place, where, shape))
+    os.write(1, msgspec.json.encode([str(point), books]) + b"\n")  # at one go: others tell of theirs
 
 
 def wrong(books: Books, where: str) -> str | None:
