@@ -39,7 +39,7 @@ def test_a_ledger_in_which_a_crash_frees_money_is_caught() -> None:
 
 def test_a_ledger_that_never_lets_go_of_a_hold_is_caught() -> None:
     """Its last runs wait for room that nobody gives back."""
-    impatient = msgspec.structs.replace(SMALL, stuck=6.0)
+    impatient = msgspec.structs.replace(SMALL, stuck=3.0)
     assert "leaked" in found("sqlite", "held_for_ever", impatient)
 
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.crash
 PLAN = (
     proof.Plan(workers=8, at_once=200, cap=5_000_000, kills=24, stops=6, blackouts=3, ttl=3.0, lease=3.0)
     if proof.LONG
-    else proof.Plan(workers=3, at_once=40, cap=300_000, kills=5, stops=1, blackouts=1)
+    else proof.Plan(workers=3, at_once=40, cap=150_000, kills=4, stops=1, blackouts=1)
 )
 
 

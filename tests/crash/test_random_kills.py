@@ -13,7 +13,7 @@ from tests.crash import laws, proof, scenario
 
 pytestmark = pytest.mark.crash
 
-KILLS = 1000 if proof.LONG else 60
+KILLS = 1000 if proof.LONG else 40
 SHARDS = 8 if proof.LONG else 2
 PLANS = [
     proof.Plan(way="together", runs=("g1", "g2", "z3", "z4")),

@@ -19,7 +19,7 @@ from shipworthy.ports.memory import MemoryStore
 OPERATOR = Operator("the attack")
 LONG = "n" * 500
 PATIENCE = 5.0
-"""Seconds after which an erasure does not end."""
+"""Seconds after which an erasure does not end, where no other time is given."""
 TRIP, ALICE, ACME = Scope("acme", "alice", "trip"), Scope("acme", "alice"), Scope("acme")
 NEAR = (
     *(Scope("aaa"), Scope("aaa", "alice"), Scope("aaa", "alice", "trip"), Scope("acm", "alice", "trip")),
@@ -53,8 +53,8 @@ ALIKE = (
 class Books:
     """What every partition should have, as its owner knows it: by id `n` and text; and where it is."""
 
-    def __init__(self, store: MemoryStore) -> None:
-        self.store = store
+    def __init__(self, store: MemoryStore, patience: float) -> None:
+        self.store, self._patience = store, patience
         self.records: dict[Scope, dict[str, tuple[int, bytes]]] = {}
         self.marks: dict[Scope, Mark] = {}
 
@@ -87,7 +87,7 @@ class Books:
 
     async def erase(self, scope: Scope) -> None:
         gone = [one for one in self.records if _is_within(one, scope)]
-        report = await asyncio.wait_for(self.store.erase(scope), PATIENCE)
+        report = await asyncio.wait_for(self.store.erase(scope), self._patience)
         assert report.records == sum(len(self.records[one]) for one in gone), f"{scope}: {report}"
         for one in gone:
             del self.records[one], self.marks[one]
@@ -121,10 +121,10 @@ class Books:
         assert (set(listed), len(listed)) == (set(self.records), len(self.records)), f"everything is {listed}"
 
 
-async def attack(store: MemoryStore) -> None:
+async def attack(store: MemoryStore, patience: float = PATIENCE) -> None:
     """Raises AssertionError, or an error that it should not get, where anything of a partition is seen or changed
     through another. The store is empty at first, and in the end."""
-    books = Books(store)
+    books = Books(store, patience)
     await asyncio.gather(*[_began(books, nth, scope) for nth, scope in enumerate((*NEAR, *ALIKE))])
     await books.agree(whole=True)
     for me in (TRIP, ALICE, ACME):

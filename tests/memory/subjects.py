@@ -199,7 +199,7 @@ def in_statements(folder: Path) -> Iterator[Prepared]:
         def attack_with(made: Sequence[Edit]) -> None:
             admin.execute("TRUNCATE shipworthy_memory.partitions, shipworthy_memory.records CASCADE")
             with patch.dict(STATEMENTS, _edited(STATEMENTS, made)):
-                runner.run(asyncio.wait_for(attack(store), PATIENCE))
+                runner.run(asyncio.wait_for(attack(store, patience=1.5), PATIENCE))
                 runner.run(_touches_its_own(store, admin))
                 with enter(store._server) as nobody:
                     everything = perform(nobody, Sight(), ("everything", {"after": b"", "limit": 9}))

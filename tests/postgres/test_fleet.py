@@ -20,9 +20,9 @@ from tests.crash.zygote import Child
 
 pytestmark = pytest.mark.crash
 
-SECONDS = 60 if proof.LONG else 10
+SECONDS = 60 if proof.LONG else 6
 WORKERS = 3
-RUNS = 300
+RUNS = 300 if proof.LONG else 180
 SESSION = tuple(f"b{n}" for n in range(24))
 """Of one session; the others are of several tenants, and some of them make calls at once."""
 OTHERS = tuple(f"{'gz'[n % 2]}{n}" for n in range(RUNS - len(SESSION)))

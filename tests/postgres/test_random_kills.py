@@ -11,7 +11,7 @@ from tests.postgres.plans import on_postgres
 
 pytestmark = pytest.mark.crash
 
-KILLS = 500 if proof.LONG else 12
+KILLS = 500 if proof.LONG else 6
 SHARDS = 8 if proof.LONG else 1
 TOGETHER = 6
 PLANS = [
