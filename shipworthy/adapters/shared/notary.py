@@ -1,0 +1,237 @@
+"""The notary: makes checkpoints of a log, and has them sent to anchors, on threads of its own. A writer only tells it
+that there is something, and waits for nothing.
+
+Several processes may each have one on the same log: who finds that the newest checkpoint covers everything does
+nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from shipworthy.adapters.shared.courier import Courier
+from shipworthy.domain.audit import EVERY, EpochKeys, Standing, TreeHead
+from shipworthy.errors import AuditDamaged
+from shipworthy.ports.anchors import Anchor
+from shipworthy.rules.audit import form
+from shipworthy.rules.audit.merkle import Tree
+from shipworthy.rules.audit.signatures import checkpoint, is_signed, public_of
+
+log = logging.getLogger("shipworthy.audit")
+_EVOLVE = 1.0
+"""Seconds between two moves of a sealed key; the file is synced for each."""
+_LAST_WORD = 5.0
+"""Seconds that closing waits for anchors."""
+
+
+class Notarised(Protocol):
+    """A log of which checkpoints are made. All of this is called on the notary's thread."""
+
+    def standing(self) -> tuple[Standing, EpochKeys]:
+        """Where the log stands, as far as it is durable, and so is its seal; and the keys in use there. Copies: a
+        writer goes on meanwhile."""
+        ...
+
+    def lines(self, after: int) -> Iterator[bytes]:
+        """The lines of the entries from number *after* on, without newlines; the notary takes as many as it needs."""
+        ...
+
+    def last_checkpoint(self) -> bytes | None:
+        """The newest of the log's own checkpoints."""
+        ...
+
+    def keep(self, line: bytes) -> None:
+        """Put this to the log's own checkpoints, unless one of at least as many entries is there."""
+        ...
+
+
+class Notary:
+    """Makes a checkpoint after *every* entries, or *patience* seconds after the first that has none."""
+
+    def __init__(
+        self, of: Notarised, anchors: Sequence[Anchor] = (), *, every: int = EVERY, patience: float = 1.0
+    ) -> None:
+        self._log, self._every, self._patience = of, every, patience
+        self._couriers = [Courier(anchor, self._own) for anchor in anchors]
+        self._tree = Tree()
+        self._news = threading.Condition()
+        self._pending = 0
+        self._due = 0.0
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._evolved = (-1, "")
+        self._evolve_at = 0.0
+        self._complained: set[str] = set()
+        self.failures = 0
+        """How often a checkpoint could not be made."""
+
+    @property
+    def unanchored(self) -> int:
+        """Entries that the anchor which is most behind has no checkpoint of, as far as this process knows."""
+        return max([courier.behind for courier in self._couriers], default=0)
+
+    @property
+    def anchor_failures(self) -> int:
+        """How often an anchor did not take a checkpoint."""
+        return sum([courier.failures for courier in self._couriers])
+
+    def made(self, more: int = 1) -> None:
+        """That so many entries are durable. Never waits."""
+        with self._news:
+            self._pending += more
+            if not self._due:
+                self._due = time.monotonic() + self._patience
+                self._begin()
+                self._news.notify()
+            elif self._pending >= self._every > self._pending - more:
+                self._news.notify()
+
+    def close(self, patience: float = _LAST_WORD) -> None:
+        """Make a last checkpoint of what this process made. Waits for anchors for at most *patience* seconds."""
+        with self._news:
+            self._closing = True
+            self._news.notify()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        until = time.monotonic() + patience
+        for courier in self._couriers:
+            courier.stop()
+        for courier in self._couriers:
+            courier.join(max(until - time.monotonic(), 0.0))
+
+    def check(self) -> None:
+        """Whether the log's own newest checkpoint, and those of the anchors, fit the log. Raises AuditDamaged. An
+        anchor that cannot be asked is no reason to stop."""
+        standing, _ = self._log.standing()
+        head = self._own()
+        if head is not None and head.log != standing.log:
+            raise AuditDamaged(f"The checkpoints of {standing.name!r} are of another log (swapped).")
+        if head is not None and head.entries > standing.count:
+            raise AuditDamaged(
+                f"The log {standing.name!r} ends after {standing.count} entries, and a checkpoint has {head.entries} "
+                "(rolled_back)."
+            )
+        for courier in self._couriers:
+            courier.check(standing, head)
+
+    def is_known(self, name: str) -> str:
+        """The first anchor that tells of a log of this name, and what it tells; "" for none."""
+        return next((said for courier in self._couriers if (said := courier.knows(name))), "")
+
+    # on the thread
+
+    def _begin(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="shipworthy-notary", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            with self._news:
+                self._news.wait_for(self._is_due, self._wait())
+                if not self._is_due() and not (self._due and time.monotonic() >= self._due):
+                    continue
+                closing = self._closing
+                pending, self._pending, self._due = self._pending, 0, 0.0
+            if (pending or closing) and not self._tried(closing) and not closing:
+                with self._news:
+                    self._pending += pending
+                    self._due = time.monotonic() + 2 * self._patience
+            if closing:
+                return
+
+    def _wait(self) -> float | None:
+        return max(self._due - time.monotonic(), 0.0) if self._due else None
+
+    def _is_due(self) -> bool:
+        return self._closing or self._pending >= self._every
+
+    def _tried(self, closing: bool) -> bool:
+        try:
+            standing, keys = self._log.standing()
+            self._certify(standing, keys)
+            self._evolve(standing, keys, closing)
+        except Exception as error:
+            self.failures += 1
+            kind = type(error).__name__
+            if kind not in self._complained:
+                self._complained.add(kind)
+                log.error("No checkpoint of an audit log could be made: %s: %s", kind, error)
+            return False
+        self._complained.clear()
+        return True
+
+    def _certify(self, standing: Standing, keys: EpochKeys) -> None:
+        head = self._own()
+        tree = self._tree
+        if head is not None and head.entries > tree.size:
+            tree = self._grown_to(head, standing, keys)
+        if head is not None and head.entries >= standing.count:
+            self._tree = tree
+            return
+        self._extend(tree, standing.count)
+        line = checkpoint(
+            keys.seed(standing.log), standing.log, standing.name, tree, time.time_ns() // 1_000_000
+        )
+        self._tree = tree
+        self._log.keep(line)
+        for courier in self._couriers:
+            courier.send(standing, line)
+
+    def _own(self) -> TreeHead | None:
+        """The newest own checkpoint. Raises AuditDamaged for one that is none."""
+        line = self._log.last_checkpoint()
+        if line is None:
+            return None
+        found = form.head_of(line)
+        if (
+            found is None
+            or not is_signed(found[0].signer, found[1], found[2])
+            or _root(found[0]) != found[0].root
+        ):
+            raise AuditDamaged("The newest checkpoint of an audit log is not one (checkpoint).")
+        return found[0]
+
+    def _grown_to(self, head: TreeHead, standing: Standing, keys: EpochKeys) -> Tree:
+        """The tree of a checkpoint: as its peaks say, where it is signed with the key in use; otherwise made anew."""
+        if head.log != standing.log:
+            raise AuditDamaged(f"The checkpoints of {standing.name!r} are of another log (swapped).")
+        if head.signer == public_of(keys.seed(standing.log)).hex():
+            return Tree(head.entries, map(bytes.fromhex, head.peaks))
+        tree = Tree(self._tree.size, self._tree.peaks)
+        self._extend(tree, min(head.entries, standing.count))
+        if tree.size == head.entries and tree.root().hex() != head.root:
+            raise AuditDamaged(
+                f"The log {standing.name!r} is not what its newest checkpoint says (rewritten)."
+            )
+        return tree
+
+    def _extend(self, tree: Tree, count: int) -> None:
+        lines = self._log.lines(tree.size)
+        while tree.size < count:
+            line = next(lines, None)
+            if line is None:
+                raise AuditDamaged(
+                    f"An audit log ends after {tree.size} entries, and had {count} (truncated)."
+                )
+            tree.add(line)
+
+    def _evolve(self, standing: Standing, keys: EpochKeys, closing: bool) -> None:
+        """Let go of the keys that are over, not more often than needed."""
+        reached = ((standing.count - 1) // standing.every, keys.id)
+        now = time.monotonic()
+        if keys.sealed and reached != self._evolved and (closing or now >= self._evolve_at):
+            keys.over(standing.log, reached[0])
+            self._evolved, self._evolve_at = reached, now + _EVOLVE
+
+
+def _root(head: TreeHead) -> str:
+    try:
+        return Tree(head.entries, map(bytes.fromhex, head.peaks)).root().hex()
+    except ValueError:
+        return ""
