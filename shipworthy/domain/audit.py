@@ -129,11 +129,13 @@ class EpochKeys(Protocol):
 
 
 class Links(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Drafts that are to land in a store's own commit: in the log of this name, made with the first of these keys."""
+    """Drafts that are to land in a store's own commit: in the log of this name, made with the first of these keys.
+    `log`: the id that it has to have; "": any, and it is begun where there is none."""
 
     name: str
     keys: tuple[EpochKeys, ...]
     drafts: tuple[Draft, ...]
+    log: str = ""
 
 
 class TreeHead(msgspec.Struct, frozen=True, gc=False, kw_only=True):

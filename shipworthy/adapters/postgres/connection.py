@@ -32,7 +32,7 @@ SILENCE = 60.0
 _WORK = f"SET ROLE {ROLE}"
 _SESSION = """SET statement_timeout = 0; SET search_path = shipworthy, pg_temp;
 SET default_transaction_isolation = 'read committed'; SET row_security = on;
-SET shipworthy.tenant = ''; SET shipworthy.operator = ''; SET shipworthy.signing = '';
+SET shipworthy.tenant = ''; SET shipworthy.operator = ''; SET shipworthy.signing = ''; SET shipworthy.audit = '';
 SELECT set_config(name, '0', false) FROM pg_settings
 WHERE name ~ '^(statement|lock|transaction|idle_in_transaction_session|idle_session)_timeout$'; """
 _SYNCED = """SELECT set_config('synchronous_commit', 'on', false)
@@ -51,26 +51,34 @@ _GUARDED = (
     "carried",
 )
 _WRITTEN = (*_GUARDED, "workers")
-_NARROW = ("meta", "signing_keys")
+_AUDIT = ("audit_logs", "audit_entries", "audit_checkpoints")
+_NARROW = ("meta", "signing_keys", *_AUDIT)
 """Tables with which the role may not do everything."""
 _MADE = f"""SELECT count(c.oid) = {len(_WRITTEN) + len(_NARROW)} FROM pg_namespace AS n
 LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname IN {(*_NARROW, *_WRITTEN)}
 WHERE n.nspname = 'shipworthy' GROUP BY n.oid"""
 _LACKING = f"""SELECT c.relname FROM pg_class AS c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p
 WHERE c.relnamespace = 'shipworthy'::regnamespace AND c.relkind = 'r' AND NOT has_table_privilege(c.oid, p)
-AND (c.relname IN {_WRITTEN} OR c.relname = 'meta' AND p = 'SELECT' OR c.relname = 'signing_keys' AND p <> 'DELETE')
+AND (c.relname IN {_WRITTEN} OR c.relname = 'meta' AND p = 'SELECT' OR c.relname = 'signing_keys' AND p <> 'DELETE'
+  OR c.relname IN {_AUDIT} AND p IN ('SELECT', 'INSERT') OR c.relname = 'audit_logs' AND p = 'UPDATE')
+UNION SELECT 'audit_entries' WHERE NOT has_column_privilege('audit_entries', 'salt', 'UPDATE')
+OR NOT has_column_privilege('audit_entries', 'body', 'UPDATE')
 UNION SELECT 'the schema' WHERE NOT has_schema_privilege('shipworthy', 'USAGE')
 UNION SELECT proname FROM pg_proc
 WHERE pronamespace = 'shipworthy'::regnamespace AND NOT has_function_privilege(oid, 'EXECUTE')"""
 _GRANTS = f"""GRANT USAGE ON SCHEMA shipworthy TO {ROLE}; GRANT SELECT ON shipworthy.meta TO {ROLE}; \
-GRANT SELECT, INSERT, UPDATE ON shipworthy.signing_keys TO {ROLE}; \
+GRANT SELECT, INSERT, UPDATE ON shipworthy.signing_keys, shipworthy.audit_logs TO {ROLE}; \
+GRANT SELECT, INSERT, UPDATE (salt, body) ON shipworthy.audit_entries TO {ROLE}; \
+GRANT SELECT, INSERT ON shipworthy.audit_checkpoints TO {ROLE}; \
 GRANT SELECT, INSERT, UPDATE, DELETE ON {", ".join([f"shipworthy.{table}" for table in _WRITTEN])} TO {ROLE}; \
  GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA shipworthy TO {ROLE};"""
+_OF_AUDIT = "policyname = 'audit' AND qual LIKE '%shipworthy.audit%'"
 _FORCED = f"""SELECT c.relname FROM pg_class AS c WHERE c.relnamespace = 'shipworthy'::regnamespace
-AND c.relname IN {(*_GUARDED, "signing_keys")}
+AND c.relname IN {(*_GUARDED, "signing_keys", *_AUDIT)}
 AND NOT (c.relrowsecurity AND c.relforcerowsecurity AND c.relowner <> current_user::regrole
 AND (SELECT array_agg(cmd = 'ALL' AND with_check IS NULL AND CASE c.relname
   WHEN 'signing_keys' THEN policyname = 'signing' AND qual LIKE '%shipworthy.signing%'
+  WHEN 'audit_logs' THEN {_OF_AUDIT} WHEN 'audit_entries' THEN {_OF_AUDIT} WHEN 'audit_checkpoints' THEN {_OF_AUDIT}
   ELSE policyname = 'tenant' AND qual LIKE '%shipworthy.tenant%shipworthy.operator%' END) FROM pg_policies AS p
   WHERE p.schemaname = 'shipworthy' AND p.tablename = c.relname) IS NOT DISTINCT FROM '{{t}}')"""
 _MEANINGS: tuple[tuple[tuple[type[psycopg.Error], ...], type[StoreError], str | None], ...] = (
@@ -189,9 +197,8 @@ def _show(connection: Connection, setting: str) -> Any:
 def schema() -> str:
     """What makes the schema, in one transaction."""
     folder = resources.files("shipworthy.adapters.postgres")
-    return "\n".join(
-        [folder.joinpath(name).read_text("utf-8") for name in ("schema.sql", "signing.sql", "ledger.sql")]
-    )
+    names = ("schema.sql", "signing.sql", "ledger.sql", "audit.sql")
+    return "\n".join([folder.joinpath(name).read_text("utf-8") for name in names])
 
 
 def prepare(server: Server) -> None:
@@ -247,7 +254,7 @@ def _check(connection: Connection, server: Server) -> None:
         what = f"does not enforce row level security on {', '.join([name for (name,) in tables])}"
         fix = (
             "ALTER TABLE ... ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; its only policy is `tenant`, as in "
-            f"schema.sql (of the keys: `signing`); and {ROLE} must not own it."
+            f"schema.sql (of the keys: `signing`, of audit logs: `audit`); and {ROLE} must not own it."
         )
     elif server.durable and _show(connection, "fsync") == "off":
         what = "runs with fsync off: what it acknowledges does not survive power loss"

@@ -72,7 +72,7 @@ CREATE TYPE locked AS (ids bigint[], overrides bigint[], made bigint[]);
 
 -- A group of batches in one transaction, a savepoint each: one that fails or is refused aborts no other. No key: a
 -- new run, which begins with its token. `again`: the group was sent before and its fate is not known, so what is there
--- already has landed. The events come in base64, since JSON text may hold what a text of PostgreSQL may not. `wanted`:
+-- already has landed (its fate is `again`). The events come in base64, since JSON text may hold what a text of PostgreSQL may not. `wanted`:
 -- what the group's operations on the ledger will touch (ledger.sql); done again, they have the same answers. A batch may
 -- be of such operations alone. Gives what became of each batch, but for those of runs that are there and that landed
 -- without an operation. Every row is found by its key, whatever
@@ -125,6 +125,7 @@ BEGIN
         SELECT r.key INTO handle FROM runs AS r JOIN journal AS j ON j.run = r.key AND j.first = b.first
         WHERE r.tenant = b.tenant AND r.run_id = b.run_id AND r.fence = coalesce(b.token, 1)
           AND (r.key = b.key OR b.key IS NULL AND coalesce(r.worker, me) = me) AND j.events = batch;
+        IF handle IS NOT NULL THEN fate := 'again'; END IF;
       END IF;
       IF handle IS NULL AND b.run_id IS NOT NULL THEN fate := 'refused';
       ELSIF b.budget IS NOT NULL THEN why := budget(b.budget, l); END IF;
@@ -133,7 +134,7 @@ BEGIN
       WHEN OTHERS THEN fate := SQLSTATE; why := SQLERRM; named := NULL; -- a savepoint takes the setting back
     END;
     IF fate = 'SW001' THEN why := refused(b.tenant, why::json); named := b.tenant; END IF;
-    failed := failed OR fate <> 'landed'; nth := b.n;
+    failed := failed OR fate NOT IN ('landed', 'again'); nth := b.n;
     IF b.key IS NULL OR fate <> 'landed' OR b.budget IS NOT NULL THEN RETURN NEXT; END IF;
   END LOOP;
   IF failed AND l.made IS NOT NULL THEN PERFORM tidy(l.made); END IF;

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import psycopg
 
+from shipworthy.adapters.postgres.audit import Carried, Locked, Unwritten
 from shipworthy.adapters.postgres.connection import Connection, Server, is_unanswered
 from shipworthy.adapters.postgres.holds import (
     EXPIRED_AT_ONCE,
@@ -31,13 +32,14 @@ from shipworthy.adapters.shared.grants import GrantRow
 from shipworthy.adapters.shared.lane import Job
 from shipworthy.domain.journal import Fence
 from shipworthy.domain.scope import Scope
-from shipworthy.errors import CommitUncertain, Fenced, HoldRefused, StoreError, StoreFull
+from shipworthy.errors import AuditUnavailable, CommitUncertain, Fenced, HoldRefused, StoreError, StoreFull
 
 AT_ONCE = 64
 """Batches of one transaction: more subtransactions than these would slow every snapshot of the server."""
 BYTES_AT_ONCE = 1 << 26
 """Bytes of bodies after which a transaction takes no further batch: a statement holds less than a gigabyte."""
 _APPEND = "SELECT nth, fate, handle, why FROM append(%s, %s, %s, %b, %b, %b, %s)"
+_LANDED = ("landed", "again")
 _CROSSED = ("40P01", "40001", "SW002")
 """A deadlock, a serialisation failure, or a counter that was dropped: nothing was done, and alone it will not come
 again."""
@@ -64,7 +66,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
 
     def __call__(self, answer: tuple[str, int | None, str | None]) -> Any:
         fate, handle, why = answer
-        if fate == "landed" and handle is not None:
+        if fate in _LANDED and handle is not None:
             made = self.fence is None
             return Fence(self.scope, self.run_id, self.token, handle) if made else outcomes(why)
         if fate == REFUSED:
@@ -189,13 +191,16 @@ class Writer(Session):
             self._renew(connection)
             values = _values(self._lease.id, sent, batches)
             try:
-                return connection.execute(_APPEND, values, prepare=True).fetchall()
+                return _done(connection, values, batches)
             except psycopg.Error as error:
                 sent = sent or is_unanswered(error, connection)
                 raise
 
         try:
             rows = self._persist(append, deadline)
+        except Unwritten as refusal:
+            self._refused(group, refusal, deadline, sent, tries)
+            return
         except (StoreError, ValueError, OverflowError) as error:
             self._failed(group, error, deadline, sent, tries)
             return
@@ -208,6 +213,23 @@ class Writer(Session):
                     job.value = job.work(answer)
                 except StoreError as error:
                     job.error = error
+
+    def _refused(
+        self, group: list[Job[Any]], refusal: Unwritten, deadline: float, sent: bool, tries: int
+    ) -> None:
+        """Nothing was committed. Those whose entries cannot be written are told, and the rest is done without them."""
+        rest = []
+        for nth, job in enumerate(group, 1):
+            job.error = refusal.errors.get(nth)
+            if job.error is None:
+                rest.append(job)
+        if len(rest) < len(group) or tries < _TRIES:
+            if rest:
+                self._append(rest, deadline, sent, tries + 1)
+            return
+        what = "The audit log of a batch could not be begun: others do so all the time."
+        for job in rest:
+            job.error = AuditUnavailable(what)
 
     def _failed(
         self, group: list[Job[Any]], error: Exception, deadline: float, sent: bool, tries: int
@@ -237,6 +259,34 @@ class Writer(Session):
                 pass
             return True
         return False
+
+
+def _done(connection: Connection, values: list[Any], batches: Sequence[Any]) -> list[Any]:
+    """What `append` says of the batches. Where some have entries of an audit log, those of batches that land now are
+    committed with them. Raises Unwritten: nothing was done."""
+    names = {b.entry.audit.name for b in batches if type(b) is Append and b.entry.audit is not None}
+    if not names:
+        return connection.execute(_APPEND, values, prepare=True).fetchall()
+    with connection.pipeline(), connection.transaction():
+        appended = connection.execute(_APPEND, values, prepare=True)
+        locked = Locked(connection, names)
+        rows = appended.fetchall()
+        locked.carry(_carried(batches, rows))
+    return rows
+
+
+def _carried(batches: Sequence[Any], rows: list[Any]) -> list[Carried]:
+    """The entries of batches that landed now, and not in an earlier attempt, whose commit carried them."""
+    said = {nth: (fate, handle) for nth, fate, handle, _ in rows}
+    carried = []
+    for nth, batch in enumerate(batches, 1):
+        if type(batch) is not Append or batch.entry.audit is None:
+            continue
+        fate, handle = said.get(nth, ("landed", None))
+        if fate == "landed":
+            run = handle if batch.fence is None else batch.fence.key
+            carried.append(Carried(nth, batch.entry.audit, run, batch.entry.first, batch.entry.last))
+    return carried
 
 
 def _order(job: Job[Any]) -> tuple[str, ...]:

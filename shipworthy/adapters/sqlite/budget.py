@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import apsw
 import msgspec
 
+import shipworthy.adapters.sqlite.audit as audit
 import shipworthy.adapters.sqlite.operations as operations
 from shipworthy.adapters.shared.entries import Entry
 from shipworthy.adapters.sqlite.connection import rows
@@ -117,6 +118,7 @@ def commit(cursor: apsw.Cursor, worker: Worker, fence: Fence, entry: Entry) -> l
     except ShipworthyError as refusal:
         cursor.execute("ROLLBACK TO batch")
         cursor.execute("RELEASE batch")
+        audit.forget(cursor)
         if isinstance(refusal, _Turned):
             at = now()
             expire(cursor, at)

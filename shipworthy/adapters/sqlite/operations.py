@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import apsw
 
+import shipworthy.adapters.sqlite.audit as audit
 import shipworthy.adapters.sqlite.signing as signing
 from shipworthy.adapters.shared.entries import Entry, no_such_run
 from shipworthy.adapters.shared.queries import UNNEEDED
@@ -67,16 +68,18 @@ def begin(
         entry.wake_at,
         entry.root,
     )
+    growth = audit.growth(cursor, entry)
     cursor.execute(_CREATE, row)
     if not cursor.connection.changes():
         return None
     key = cursor.connection.last_insert_rowid()
-    _append(cursor, scope, key, entry)
+    _append(cursor, scope, key, entry, growth)
     return Fence(scope, run_id, token, key)
 
 
 def commit(cursor: apsw.Cursor, worker: Worker, fence: Fence, entry: Entry) -> None:
-    """Append to a run whose fence holds. Raises Fenced."""
+    """Append to a run whose fence holds. Raises Fenced, AuditError."""
+    growth = audit.growth(cursor, entry)
     key, token, tenant, due = fence.key, fence.token, fence.scope.tenant, entry.first - 1
     changes = cursor.connection.changes
     if entry.status == "running":
@@ -86,11 +89,13 @@ def commit(cursor: apsw.Cursor, worker: Worker, fence: Fence, entry: Entry) -> N
         cursor.execute(_CHANGE, (*change, key, token, due, worker.id, tenant))
         if not changes():
             raise Fenced(_why_fenced(cursor, worker, fence, due))
-    _append(cursor, fence.scope, key, entry)
+    _append(cursor, fence.scope, key, entry, growth)
 
 
-def _append(cursor: apsw.Cursor, scope: Scope, key: int, entry: Entry) -> None:
+def _append(cursor: apsw.Cursor, scope: Scope, key: int, entry: Entry, growth: audit.Growth | None) -> None:
     cursor.execute(_APPEND, (key, entry.first, entry.last, entry.events))
+    if growth is not None:
+        audit.carry(cursor, growth, key)
     for digest, data in entry.bodies.items():
         cursor.execute(_KEEP, (key, digest, data))
     if entry.joins and scope.session is not None:

@@ -156,3 +156,26 @@ CREATE TABLE carried (
   amount INTEGER NOT NULL,
   PRIMARY KEY (origin, key)
 ) STRICT, WITHOUT ROWID;
+
+-- Audit logs: docs/reference/audit-format.md. An entry's id is the log's key << 40 | its number, so that entries are
+-- appended at the end of one tree; a checkpoint's is the key << 40 | how many entries it covers.
+CREATE TABLE audit_logs (
+  key      INTEGER PRIMARY KEY AUTOINCREMENT,    -- never used again: entries that are left of a log fit no other one
+  name     TEXT NOT NULL UNIQUE,
+  standing BLOB NOT NULL,                        -- JSON, UTF-8: where the log stands
+  seal     BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE audit_entries (
+  id    INTEGER PRIMARY KEY,
+  line  BLOB NOT NULL,                           -- without a newline
+  salt  BLOB,                                    -- NULL: there is no body, or it was erased
+  body  BLOB,                                    -- NULL: it is an event of the journal, if there is one
+  run   INTEGER,                                 -- then: runs.key
+  batch INTEGER                                  -- and journal.id
+) STRICT;
+
+CREATE TABLE audit_checkpoints (
+  id   INTEGER PRIMARY KEY,
+  line BLOB NOT NULL
+) STRICT;

@@ -1,0 +1,231 @@
+"""Audit logs in the tables of a store's database, inside a transaction that says that it is for them. Reading needs no
+key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from shipworthy.adapters.postgres.connection import Connection, of
+from shipworthy.adapters.shared.chaining import (
+    Growth,
+    Held,
+    Kept,
+    begun,
+    demand_log,
+    grown,
+    like_its_first,
+    matches,
+    resolved,
+    sound,
+)
+from shipworthy.domain.audit import Entry, EpochKeys, Links, Standing
+from shipworthy.errors import AuditError
+
+PAGE = 256
+Found = tuple[list[int], int | None]
+Place = tuple[int, int]
+"""A batch of the journal: its run, and its first event."""
+_LOG = "SELECT key, standing, seal FROM audit_logs WHERE name = %s"
+_LOCK = f"{_LOG} FOR UPDATE"
+_LAST = """SELECT seq, line FROM audit_entries WHERE log = (SELECT key FROM audit_logs WHERE name = %s)
+ORDER BY seq DESC LIMIT 1"""
+_BEGIN = """INSERT INTO audit_logs (name, standing, seal) VALUES (%s, %b, %b)
+ON CONFLICT (name) DO NOTHING RETURNING key"""
+_STAND = "UPDATE audit_logs SET standing = %b, seal = %b WHERE key = %s"
+_ENTER = """INSERT INTO audit_entries SELECT %s, * FROM
+unnest(%s::bigint[], %b::bytea[], %b::bytea[], %b::bytea[], %s::bigint[], %s::integer[])"""
+_KEEP = "INSERT INTO audit_checkpoints VALUES (%s, %s, %b) ON CONFLICT DO NOTHING"
+_LINES = "SELECT seq, line FROM audit_entries WHERE log = %s AND seq >= %s ORDER BY seq LIMIT %s"
+_SALTED = """SELECT seq, line FROM audit_entries WHERE log = %s AND seq >= %s AND salt IS NOT NULL
+ORDER BY seq LIMIT %s"""
+_HELD = """SELECT e.seq, e.line, e.salt, e.body, j.first, j.events, r.tenant, r.run_id
+FROM (SELECT * FROM audit_entries WHERE log = %s AND seq >= %s ORDER BY seq LIMIT %s) AS e
+LEFT JOIN journal AS j ON j.run = e.run AND j.first = e.first LEFT JOIN runs AS r ON r.key = j.run ORDER BY e.seq"""
+_ERASE = "UPDATE audit_entries SET salt = NULL, body = NULL WHERE log = %s AND seq = ANY (%s)"
+_CHECKPOINTS = "SELECT line FROM audit_checkpoints WHERE log = %s AND entries >= %s ORDER BY entries LIMIT %s"
+_NEWEST = "SELECT line FROM audit_checkpoints WHERE log = %s ORDER BY entries DESC LIMIT 1"
+
+
+class Carried(msgspec.Struct, frozen=True, gc=False):
+    """What comes with a batch that landed: the `nth` of its group, in the journal from event `first` to `last`."""
+
+    nth: int
+    links: Links
+    run: int
+    first: int
+    last: int
+
+
+class Unwritten(Exception):
+    """Entries of some of a group's batches cannot be written, so that the group is not committed. `errors`: whose, by
+    their numbers; without any, the group may be tried again as it is."""
+
+    def __init__(self, errors: dict[int, AuditError]) -> None:
+        self.errors = errors
+
+
+class Locked:
+    """Logs that a transaction writes: nobody else does before it ends. In a pipeline they are asked for together with
+    what goes before."""
+
+    def __init__(self, connection: Connection, names: Collection[str]) -> None:
+        self._connection = connection
+        connection.execute("SELECT set_config('shipworthy.audit', 'on', true)")
+        # The last entry is asked for by itself: a statement that waited for the lock would not see it.
+        self._asked = {
+            name: (connection.execute(_LOCK, (name,)), connection.execute(_LAST, (name,)))
+            for name in sorted(names)  # in one order, whoever commits beside us
+        }
+        self._kept: dict[str, Kept | None] = {}
+
+    def kept(self, name: str) -> Kept | None:
+        """What the database has of a log."""
+        if name not in self._kept:
+            found, last = [cursor.fetchall() for cursor in self._asked[name]]
+            self._kept[name] = Kept(*found[0], *(last[0] if last else (None, None))) if found else None
+        return self._kept[name]
+
+    def carry(self, carried: Sequence[Carried]) -> None:
+        """Enter what comes with these batches, in their order. Raises Unwritten."""
+        growing: dict[str, Growth] = {}
+        places: dict[str, dict[int, Place]] = {}
+        failed: dict[int, AuditError] = {}
+        for each in carried:
+            name = each.links.name
+            try:
+                growth = growing.get(name) or grown(self.kept(name), each.links)
+                demand_log(growth.standing, each.links)
+                rows = growth.add(each.links.keys, each.links.drafts, each.first, each.last)
+            except AuditError as error:
+                failed[each.nth] = error
+                growing.pop(name, None)
+                continue
+            growing[name] = growth
+            for row in rows:
+                if row.joined:
+                    places.setdefault(name, {})[row.seq] = (each.run, each.first)
+        if failed:
+            raise Unwritten(failed)
+        for name, growth in growing.items():
+            write(self._connection, growth, places.get(name, {}))
+
+
+def write(connection: Connection, made: Growth, places: Mapping[int, Place]) -> None:
+    """Write what a log grows by, and where it stands then; *places*: where in the journal the bodies of its rows are, by
+    the rows' numbers. Raises Unwritten where it was to be begun, and somebody else has begun it."""
+    standing = (made.encoded, made.seal)
+    if made.key is None:
+        found = connection.execute(_BEGIN, (made.standing.name, *standing)).fetchall()
+        if not found:
+            raise Unwritten({})
+        made.key = int(found[0][0])
+    else:
+        connection.execute(_STAND, (*standing, made.key))
+    nowhere = (None, None)
+    where = [places.get(row.seq, nowhere) for row in made.rows]
+    columns: list[list[Any]] = [
+        [row.seq for row in made.rows],
+        [row.line for row in made.rows],
+        [row.salt for row in made.rows],
+        [row.body for row in made.rows],
+        [run for run, _ in where],
+        [first for _, first in where],
+    ]
+    connection.execute(_ENTER, (made.key, *columns))
+
+
+def append(connection: Connection, links: Links) -> None:
+    """Enter what comes with no batch. Raises AuditError."""
+    with _writing(connection):
+        locked = Locked(connection, [links.name])
+        growth = grown(locked.kept(links.name), links)
+        growth.add(links.keys, links.drafts)
+        write(connection, growth, {})
+
+
+def begin(connection: Connection, keys: tuple[EpochKeys, ...], name: str) -> Standing:
+    """Where the log stands, which is begun if there is none. Raises AuditDamaged, AuditKeyWrong."""
+    with _writing(connection):
+        found = Locked(connection, [name]).kept(name)
+        if found is None:
+            made = begun(keys, name)
+            write(connection, made, {})
+            return made.standing
+        standing = sound(found, keys, name)
+        first = connection.execute(_LINES, (found.key, 0, 1)).fetchall()
+    like_its_first(standing, first[0][1])
+    return standing
+
+
+@contextmanager
+def _writing(connection: Connection) -> Iterator[None]:
+    with connection.pipeline(), connection.transaction():
+        yield
+
+
+# reading: each is one transaction
+
+
+def kept(connection: Connection, name: str) -> Kept | None:
+    """What the database has of a log."""
+    with of(connection, "audit", "on"):
+        found = connection.execute(_LOG, (name,)).fetchall()
+        last = connection.execute(_LAST, (name,)).fetchall()
+    return Kept(*found[0], *(last[0] if last else (None, None))) if found else None
+
+
+def names(connection: Connection) -> list[str]:
+    """What the logs are called that the database has."""
+    with of(connection, "audit", "on"):
+        return [name for (name,) in connection.execute("SELECT name FROM audit_logs ORDER BY key").fetchall()]
+
+
+def lines(connection: Connection, key: int, start: int) -> list[tuple[int, bytes]]:
+    """Some of a log's entries, from the one of this number on."""
+    with of(connection, "audit", "on"):
+        return connection.execute(_LINES, (key, start, PAGE)).fetchall()
+
+
+def held(connection: Connection, key: int, start: int) -> list[Held]:
+    """The same, with their bodies, wherever those are."""
+    with of(connection, "audit", "on"):
+        connection.execute("SELECT set_config('shipworthy.operator', 'on', true)")
+        found = connection.execute(_HELD, (key, start, PAGE)).fetchall()
+    return [resolved(*row) for row in found]
+
+
+def checkpoints(connection: Connection, key: int, start: int) -> list[bytes]:
+    """Some of a log's checkpoints, from the one on that covers so many entries."""
+    with of(connection, "audit", "on"):
+        return [line for (line,) in connection.execute(_CHECKPOINTS, (key, start, PAGE)).fetchall()]
+
+
+def newest(connection: Connection, key: int) -> bytes | None:
+    """A log's newest checkpoint."""
+    with of(connection, "audit", "on"):
+        found = connection.execute(_NEWEST, (key,)).fetchall()
+    return bytes(found[0][0]) if found else None
+
+
+def keep(connection: Connection, key: int, entries: int, line: bytes) -> None:
+    """Keep a checkpoint of so many entries."""
+    with of(connection, "audit", "on"):
+        connection.execute(_KEEP, (key, entries, line))
+
+
+def matching(connection: Connection, key: int, start: int, match: Callable[[Entry], bool]) -> Found:
+    """The numbers of entries of a page that match and have a salt; and where the next page begins."""
+    with of(connection, "audit", "on"):
+        found = connection.execute(_SALTED, (key, start, PAGE)).fetchall()
+    numbers = [seq for seq, line in found if matches(line, match)]
+    return numbers, found[-1][0] + 1 if len(found) == PAGE else None
+
+
+def erase(connection: Connection, key: int, numbers: Sequence[int]) -> None:
+    """Forget the bodies of these entries, and their salts."""
+    with of(connection, "audit", "on"):
+        connection.execute(_ERASE, (key, list(numbers)))
