@@ -146,9 +146,9 @@ class Delivery(Generic[T]):
     def _next(self) -> Work | None:
         with self._news:
             self._in_hand = None
-            self._progress.notify_all()
             while True:
                 found = self._mailbox.take(time.monotonic())
+                self._progress.notify_all()
                 if isinstance(found, tuple):
                     self._in_hand, work = found
                     return work

@@ -15,7 +15,16 @@ from typing import Any
 import msgspec
 
 from shipworthy.app.delivery import CAPACITY, Delivery, Queue, Work
-from shipworthy.domain.events import AnyEvent, ModelAnswered, RunStarted
+from shipworthy.domain.events import (
+    AnswerRejected,
+    AnyEvent,
+    ApprovalDenied,
+    ApprovalGranted,
+    HumanAnswered,
+    ModelAnswered,
+    RunParked,
+    RunStarted,
+)
 from shipworthy.domain.messages import ToolCall
 from shipworthy.errors import ConfigurationError, InvalidHook
 from shipworthy.ports.readers import Reader, Sight, Sitting
@@ -100,10 +109,26 @@ class Recording:
     # as the engine sees it: a reader
 
     def sitting(self, sight: Sight) -> Sitting:
-        return Unmoved() if self.detached else _Attached(self, self.reader.sitting(sight))
+        if self.detached:
+            return Unmoved()
+        sitting = self.reader.sitting(sight)
+        if self._delivery is not None and (answers := _meanwhile(sight.past)):
+            sitting.saw(answers)
+        return _Attached(self, sitting)
 
     def trace(self) -> str:
         return "" if self.detached else self.reader.trace()
+
+
+_ANSWERS = (ApprovalGranted, ApprovalDenied, HumanAnswered, AnswerRejected)
+
+
+def _meanwhile(past: Sequence[AnyEvent]) -> Sequence[AnyEvent]:
+    """The answers that came while the run was paused, and nobody could be told of them."""
+    since = len(past)
+    while since and isinstance(past[since - 1], _ANSWERS):
+        since -= 1
+    return past[since:] if since and isinstance(past[since - 1], RunParked) else ()
 
 
 class Told:
