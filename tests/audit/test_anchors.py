@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from shipworthy.adapters.anchors.file import FileAnchor
 from shipworthy.adapters.inmemory.anchor import InMemoryAnchor
+from shipworthy.adapters.postgres.anchor import PostgresAnchor
+from shipworthy.adapters.s3.anchor import ObjectAnchor
 from shipworthy.ports.anchors import Anchor
 from shipworthy.testing.contracts.anchors import LAWS, Anchors, Law, check, name
+from tests.servers.postgres import a_database
+from tests.servers.s3 import Bucket, a_bucket
 
 
 class InMemory(Anchors):
@@ -32,6 +39,45 @@ class InFile(Anchors):
         return FileAnchor(self._path)
 
 
+class OnPostgres(Anchors):
+    def __init__(self, dsn: str) -> None:
+        super().__init__()
+        self._dsn = dsn
+
+    def make(self) -> Anchor:
+        return PostgresAnchor(self._dsn)
+
+
+class InObjects(Anchors):
+    def __init__(self, bucket: Bucket) -> None:
+        super().__init__()
+        self._bucket = bucket
+
+    def make(self) -> Anchor:
+        return ObjectAnchor(self._bucket.name, prefix="audit/", client=self._bucket.client())
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Bucket]:
+    """A bucket of this module alone, on a real object store."""
+    with a_bucket() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def writer() -> Iterator[str]:
+    """The dsn of a role that may add checkpoints, and no more, in a database whose owner has made the table."""
+    role = f"writer_{uuid.uuid4().hex[:8]}"
+    with a_database() as dsn:
+        owner = PostgresAnchor(dsn, create=True)
+        owner.prepare()
+        owner.close()
+        with psycopg.connect(dsn, autocommit=True) as admin:
+            admin.execute(f"CREATE ROLE {role} LOGIN IN ROLE shipworthy_anchor".encode())
+            yield dsn.replace("postgres@", f"{role}@")
+            admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
 @pytest.mark.parametrize("law", LAWS, ids=name)
 def test_an_anchor_in_memory(law: Law) -> None:
     check(law, InMemory())
@@ -40,3 +86,13 @@ def test_an_anchor_in_memory(law: Law) -> None:
 @pytest.mark.parametrize("law", LAWS, ids=name)
 def test_a_file_anchor(law: Law, tmp_path: Path) -> None:
     check(law, InFile(tmp_path / "anchor"))
+
+
+@pytest.mark.parametrize("law", LAWS, ids=name)
+def test_a_postgres_anchor(law: Law, writer: str) -> None:
+    check(law, OnPostgres(writer))
+
+
+@pytest.mark.parametrize("law", LAWS, ids=name)
+def test_an_object_anchor(law: Law, bucket: Bucket) -> None:
+    check(law, InObjects(bucket))
