@@ -107,7 +107,7 @@ class Books:
         """Enter in the agent's audit log what is about to be done. Raises AuditError."""
         whose = {**accounts.account_data(account), **facts, "why": record.why}
         tenant = account.tenant or None
-        await self._logs.enter(done(action, record.who, time.time_ns() // 1_000_000, tenant, **whose))
+        await self._logs.enter(done(action, record.who, time.time_ns() // 1_000_000, tenant, whose))
 
     async def limits(self, scope: Scope) -> tuple[Limit, ...]:
         """What the agent's budget says for a scope. Raises ConfigurationError."""

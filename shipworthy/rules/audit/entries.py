@@ -213,7 +213,7 @@ def beside(action: str, actor: str, scope: Scope, now: int, **facts: Any) -> Dra
     )
 
 
-def done(action: str, who: str, now: int, tenant: str | None = None, **facts: Any) -> Draft:
+def done(action: str, who: str, now: int, tenant: str | None, facts: dict[str, Any]) -> Draft:
     """What somebody did who operates the service, beside any run."""
     return Draft(action=action, actor=f"operator:{who}", at=now, tenant=tenant, facts=facts)
 
