@@ -32,8 +32,7 @@ class Notarised(Protocol):
     """A log of which checkpoints are made. All of this is called on the notary's thread."""
 
     def standing(self) -> tuple[Standing, EpochKeys]:
-        """Where the log stands, as far as it is durable, and so is its seal; and the keys in use there. Copies: a
-        writer goes on meanwhile."""
+        """Where the log stands, as far as it is durable, and the keys in use there. Copies: a writer goes on."""
         ...
 
     def lines(self, after: int) -> Iterator[bytes]:
@@ -46,6 +45,10 @@ class Notarised(Protocol):
 
     def keep(self, line: bytes) -> None:
         """Put this to the log's own checkpoints, unless one of at least as many entries is there."""
+        ...
+
+    def settle(self) -> None:
+        """Make durable the seal that counts what `standing` gave, if it is not: keys before that are let go of."""
         ...
 
 
@@ -226,6 +229,7 @@ class Notary:
         reached = ((standing.count - 1) // standing.every, keys.id)
         now = time.monotonic()
         if keys.sealed and reached != self._evolved and (closing or now >= self._evolve_at):
+            self._log.settle()
             keys.over(standing.log, reached[0])
             self._evolved, self._evolve_at = reached, now + _EVOLVE
 
