@@ -1,0 +1,58 @@
+"""Bodies, held to the entries that they follow."""
+
+from __future__ import annotations
+
+from shipworthy.rules.audit import form
+from shipworthy.rules.audit.verdicts import Bodies
+
+_SALT = 32
+
+
+class Beside:
+    """What stands beside a log's entries. `first`: the entry whose body is the first that does not fit."""
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self._due = ""
+        self._fit = self._erased = self._missing = self._edited = 0
+
+    def expect(self, seq: int, digest: str) -> None:
+        """An entry, with this digest of its body."""
+        if self._due:
+            self._missing += 1
+        self._due = digest
+
+    def take(self, line: bytes, seq: int) -> None:
+        """A body's line, after the entry of this number."""
+        due, self._due = self._due, ""
+        if due and is_erased(line, seq):
+            self._erased += 1
+        elif due and fits(line, seq, due):
+            self._fit += 1
+        else:
+            self._edited += 1
+            self.first = seq if self.first is None else self.first
+
+    def finish(self) -> None:
+        """There are no more lines."""
+        self.expect(0, "")
+
+    def counts(self) -> Bodies:
+        """How many of each."""
+        return Bodies(self._fit, self._erased, self._missing, self._edited)
+
+
+def is_erased(line: bytes, seq: int) -> bool:
+    """Whether it says that the body of this entry was erased."""
+    return line.startswith(b'{"erased":') and line.rstrip(b" ") == b'{"erased":%d}' % seq
+
+
+def fits(line: bytes, seq: int, digest: str) -> bool:
+    """Whether it is the body that the entry of this number tells of."""
+    body = form.body_of(line)
+    if body is None or body.seq != seq or len(body.salt) != _SALT:
+        return False
+    try:
+        return form.digest_of(bytes.fromhex(body.salt), body.body.encode()) == digest
+    except ValueError:
+        return False
