@@ -13,7 +13,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 log = logging.getLogger("shipworthy")
 
@@ -30,11 +30,14 @@ AT_EXIT = 2.0
 """Seconds that all mailboxes together are given when the process ends."""
 
 
+Fate = Literal["taken", "joined", "dropped"]
+
+
 class Mailbox(Protocol[T_contra]):
     """What waits to be told, bounded. Whoever calls holds a lock."""
 
-    def put(self, ticket: int, item: T_contra) -> bool:
-        """Take it; False if it does not fit."""
+    def put(self, ticket: int, item: T_contra) -> Fate:
+        """Take it, if it fits. "joined": it takes the place of what waits, for whose time somebody waits already."""
         ...
 
     def take(self, now: float) -> tuple[int, Work] | float | None:
@@ -57,11 +60,11 @@ class Queue:
         self._capacity = capacity
         self._items: deque[tuple[int, Work]] = deque()
 
-    def put(self, ticket: int, item: Work) -> bool:
+    def put(self, ticket: int, item: Work) -> Fate:
         if len(self._items) >= self._capacity:
-            return False
+            return "dropped"
         self._items.append((ticket, item))
-        return True
+        return "taken"
 
     def take(self, now: float) -> tuple[int, Work] | None:
         return self._items.popleft() if self._items else None
@@ -102,15 +105,18 @@ class Delivery(Generic[T]):
     def offer(self, items: Sequence[T]) -> None:
         """Have them done, in their order. What does not fit is dropped, and counted."""
         with self._news:
-            before = self.dropped
+            before, wake = self.dropped, False
             for item in items:
                 self._tickets += 1
-                if not self._mailbox.put(self._tickets, item):
+                fate = self._mailbox.put(self._tickets, item)
+                if fate == "taken":
+                    wake = True
+                elif fate == "dropped":
                     self.dropped += 1
             first = not before and self.dropped
             if self._thread is None:
                 self._start()
-            else:
+            elif wake:
                 self._news.notify()
         if first:
             log.warning("%s cannot keep up: what it has no room for is dropped, and counted.", self.name)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from shipworthy.app.commands.timeline import one_line
-from shipworthy.app.delivery import CAPACITY, Delivery, Work
+from shipworthy.app.delivery import CAPACITY, Delivery, Fate, Work
 from shipworthy.app.recorders import Names, Observed, Onlooker, capacity_of, loop_of, name_of, takes_two
 from shipworthy.domain.events import (
     AgentPaused,
@@ -154,14 +154,14 @@ class Latest:
         self._every = every
         self._waiting: dict[Line, None] = {}
 
-    def put(self, ticket: int, item: tuple[Line, str, bool]) -> bool:
+    def put(self, ticket: int, item: tuple[Line, str, bool]) -> Fate:
         line, text, urgent = item
-        if line not in self._waiting:
-            if len(self._waiting) >= self._capacity:
-                return False
-            self._waiting[line] = None
+        joins = line in self._waiting
+        if not joins and len(self._waiting) >= self._capacity:
+            return "dropped"
+        self._waiting[line] = None
         line.ticket, line.text, line.urgent = ticket, text, urgent
-        return True
+        return "joined" if joins and not urgent else "taken"
 
     def take(self, now: float) -> tuple[int, Work] | float | None:
         while self._waiting:

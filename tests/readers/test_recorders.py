@@ -24,7 +24,7 @@ from shipworthy import (
     ToolCall,
 )
 from shipworthy.app import recorders
-from shipworthy.app.delivery import Delivery, Queue, Work
+from shipworthy.app.delivery import Delivery, Fate, Queue, Work
 from shipworthy.domain.events import AnyEvent, RunEnded, RunResumed, RunStarted
 from shipworthy.errors import ConfigurationError, InvalidHook
 from tests.readers.world import ALICE, SCRIPT, Hanging, Recorder, bot, journal, refund, sight
@@ -244,9 +244,9 @@ class OnTheLoop(Delivery[Work]):
 class Unbounded(Queue):
     """The mutant that takes everything."""
 
-    def put(self, ticket: int, item: Work) -> bool:
+    def put(self, ticket: int, item: Work) -> Fate:
         self._items.append((ticket, item))
-        return True
+        return "taken"
 
 
 class Uncounted(Delivery[Work]):
