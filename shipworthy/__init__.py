@@ -12,10 +12,14 @@ __version__ = "0.1.0.dev0"
 if TYPE_CHECKING:
     from shipworthy.adapters.bedrock import BedrockEmbedder as BedrockEmbedder
     from shipworthy.adapters.cohere import CohereEmbedder as CohereEmbedder
+    from shipworthy.adapters.console.telemetry import ConsoleTelemetry as ConsoleTelemetry
     from shipworthy.adapters.inmemory.ledger import InMemoryLedger as InMemoryLedger
     from shipworthy.adapters.inmemory.store import InMemoryStore as InMemoryStore
+    from shipworthy.adapters.inmemory.telemetry import InMemoryTelemetry as InMemoryTelemetry
     from shipworthy.adapters.local import LocalEmbedder as LocalEmbedder
     from shipworthy.adapters.openai import OpenAIEmbedder as OpenAIEmbedder
+    from shipworthy.adapters.otel import OTelTelemetry as OTelTelemetry
+    from shipworthy.adapters.otel import StableIds as StableIds
     from shipworthy.adapters.redis.ledger import RedisLedger as RedisLedger
     from shipworthy.app.agent import Agent as Agent
     from shipworthy.app.budgets import NoBudget as NoBudget
@@ -119,10 +123,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "adapters.bedrock": ("BedrockEmbedder",),
     "adapters.cohere": ("CohereEmbedder",),
+    "adapters.console.telemetry": ("ConsoleTelemetry",),
     "adapters.inmemory.ledger": ("InMemoryLedger",),
     "adapters.inmemory.store": ("InMemoryStore",),
+    "adapters.inmemory.telemetry": ("InMemoryTelemetry",),
     "adapters.local": ("LocalEmbedder",),
     "adapters.openai": ("OpenAIEmbedder",),
+    "adapters.otel": ("OTelTelemetry", "StableIds"),
     "adapters.redis.ledger": ("RedisLedger",),
     "app.agent": ("Agent",),
     "app.budgets": ("NoBudget", "StandardBudget"),
@@ -191,6 +198,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointRefused",
     "CohereEmbedder",
+    "ConsoleTelemetry",
     "DBOSRuntime",
     "Decision",
     "Deny",
@@ -211,6 +219,7 @@ __all__ = [
     "InMemoryMemory",
     "InMemoryRuntime",
     "InMemoryStore",
+    "InMemoryTelemetry",
     "Inbox",
     "InvalidOutput",
     "JsonFormatter",
@@ -224,6 +233,7 @@ __all__ = [
     "ModelSettings",
     "NoBudget",
     "NotDone",
+    "OTelTelemetry",
     "Observed",
     "OpenAIEmbedder",
     "Operator",
@@ -252,6 +262,7 @@ __all__ = [
     "SqliteFactStore",
     "SqliteMemory",
     "SqliteRuntime",
+    "StableIds",
     "StandardBudget",
     "StandardPermissions",
     "Statement",

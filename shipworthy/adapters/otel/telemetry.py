@@ -1,0 +1,329 @@
+"""Runs as OpenTelemetry spans and metrics, through the user's own providers.
+
+Spans begin on the event loop, so that what a body does is within them; they end, with their attributes, on the thread
+of a spool, where an exporter may hang.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+from opentelemetry import context as contexts
+from opentelemetry import metrics as metrics_api
+from opentelemetry import trace as trace_api
+from opentelemetry.context import Context
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from shipworthy.adapters.otel.ids import StableIds, span_id
+from shipworthy.adapters.shared.telemetry import NOTHING, Telemetry, Watch
+from shipworthy.domain.events import (
+    AnyEvent,
+    ModelAnswered,
+    ModelRequested,
+    RunResumed,
+    RunStarted,
+    ToolAttempted,
+)
+from shipworthy.domain.messages import ToolCall
+from shipworthy.errors import ConfigurationError
+from shipworthy.ports.readers import Sight
+from shipworthy.rules.telemetry import names
+from shipworthy.rules.telemetry.records import Attributes, Measured, Record, SpanClosed, SpanOpened
+from shipworthy.rules.telemetry.spans import Fold
+from shipworthy.rules.telemetry.whose import Told
+
+MOST_BEGUN = 1024
+"""Runs that may be about to begin at once: for each there is a span, and not yet a sitting that it is of."""
+_KINDS = {"internal": SpanKind.INTERNAL, "client": SpanKind.CLIENT}
+_MS = 1_000_000
+
+
+class OTelTelemetry(Telemetry):
+    """Exports spans and metrics of runs through *tracer_provider* and *meter_provider*: those that are set globally,
+    unless others are given.
+
+    `capture_content`: prompts, answers, arguments and results are attributes, too. `metric_prefix` stands in place of
+    "shipworthy" in the names of our metrics. `metric_identity`: metrics name the "tenant", or tenant and "user", for
+    the first `metric_identities` of them. `queue`: so many commits wait for an exporter that is slow. Raises
+    ConfigurationError.
+    """
+
+    def __init__(self, tracer_provider: Any = None, meter_provider: Any = None, **options: Any) -> None:
+        super().__init__(**options)
+        traces = trace_api.get_tracer_provider() if tracer_provider is None else tracer_provider
+        meters = metrics_api.get_meter_provider() if meter_provider is None else meter_provider
+        for name, provider, method in (
+            ("tracer_provider", traces, "get_tracer"),
+            ("meter_provider", meters, "get_meter"),
+        ):
+            if not callable(getattr(provider, method, None)):
+                raise ConfigurationError(
+                    f"{name} is {provider!r}, which has no {method}().",
+                    fix=f"Give an OpenTelemetry {'Tracer' if method == 'get_tracer' else 'Meter'}Provider.",
+                )
+        self.tracer = traces.get_tracer(names.SCOPE, schema_url=names.SCHEMA_URL)
+        ids = getattr(traces, "id_generator", None)
+        self.ids: StableIds | None = ids if isinstance(ids, StableIds) else None
+        self.measures = not isinstance(meters, metrics_api.NoOpMeterProvider)
+        self._add: Mapping[str, Any] = self._instruments(meters) if self.measures else {}
+        self._begun: OrderedDict[str, Span] = OrderedDict()
+
+    def _instruments(self, meters: Any) -> dict[str, Any]:
+        """What records a value for each metric."""
+        meter = meters.get_meter(names.SCOPE, schema_url=names.SCHEMA_URL)
+        found: dict[str, Any] = {}
+        for each in names.INSTRUMENTS:
+            name = names.prefixed(each.name, self.metric_prefix)
+            if each.kind == "counter":
+                found[each.name] = meter.create_counter(name, each.unit, each.description).add
+            else:
+                found[each.name] = meter.create_histogram(
+                    name, each.unit, each.description, explicit_bucket_boundaries_advisory=each.buckets
+                ).record
+        return found
+
+    # the port
+
+    def trace(self) -> str:
+        """Begin the span of a sitting: in the caller's trace, or in a new one."""
+        span = self.begin(names.INVOKE_AGENT, None, SpanKind.INTERNAL, _NAMELESS, _now())
+        of = span.get_span_context()
+        if not of.is_valid:
+            return ""
+        parent = f"00-{of.trace_id:032x}-{of.span_id:016x}-{int(of.trace_flags) & 0xFF:02x}"
+        self._begun[parent] = span
+        if len(self._begun) > MOST_BEGUN:  # it never came to a sitting
+            self._begun.popitem(last=False)
+        return parent
+
+    def sitting(self, sight: Sight) -> OTelWatch:
+        """Observe a sitting."""
+        told = Told(sight.scope, sight.run_id, sight.agents, sight.model)
+        fold = self.fold(told, sight, measures=self.measures, again=self.ids is not None)
+        return OTelWatch(self, sight, fold)
+
+    # spans
+
+    def begun(self, trace: str) -> Span | None:
+        """The span that was begun for a run, or a sitting, with this trace."""
+        return self._begun.pop(trace, None)
+
+    def begin(
+        self,
+        name: str,
+        context: Context | None,
+        kind: SpanKind,
+        attributes: Attributes,
+        at: int,
+        key: str = "",
+    ) -> Span:
+        """Begin a span, at *at* milliseconds since the Unix epoch."""
+        if self.ids is None or not key:
+            return self.tracer.start_span(name, context, kind, attributes, start_time=at * _MS)
+        self.ids.give(span_id(key))
+        try:
+            return self.tracer.start_span(name, context, kind, attributes, start_time=at * _MS)
+        finally:
+            self.ids.give(0)
+
+    def again(self, opened: SpanOpened, of: SpanContext) -> Span:
+        """Begin the span of a sitting that was left: itself, if it can be, or one within it."""
+        if self.ids is None:
+            return self.begin(opened.name, within(of), SpanKind.INTERNAL, opened.attributes, opened.at)
+        self.ids.give(of.span_id, of.trace_id)
+        try:
+            return self.tracer.start_span(
+                opened.name, Context(), SpanKind.INTERNAL, opened.attributes, start_time=opened.at * _MS
+            )
+        finally:
+            self.ids.give(0)
+
+    # on the spool's thread
+
+    def told(self, watch: Watch, records: list[Record]) -> None:
+        assert isinstance(watch, OTelWatch)
+        for record in records:
+            kind = type(record)
+            if kind is Measured:
+                self._add[record.metric](record.value, record.attributes)  # type: ignore[union-attr]
+            elif kind is SpanClosed:
+                watch.closed(record)  # type: ignore[arg-type]
+            else:
+                watch.opened(record)  # type: ignore[arg-type]
+
+
+class OTelWatch(Watch):
+    """One sitting. `spans`: those that began and did not end; the loop adds to them, the spool's thread takes away."""
+
+    def __init__(self, telemetry: OTelTelemetry, sight: Sight, fold: Fold) -> None:
+        super().__init__(telemetry, sight, fold)
+        self._telemetry, self._told = telemetry, fold.told
+        self._around = self._within = contexts.get_current()
+        self.spans: dict[str, Span] = {}
+        self._pasts: dict[str, Context] = {}
+        self._attempts: dict[str, Span] = {}
+        self._names = _names_in(sight.past)
+        self._entered = self.asked
+
+    # on the loop
+
+    def saw(self, events: Sequence[AnyEvent]) -> None:
+        """Begin what began, and have the rest done elsewhere."""
+        asked = self.asked
+        for event in events:
+            kind = type(event)
+            if kind is ModelRequested:
+                self.asked += 1
+                if self.asked > self._entered:
+                    self._ask(self.asked, event.model, event.at)  # type: ignore[union-attr]
+            elif kind is ToolAttempted:
+                self._attempt(event)  # type: ignore[arg-type]
+            elif kind is ModelAnswered:
+                self._attempts = {}
+                self._names = {
+                    part.call_id: part.name
+                    for part in event.parts  # type: ignore[union-attr]
+                    if type(part) is ToolCall
+                }
+            elif kind is RunStarted or kind is RunResumed:
+                self._begin(event)  # type: ignore[arg-type]
+        self._spool.put((self, events, asked))
+
+    def around(self, call_id: str) -> AbstractContextManager[None]:
+        """The span of this call, or of the model's next attempt, is the current one."""
+        if call_id:
+            span = self._attempts.get(call_id)
+        else:
+            number = max(self.asked, self._entered + 1)
+            span = self.spans.get(self._told.key_of_model(number))
+            if span is None:
+                span = self._ask(number, self.sight.model, _now())
+            self._entered = number
+        if span is None or not span.get_span_context().is_valid:
+            return NOTHING
+        return _Current(span)
+
+    def _begin(self, event: RunStarted | RunResumed) -> None:
+        telemetry = self._telemetry
+        span = telemetry.begun(event.trace) if event.trace else None
+        name, attributes = self._told.of_sitting(resumed=type(event) is RunResumed)
+        if span is None:
+            span = telemetry.begin(name, self._around, SpanKind.INTERNAL, attributes, event.at)
+        else:
+            span.update_name(name)
+        if self.sight.past and (first := _context_of(getattr(self.sight.past[0], "trace", ""))) is not None:
+            span.add_link(first)
+        self.spans[self._told.key_of(event.seq)] = span
+        self._within = trace_api.set_span_in_context(span, self._around)
+
+    def _ask(self, number: int, model: str, at: int) -> Span:
+        name, attributes = self._told.of_model(model)
+        key = self._told.key_of_model(number)
+        span = self._telemetry.begin(name, self._within, SpanKind.CLIENT, attributes, at, key)
+        self.spans[key] = span
+        return span
+
+    def _attempt(self, event: ToolAttempted) -> None:
+        tool = self._names.get(event.call_id)
+        if tool is None:
+            return
+        name, attributes = self._told.of_tool(tool)
+        key = self._told.key_of(event.seq)
+        span = self._telemetry.begin(name, self._within, SpanKind.INTERNAL, attributes, event.at, key)
+        self.spans[key] = self._attempts[event.call_id] = span
+
+    # on the spool's thread
+
+    def opened(self, record: SpanOpened) -> None:
+        """Begin what did not begin on the loop: memory's spans, and those of a sitting that was left."""
+        span = self.spans.get(record.key)
+        if span is not None:
+            if record.operation == names.INVOKE_AGENT:
+                span.set_attributes(record.attributes)
+            return
+        if record.operation == names.INVOKE_AGENT:
+            self._again(record)
+            return
+        within_ = self._pasts.get(record.parent, self._within)
+        kind = _KINDS[names.KINDS[record.operation]]
+        self.spans[record.key] = self._telemetry.begin(
+            record.name, within_, kind, record.attributes, record.at, record.key
+        )
+
+    def _again(self, record: SpanOpened) -> None:
+        of = _context_of(record.trace)
+        if of is None:  # nobody traced it
+            self._pasts[record.key] = self._within
+            return
+        self._pasts[record.key] = within(of)
+        if of.trace_flags.sampled:
+            self.spans[record.key] = self._telemetry.again(record, of)
+
+    def closed(self, record: SpanClosed) -> None:
+        """End the span."""
+        span = self.spans.pop(record.key, None)
+        if span is None or not span.is_recording():
+            return
+        span.set_attributes(record.attributes)
+        if record.error:
+            span.set_status(Status(StatusCode.ERROR, record.detail or record.error))
+        span.end(record.at * _MS)
+
+
+class _Current:
+    """Makes a span the current one, and leaves everything else of it to others."""
+
+    __slots__ = ("_span", "_token")
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def __enter__(self) -> None:
+        self._token = contexts.attach(trace_api.set_span_in_context(self._span))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        contexts.detach(self._token)
+
+
+def within(of: SpanContext) -> Context:
+    """The context of what is in a span that somebody else began."""
+    return trace_api.set_span_in_context(NonRecordingSpan(of), Context())
+
+
+def _context_of(trace: str) -> SpanContext | None:
+    """The span of a traceparent; None for "", and for what is none."""
+    parts = trace.split("-")
+    if len(parts) != 4:
+        return None
+    try:
+        numbers = [int(part, 16) for part in parts]
+    except ValueError:
+        return None
+    found = SpanContext(numbers[1], numbers[2], is_remote=True, trace_flags=TraceFlags(numbers[3]))
+    return found if found.is_valid else None
+
+
+def _names_in(past: Sequence[AnyEvent]) -> dict[str, str]:
+    """The tools of the last answer's calls."""
+    for event in reversed(past):
+        if type(event) is ModelAnswered:
+            return {part.call_id: part.name for part in event.parts if type(part) is ToolCall}
+    return {}
+
+
+def _now() -> int:
+    return time.time_ns() // _MS
+
+
+_NAMELESS: Attributes = {names.OPERATION: names.INVOKE_AGENT}
+"""What is known of a run before it has begun."""
