@@ -46,8 +46,10 @@ def observe(run: LiveRun, past: Sequence[AnyEvent]) -> None:
 def tell(run: LiveRun, events: Sequence[AnyEvent]) -> None:
     """These are durable."""
     for sitting in run.sittings:
-        with _held(sitting):
+        try:
             sitting.saw(events)
+        except Exception as error:
+            _complain(type(sitting), error)
 
 
 def over(run: LiveRun, error: BaseException | None) -> None:
@@ -58,25 +60,31 @@ def over(run: LiveRun, error: BaseException | None) -> None:
             sitting.over(error)
 
 
-@contextlib.contextmanager
-def around(run: LiveRun, call_id: str) -> Iterator[None]:
-    """What a body, or a call of the model, runs in."""
-    with contextlib.ExitStack() as stack:
-        for sitting in run.sittings:
-            with _held(sitting):
-                stack.enter_context(_quiet(sitting.around(call_id)))
-        yield
+class around:
+    """What a body, or a call of the model, runs in. Nothing comes out of it that a sitting raises. Plain methods: as a
+    generator this would cost more than most of those who observe."""
 
+    __slots__ = ("_call_id", "_entered", "_run")
 
-@contextlib.contextmanager
-def _quiet(inner: AbstractContextManager[None]) -> Iterator[None]:
-    """*inner*, of which nothing comes out that it raises when it is left."""
-    inner.__enter__()
-    try:
-        yield
-    finally:
-        with _held(inner):
-            inner.__exit__(None, None, None)
+    def __init__(self, run: LiveRun, call_id: str) -> None:
+        self._run, self._call_id = run, call_id
+
+    def __enter__(self) -> None:
+        self._entered: list[AbstractContextManager[None]] = []
+        for sitting in self._run.sittings:
+            try:
+                inner = sitting.around(self._call_id)
+                inner.__enter__()
+                self._entered.append(inner)
+            except Exception as error:
+                _complain(type(sitting), error)
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        for inner in reversed(self._entered):
+            try:
+                inner.__exit__(None, None, None)
+            except Exception as problem:
+                _complain(type(inner), problem)
 
 
 @contextlib.contextmanager
