@@ -210,7 +210,7 @@ class Agent(Generic[Deps, OutputT]):
         """Have *recorder* told every event of this agent's runs, and of those nested in them, from their next sittings
         on: `recorder(event)` or `recorder(event, about)`, async or not, or a reader such as a StatusLine. It is told on
         a thread of its own, so a slow or failing one changes no run: at most *capacity* events wait, the others are
-        dropped and counted. `loop`: where an async one runs instead. Raises ConfigurationError."""
+        dropped and counted. `loop`: where it is called instead, and which it may slow. Raises ConfigurationError."""
         from shipworthy.app.recorders import attach
 
         return attach(self._readers, recorder, capacity, loop)

@@ -203,9 +203,8 @@ class Delivery(Generic[T]):
         self._mailbox.clear()
         self._begin()
 
-    def leave(self, until: float) -> None:
-        """The process ends: finish, if that is done by then."""
-        self.flush_sync(max(0.0, until - time.monotonic()))
+    def stop(self) -> None:
+        """The process ends: what is still under way is left."""
         if self._own is not None:
             _stop(self._own)
 
@@ -262,10 +261,14 @@ def _forked() -> None:
 
 
 @atexit.register
-def _leave() -> None:
+def _finish() -> None:
+    """Who is quick is not to wait for who hangs: all are asked in turn."""
     until = time.monotonic() + AT_EXIT
-    for delivery in list(_live):
-        delivery.leave(until)
+    waiting = everybody = list(_live)
+    while waiting and (left := until - time.monotonic()) > 0:
+        waiting = [delivery for delivery in waiting if not delivery.flush_sync(min(left, 0.05))]
+    for delivery in everybody:
+        delivery.stop()
 
 
 if hasattr(os, "register_at_fork"):

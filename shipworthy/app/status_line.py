@@ -10,7 +10,16 @@ from typing import Any
 
 from shipworthy.app.commands.timeline import one_line
 from shipworthy.app.delivery import CAPACITY, Delivery, Fate, Work
-from shipworthy.app.recorders import Names, Observed, Onlooker, capacity_of, loop_of, name_of, takes_two
+from shipworthy.app.recorders import (
+    Names,
+    Observed,
+    Onlooker,
+    Unmoved,
+    capacity_of,
+    loop_of,
+    name_of,
+    takes_two,
+)
 from shipworthy.domain.events import (
     AgentPaused,
     AnyEvent,
@@ -30,6 +39,7 @@ from shipworthy.domain.events import (
 from shipworthy.domain.messages import ToolCall
 from shipworthy.errors import ConfigurationError
 from shipworthy.ports.readers import Sight, Sitting
+from shipworthy.rules.learning import SUFFIX as LEARNER
 
 LONGEST = 80
 """Characters of a status."""
@@ -93,8 +103,8 @@ class StatusLine:
         self.delivery: Delivery[tuple[Line, str, bool]] = Delivery(name_of(on_status), box, where)
 
     def sitting(self, sight: Sight) -> Sitting:
-        """Begin to tell of a sitting."""
-        return _Status(self, sight)
+        """Begin to tell of a sitting; of one that learns from another run there is nothing that anybody waits for."""
+        return Unmoved() if sight.agents[-1].endswith(LEARNER) else _Status(self, sight)
 
     def trace(self) -> str:
         """None."""

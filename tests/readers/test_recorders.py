@@ -232,6 +232,34 @@ def test_a_recorder_that_hangs_costs_events_and_never_the_run(caplog: pytest.Log
     assert [record.message for record in caplog.records if "cannot keep up" in record.message] != []
 
 
+def law_of_sums() -> None:
+    """Told, told and it raised, not told: from however many loops events come, each is one of these."""
+
+    def moody(event: AnyEvent) -> None:
+        if event.seq % 3 == 0:
+            raise ValueError
+
+    recording = recorders.attach([], moody, capacity=20)
+
+    def hand_over() -> None:
+        sitting = recording.sitting(sight())
+        for _ in range(300):
+            sitting.saw(events(3))
+
+    threads = [threading.Thread(target=hand_over) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert recording.flush_sync()
+    assert recording.seen + recording.failed + recording.dropped == 4 * 300 * 3
+    assert min(recording.seen, recording.failed, recording.dropped) > 0
+
+
+def test_what_was_told_and_what_was_not_add_up() -> None:
+    law_of_sums()
+
+
 class OnTheLoop(Delivery[Work]):
     """The mutant that does not use its thread."""
 
@@ -264,6 +292,7 @@ class Uncounted(Delivery[Work]):
         ("Delivery", OnTheLoop, law_of_errors),
         ("Queue", Unbounded, law_of_room),
         ("Delivery", Uncounted, law_of_room),
+        ("Delivery", Uncounted, law_of_sums),
     ],
 )
 def test_the_laws_catch_what_they_are_there_for(
@@ -395,17 +424,26 @@ def test_a_forked_child_begins_with_nothing_waiting_and_no_thread() -> None:
     assert recording.flush_sync()
 
 
-def test_a_script_that_ends_has_told_everything(tmp_path: Any) -> None:
+def test_a_script_that_ends_has_told_everything_to_everybody_who_does_not_hang() -> None:
     script = """
-import time
+import asyncio, time
 from shipworthy import Agent, EchoModel
+from shipworthy.app import delivery
 
 def slow(event):
     time.sleep(0.02)
     print(type(event).__name__, flush=True)
 
+def hanging(event):
+    time.sleep(60)
+
+async def hanging_too(event):
+    await asyncio.sleep(60)
+
+delivery.AT_EXIT = 0.3
 agent = Agent(model=EchoModel())
-agent.attach(slow)
+for recorder in (hanging, slow, hanging_too):
+    agent.attach(recorder)
 agent.run_sync("Hello", tenant_id="acme")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)

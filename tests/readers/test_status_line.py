@@ -6,6 +6,7 @@ import asyncio
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 
 from shipworthy import (
@@ -21,6 +22,7 @@ from shipworthy import (
     tool,
 )
 from shipworthy.app import status_line
+from shipworthy.app.recorders import Unmoved
 from shipworthy.domain.events import (
     ModelAnswered,
     ModelRequested,
@@ -31,6 +33,7 @@ from shipworthy.domain.events import (
 )
 from shipworthy.domain.messages import Text
 from shipworthy.errors import ConfigurationError, InvalidHook
+from shipworthy.rules.learning import SUFFIX as LEARNER
 from tests.readers.world import ALICE, SCRIPT, SECRET, Hanging, bot, refund, run, sight
 
 STARTED = RunStarted(seq=1, run_id="r1", tenant="acme", prompt=(Text(SECRET),))
@@ -139,6 +142,32 @@ def test_a_paused_run_that_goes_on_says_so(answer: Any) -> None:
 
 def test_a_run_that_is_left_says_so() -> None:
     assert said([STARTED], over=True) == ["Thinking…", "Interrupted"]
+
+
+def test_a_run_that_its_agent_leaves_says_so_and_one_that_learns_says_nothing() -> None:
+    async def go() -> None:
+        told: dict[str, str] = {}
+        begun = asyncio.Event()
+
+        @tool(effect="read")
+        async def wait() -> str:
+            """Wait."""
+            begun.set()
+            await asyncio.sleep(60)
+            return "over"
+
+        agent = bot(script=[ToolCall("wait"), "Done."], tools=[wait], name="bot")
+        recording = agent.attach(StatusLine(lambda text, about: told.update({about.run_id: text}), every=0))
+        async with agent, agent.stream("?", **ALICE, run_id="r1") as stream:
+            stream.detach()
+            await begun.wait()
+        assert await recording.flush()
+        assert told == {"r1": "Interrupted"}
+
+    asyncio.run(go())
+    line = StatusLine(print)
+    learning = msgspec.structs.replace(sight(), agents=(f"bot{LEARNER}",))
+    assert isinstance(line.sitting(learning), Unmoved)
 
 
 def law_of_pace() -> None:
