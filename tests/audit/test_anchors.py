@@ -10,11 +10,13 @@ import psycopg
 import pytest
 
 from shipworthy.adapters.anchors.file import FileAnchor
+from shipworthy.adapters.anchors.http import HttpAnchor
 from shipworthy.adapters.inmemory.anchor import InMemoryAnchor
 from shipworthy.adapters.postgres.anchor import PostgresAnchor
 from shipworthy.adapters.s3.anchor import ObjectAnchor
 from shipworthy.ports.anchors import Anchor
 from shipworthy.testing.contracts.anchors import LAWS, Anchors, Law, check, name
+from tests.audit.witnesses import a_witness
 from tests.servers.postgres import a_database
 from tests.servers.s3 import Bucket, a_bucket
 
@@ -57,6 +59,22 @@ class InObjects(Anchors):
         return ObjectAnchor(self._bucket.name, prefix="audit/", client=self._bucket.client())
 
 
+class AtWitness(Anchors):
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+
+    def make(self) -> Anchor:
+        return HttpAnchor(self._url, headers={"Authorization": "Bearer a-token"})
+
+
+@pytest.fixture(scope="module")
+def witness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a witness, which wants a token."""
+    with a_witness(tmp_path_factory.mktemp("witness"), token="a-token") as server:
+        yield f"http://{server.address}/checkpoints"
+
+
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[Bucket]:
     """A bucket of this module alone, on a real object store."""
@@ -96,3 +114,8 @@ def test_a_postgres_anchor(law: Law, writer: str) -> None:
 @pytest.mark.parametrize("law", LAWS, ids=name)
 def test_an_object_anchor(law: Law, bucket: Bucket) -> None:
     check(law, InObjects(bucket))
+
+
+@pytest.mark.parametrize("law", LAWS, ids=name)
+def test_an_http_anchor(law: Law, witness: str) -> None:
+    check(law, AtWitness(witness))

@@ -84,6 +84,12 @@ class FileAnchor:
                 self._refuse_what_is_gone()
             return [kept.line for (of, _), kept in self._kept.items() if of == name]
 
+    def last(self, name: str, log: str) -> bytes | None:
+        """The newest checkpoint of this log under this name."""
+        self.newest(name)
+        kept = self._kept.get((name, log))
+        return None if kept is None else kept.line
+
     def all(self, name: str) -> Iterator[bytes]:
         """Every checkpoint under this name, as they came."""
         last: dict[str, int] = {}
