@@ -12,7 +12,8 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import wait
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 log = logging.getLogger("shipworthy")
@@ -28,6 +29,8 @@ IDLE = 10.0
 """Seconds after which a thread that has nothing to do ends; the next item starts another one."""
 AT_EXIT = 2.0
 """Seconds that all mailboxes together are given when the process ends."""
+LOOK = 0.2
+"""Seconds between looks at a loop that somebody else runs: it may be closed, and tells nobody."""
 
 
 Fate = Literal["taken", "joined", "dropped"]
@@ -224,14 +227,18 @@ async def _awaited(told: Awaitable[Any]) -> BaseException | None:
     return await _called(lambda: told)
 
 
-def _on(loop: asyncio.AbstractEventLoop, coroutine: Any) -> BaseException | None:
+def _on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, BaseException | None]) -> Any:
+    """What *coroutine* gives on *loop*. Raises RuntimeError if that is closed, before or meanwhile."""
     try:
         future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-    except RuntimeError:  # the loop is closed
+        while not future.done():
+            wait([future], LOOK)
+            if loop.is_closed() and not future.done():
+                raise RuntimeError("The event loop was closed.")
+    except RuntimeError:
         coroutine.close()
         raise
-    error: BaseException | None = future.result()
-    return error
+    return future.result()
 
 
 def _keep(loop: asyncio.AbstractEventLoop) -> None:

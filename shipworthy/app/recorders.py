@@ -271,13 +271,13 @@ def _recording_of(given: Any, capacity: int | None, loop: asyncio.AbstractEventL
     has_options = capacity is not None or loop is not None
     if isinstance(given, Recording):
         given = given.reader.recorder if isinstance(given.reader, Told) else given.reader
-    if isinstance(given, type) or not (callable(given) or hasattr(given, "sitting")):
+    reader: Reader | None = given if hasattr(type(given), "sitting") else None
+    if isinstance(given, type) or not (callable(given) or reader is not None):
         raise ConfigurationError(
             f"{given!r} cannot be attached.",
             fix="Pass a function of an event, or of an event and whose it is: recorder(event, about).",
         )
-    is_reader = hasattr(given, "sitting")
-    if is_reader and has_options:
+    if reader is not None and has_options:
         raise ConfigurationError(
             f"{type(given).__name__} has options of its own.", fix="Pass capacity= and loop= to it."
         )
@@ -285,7 +285,7 @@ def _recording_of(given: Any, capacity: int | None, loop: asyncio.AbstractEventL
     with _knowing:
         there = _known.get(key)
         if there is None:
-            there = _known[key] = Recording(given if is_reader else Told(given, *options))
+            there = _known[key] = Recording(Told(given, *options) if reader is None else reader)
     if has_options and isinstance(there.reader, Told) and there.reader.options != options:
         raise ConfigurationError(
             f"{name_of(given)} is attached already, with other options.",

@@ -20,6 +20,7 @@ from shipworthy import (
     Inbox,
     InMemoryRuntime,
     Observed,
+    Recording,
     StandardPermissions,
     ToolCall,
 )
@@ -371,6 +372,21 @@ def test_a_loop_that_was_closed_costs_events_and_never_the_run() -> None:
     assert outcome(agent) == ALONE
     assert recording.flush_sync()
     assert recording.failed == N_EVENTS
+
+
+def test_a_loop_that_ends_meanwhile_costs_events_and_no_more() -> None:
+    async def endless(event: AnyEvent) -> None:
+        await asyncio.sleep(60)
+
+    async def go() -> Recording:
+        agent = bot()
+        recording = agent.attach(endless, loop=asyncio.get_running_loop())
+        await agent.run("?", **ALICE)
+        return recording
+
+    recording = asyncio.run(go())
+    assert recording.flush_sync()
+    assert (recording.seen, recording.failed, recording.dropped) == (0, N_EVENTS, 0)
 
 
 # --- threads come and go ----------------------------------------------------------------------
