@@ -33,6 +33,8 @@ _LOG = "SELECT key, standing, seal FROM audit_logs WHERE name = %s"
 _LOCK = f"{_LOG} FOR UPDATE"
 _LAST = """SELECT seq, line FROM audit_entries WHERE log = (SELECT key FROM audit_logs WHERE name = %s)
 ORDER BY seq DESC LIMIT 1"""
+_KEPT = """SELECT l.key, l.standing, l.seal, e.seq, e.line FROM audit_logs AS l LEFT JOIN LATERAL
+(SELECT seq, line FROM audit_entries WHERE log = l.key ORDER BY seq DESC LIMIT 1) AS e ON true WHERE l.name = %s"""
 _BEGIN = """INSERT INTO audit_logs (name, standing, seal) VALUES (%s, %b, %b)
 ON CONFLICT (name) DO NOTHING RETURNING key"""
 _STAND = "UPDATE audit_logs SET standing = %b, seal = %b WHERE key = %s"
@@ -46,18 +48,20 @@ _HELD = """SELECT e.seq, e.line, e.salt, e.body, j.first, j.events, r.tenant, r.
 FROM (SELECT * FROM audit_entries WHERE log = %s AND seq >= %s ORDER BY seq LIMIT %s) AS e
 LEFT JOIN journal AS j ON j.run = e.run AND j.first = e.first LEFT JOIN runs AS r ON r.key = j.run ORDER BY e.seq"""
 _ERASE = "UPDATE audit_entries SET salt = NULL, body = NULL WHERE log = %s AND seq = ANY (%s)"
-_CHECKPOINTS = "SELECT line FROM audit_checkpoints WHERE log = %s AND entries >= %s ORDER BY entries LIMIT %s"
+_CHECKPOINTS = """SELECT entries, line FROM audit_checkpoints WHERE log = %s AND entries >= %s
+ORDER BY entries LIMIT %s"""
 _NEWEST = "SELECT line FROM audit_checkpoints WHERE log = %s ORDER BY entries DESC LIMIT 1"
 
 
 class Carried(msgspec.Struct, frozen=True, gc=False):
-    """What comes with a batch that landed: the `nth` of its group, in the journal from event `first` to `last`."""
+    """What comes with a batch that landed: the `nth` of its group, in the journal from event `first` to `last`. Without
+    these it comes with none."""
 
     nth: int
     links: Links
-    run: int
-    first: int
-    last: int
+    run: int = 0
+    first: int = 1
+    last: int = 0
 
 
 class Unwritten(Exception):
@@ -89,8 +93,8 @@ class Locked:
             self._kept[name] = Kept(*found[0], *(last[0] if last else (None, None))) if found else None
         return self._kept[name]
 
-    def carry(self, carried: Sequence[Carried]) -> None:
-        """Enter what comes with these batches, in their order. Raises Unwritten."""
+    def carry(self, carried: Sequence[Carried]) -> list[Growth]:
+        """Enter what comes with these batches, in their order; what was entered. Raises Unwritten."""
         growing: dict[str, Growth] = {}
         places: dict[str, dict[int, Place]] = {}
         failed: dict[int, AuditError] = {}
@@ -112,10 +116,11 @@ class Locked:
             raise Unwritten(failed)
         for name, growth in growing.items():
             write(self._connection, growth, places.get(name, {}))
+        return [*growing.values()]
 
 
 def write(connection: Connection, made: Growth, places: Mapping[int, Place]) -> None:
-    """Write what a log grows by, and where it stands then; *places*: where in the journal the bodies of its rows are, by
+    """Write what a log grows by, and where it stands then; *places*: where in the journal bodies of its rows are, by
     the rows' numbers. Raises Unwritten where it was to be begun, and somebody else has begun it."""
     standing = (made.encoded, made.seal)
     if made.key is None:
@@ -138,18 +143,9 @@ def write(connection: Connection, made: Growth, places: Mapping[int, Place]) -> 
     connection.execute(_ENTER, (made.key, *columns))
 
 
-def append(connection: Connection, links: Links) -> None:
-    """Enter what comes with no batch. Raises AuditError."""
-    with _writing(connection):
-        locked = Locked(connection, [links.name])
-        growth = grown(locked.kept(links.name), links)
-        growth.add(links.keys, links.drafts)
-        write(connection, growth, {})
-
-
 def begin(connection: Connection, keys: tuple[EpochKeys, ...], name: str) -> Standing:
     """Where the log stands, which is begun if there is none. Raises AuditDamaged, AuditKeyWrong."""
-    with _writing(connection):
+    with writing(connection):
         found = Locked(connection, [name]).kept(name)
         if found is None:
             made = begun(keys, name)
@@ -161,8 +157,16 @@ def begin(connection: Connection, keys: tuple[EpochKeys, ...], name: str) -> Sta
     return standing
 
 
+def has(connection: Connection, made: Growth) -> bool:
+    """Whether the log has what it was to grow by."""
+    last = made.rows[-1]
+    with of(connection, "audit", "on"):
+        found = connection.execute(_LINES, (made.key, last.seq, 1)).fetchall()
+    return [(last.seq, last.line)] == [(seq, bytes(line)) for seq, line in found]
+
+
 @contextmanager
-def _writing(connection: Connection) -> Iterator[None]:
+def writing(connection: Connection) -> Iterator[None]:
     with connection.pipeline(), connection.transaction():
         yield
 
@@ -173,9 +177,8 @@ def _writing(connection: Connection) -> Iterator[None]:
 def kept(connection: Connection, name: str) -> Kept | None:
     """What the database has of a log."""
     with of(connection, "audit", "on"):
-        found = connection.execute(_LOG, (name,)).fetchall()
-        last = connection.execute(_LAST, (name,)).fetchall()
-    return Kept(*found[0], *(last[0] if last else (None, None))) if found else None
+        found = connection.execute(_KEPT, (name,)).fetchall()
+    return Kept(*found[0]) if found else None
 
 
 def names(connection: Connection) -> list[str]:
@@ -198,10 +201,10 @@ def held(connection: Connection, key: int, start: int) -> list[Held]:
     return [resolved(*row) for row in found]
 
 
-def checkpoints(connection: Connection, key: int, start: int) -> list[bytes]:
-    """Some of a log's checkpoints, from the one on that covers so many entries."""
+def checkpoints(connection: Connection, key: int, start: int) -> list[tuple[int, bytes]]:
+    """Some of a log's checkpoints, with how many entries they cover, from the one of so many on."""
     with of(connection, "audit", "on"):
-        return [line for (line,) in connection.execute(_CHECKPOINTS, (key, start, PAGE)).fetchall()]
+        return connection.execute(_CHECKPOINTS, (key, start, PAGE)).fetchall()
 
 
 def newest(connection: Connection, key: int) -> bytes | None:

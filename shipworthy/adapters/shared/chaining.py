@@ -129,10 +129,9 @@ def sound(kept: Kept, keys: tuple[EpochKeys, ...], name: str) -> Standing:
 
 def standing_of(kept: Kept, name: str) -> Standing:
     """The same, as far as it can be told without a key. Raises AuditDamaged."""
-    try:
-        standing = _standings.decode(kept.standing)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise AuditDamaged(f"It cannot be read where the log {name!r} stands.") from None
+    standing = said(kept)
+    if standing is None:
+        raise AuditDamaged(f"It cannot be read where the log {name!r} stands.")
     if kept.line is None or kept.seq is None:
         raise AuditDamaged(f"The log {name!r} has no entries any more; it had {standing.count}.")
     if kept.seq + 1 != standing.count:
@@ -140,6 +139,14 @@ def standing_of(kept: Kept, name: str) -> Standing:
     if form.mac_of(kept.line) != standing.mac or standing.name != name or standing.every < 1:
         raise AuditDamaged(f"The last entry of the log {name!r} is not the one that was written last.")
     return standing
+
+
+def said(kept: Kept) -> Standing | None:
+    """Where a log is said to stand, unchecked; None for what cannot be read."""
+    try:
+        return _standings.decode(kept.standing)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def like_its_first(standing: Standing, line: bytes) -> None:

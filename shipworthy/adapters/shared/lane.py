@@ -119,6 +119,19 @@ class Lane:
         self._queue.put(None)
         self._thread.join()
 
+    def do(self, work: Callable[[Any], T]) -> T:
+        """What *work* gives, done on the calling thread. Only for a lane that was not started. Raises StoreError."""
+        job: Job[T] = Job(work)
+        self._perform([job])
+        if job.error is not None:
+            raise job.error
+        self._after()
+        return job.value  # type: ignore[return-value]
+
+    def end(self) -> None:
+        """Let go of what a lane has that was not started."""
+        self._end()
+
     # on the thread
 
     def _run(self) -> None:
@@ -157,9 +170,13 @@ class Lane:
             except queue.Empty:
                 break
             for job in jobs or ():
-                job.error = StoreClosed(f"The store {self._path} was closed.")
+                job.error = self._closed()
                 rest.append(job)
         settle(rest)
+
+    def _closed(self) -> StoreError:
+        """What is told who comes too late."""
+        return StoreClosed(f"The store {self._path} was closed.")
 
     def _patience(self) -> float | None:
         """Seconds to wait for work; None is for ever."""

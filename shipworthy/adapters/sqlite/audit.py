@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from weakref import WeakKeyDictionary
 
@@ -45,7 +45,7 @@ WHERE e.id BETWEEN (?1 << {SHIFT}) + ?2 AND {_LAST} ORDER BY e.id LIMIT ?3"""
 _SALTED = f"""SELECT id & ((1 << {SHIFT}) - 1), line FROM audit_entries
 WHERE id BETWEEN (?1 << {SHIFT}) + ?2 AND {_LAST} AND salt IS NOT NULL ORDER BY id LIMIT ?3"""
 _ERASE = "UPDATE audit_entries SET salt = NULL, body = NULL WHERE id = ?"
-_CHECKPOINTS = f"""SELECT line FROM audit_checkpoints
+_CHECKPOINTS = f"""SELECT id & ((1 << {SHIFT}) - 1), line FROM audit_checkpoints
 WHERE id BETWEEN (?1 << {SHIFT}) + ?2 AND {_LAST} ORDER BY id {{order}} LIMIT ?3"""
 
 
@@ -129,26 +129,30 @@ def begin(cursor: apsw.Cursor, keys: tuple[EpochKeys, ...], name: str) -> Standi
 # reading
 
 
+def names(cursor: apsw.Cursor) -> list[str]:
+    """What the logs are called that the file has."""
+    return [name for (name,) in rows(cursor, "SELECT name FROM audit_logs ORDER BY key")]
+
+
 def lines(cursor: apsw.Cursor, key: int, start: int) -> list[tuple[int, bytes]]:
     """Some of a log's entries, from the one of this number on."""
     return rows(cursor, _LINES, (key, start, PAGE))
 
 
-def held(cursor: apsw.Cursor, key: int, start: int) -> Iterator[Held]:
+def held(cursor: apsw.Cursor, key: int, start: int) -> list[Held]:
     """The same, with their bodies, wherever those are."""
-    for row in cursor.execute(_HELD, (key, start, PAGE)):
-        yield resolved(*row)  # type: ignore[arg-type]
+    return [resolved(*row) for row in rows(cursor, _HELD, (key, start, PAGE))]
 
 
-def checkpoints(cursor: apsw.Cursor, key: int, start: int) -> list[bytes]:
-    """Some of a log's checkpoints, from the one on that covers so many entries."""
-    return [line for (line,) in rows(cursor, _CHECKPOINTS.format(order="ASC"), (key, start, PAGE))]
+def checkpoints(cursor: apsw.Cursor, key: int, start: int) -> list[tuple[int, bytes]]:
+    """Some of a log's checkpoints, with how many entries they cover, from the one of so many on."""
+    return rows(cursor, _CHECKPOINTS.format(order="ASC"), (key, start, PAGE))
 
 
 def newest(cursor: apsw.Cursor, key: int) -> bytes | None:
     """A log's newest checkpoint."""
     found = rows(cursor, _CHECKPOINTS.format(order="DESC"), (key, 0, 1))
-    return bytes(found[0][0]) if found else None
+    return bytes(found[0][1]) if found else None
 
 
 def keep(cursor: apsw.Cursor, key: int, entries: int, line: bytes) -> None:

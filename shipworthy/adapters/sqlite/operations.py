@@ -11,6 +11,7 @@ import apsw
 
 import shipworthy.adapters.sqlite.audit as audit
 import shipworthy.adapters.sqlite.signing as signing
+from shipworthy.adapters.shared.chaining import Growth
 from shipworthy.adapters.shared.entries import Entry, no_such_run
 from shipworthy.adapters.shared.queries import UNNEEDED
 from shipworthy.adapters.sqlite.connection import rows
@@ -92,7 +93,7 @@ def commit(cursor: apsw.Cursor, worker: Worker, fence: Fence, entry: Entry) -> N
     _append(cursor, fence.scope, key, entry, growth)
 
 
-def _append(cursor: apsw.Cursor, scope: Scope, key: int, entry: Entry, growth: audit.Growth | None) -> None:
+def _append(cursor: apsw.Cursor, scope: Scope, key: int, entry: Entry, growth: Growth | None) -> None:
     cursor.execute(_APPEND, (key, entry.first, entry.last, entry.events))
     if growth is not None:
         audit.carry(cursor, growth, key)

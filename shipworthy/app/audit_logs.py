@@ -1,0 +1,122 @@
+"""Audit logs: where their entries are kept, and the secrets that they are made with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+from shipworthy.adapters.shared.kept_logs import Copy, Database, KeptLog
+from shipworthy.domain.audit import EpochKeys
+from shipworthy.errors import ConfigurationError, MissingExtra
+from shipworthy.ports.anchors import Anchor
+from shipworthy.rules.audit.keys import Secret
+
+Given = str | EpochKeys | Sequence[str | EpochKeys]
+"""A secret, a SealedKey, or several of them, newest first: the first one is used, and may take over from the others."""
+LONGEST_NAME = 200
+
+
+class SqliteAuditLog(KeptLog):
+    """A log in an SQLite file, which several processes of one machine may share.
+
+    In the file of the agent's runtime its entries land in the journal's own commits, and cost no sync; in another one
+    they are durable before what they tell of. `secret`: a text of at least 16 characters, a SealedKey, or several,
+    newest first. `name`: what anchors know the log by; a file may have several. `durability` and `busy_timeout`
+    (seconds): as in SqliteRuntime.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        secret: Given,
+        name: str = "audit",
+        anchors: Sequence[Anchor] = (),
+        durability: Literal["power", "process"] = "power",
+        busy_timeout: float = 5.0,
+    ) -> None:
+        from shipworthy.adapters.sqlite.audit_log import SqliteAudits
+
+        database = SqliteAudits(_path(path), durability=durability, busy_timeout=busy_timeout)
+        super().__init__(database, name=_name(name), keys=keys_of(secret), anchors=_anchors(anchors))
+
+
+class PostgresAuditLog(KeptLog):
+    """A log in a PostgreSQL database, which processes on many machines share.
+
+    In the database of the agent's runtime its entries land in the journal's own commits; in another one they are
+    durable before what they tell of. Those who share a log take turns at committing. `secret`, `name`: as in
+    SqliteAuditLog; `patience`: seconds for which a server that restarts or fails over is waited for.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        secret: Given,
+        name: str = "audit",
+        anchors: Sequence[Anchor] = (),
+        patience: float = 5.0,
+    ) -> None:
+        database = _postgres(dsn, patience)
+        super().__init__(database, name=_name(name), keys=keys_of(secret), anchors=_anchors(anchors))
+
+
+def copy_in_sqlite(path: str | os.PathLike[str], name: str = "audit") -> Copy:
+    """A log in an SQLite file, to be read without any secret."""
+    from shipworthy.adapters.sqlite.audit_log import SqliteAudits
+
+    return Copy(SqliteAudits(_path(path)), _name(name))
+
+
+def copy_in_postgres(dsn: str, name: str = "audit") -> Copy:
+    """A log in a PostgreSQL database, to be read without any secret."""
+    return Copy(_postgres(dsn, 5.0), _name(name))
+
+
+def keys_of(given: Given) -> tuple[EpochKeys, ...]:
+    """The keys of what `secret=` takes. Raises ConfigurationError."""
+    several = list(given) if isinstance(given, (list, tuple)) else [given]
+    if not several:
+        raise ConfigurationError(
+            "An audit log needs a secret.", fix="Make one with `shipworthy audit keys new`."
+        )
+    return tuple([each if hasattr(each, "epoch") else Secret(each) for each in several])  # type: ignore[arg-type, misc]
+
+
+def _postgres(dsn: str, patience: float) -> Database:
+    try:
+        from shipworthy.adapters.postgres.audit_log import PostgresAudits
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"PostgresAuditLog needs the package {error.name}.", fix='pip install "shipworthy[postgres]"'
+        ) from error
+    return PostgresAudits(dsn, patience=patience)
+
+
+def _path(path: str | os.PathLike[str]) -> str:
+    if not isinstance(path, (str, os.PathLike)) or str(path) in ("", ":memory:"):
+        raise ConfigurationError(f"{path!r} is not the path of a file.", fix='Pass a path such as "bot.db".')
+    return os.fspath(path)
+
+
+def _name(name: str) -> str:
+    if not isinstance(name, str) or not name.isprintable() or not 1 <= len(name) <= LONGEST_NAME:
+        raise ConfigurationError(
+            f"{name!r} is no name of an audit log.",
+            fix=f"Pass 1 to {LONGEST_NAME} printable characters, such as the service's name.",
+        )
+    return name
+
+
+def _anchors(anchors: Sequence[Anchor]) -> tuple[Anchor, ...]:
+    several = anchors if isinstance(anchors, (list, tuple)) else (anchors,)
+    for anchor in several:
+        if isinstance(anchor, type) or not all(
+            [hasattr(anchor, word) for word in ("put", "newest", "where")]
+        ):
+            raise ConfigurationError(
+                f"{anchor!r} keeps no checkpoints.", fix='Pass anchors=[FileAnchor("/mnt/elsewhere/anchor")].'
+            )
+    return tuple(several)
