@@ -8,6 +8,8 @@ import os
 import time
 from types import TracebackType
 
+from shipworthy.adapters.shared.lane import forks
+
 _FIRST, _LONGEST = 0.000_1, 0.003
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -22,9 +24,13 @@ class FileLock:
     def __init__(self, path: str, patience: float = 10.0) -> None:
         self.path, self.patience = path, patience
         self._fd = -1
+        self._forks = forks()
 
     def __enter__(self) -> None:
         """Raises OSError; LockBusy after *patience* seconds."""
+        if self._forks != forks():  # else it would be held together with the process that this one comes from
+            self.close()
+            self._forks = forks()
         while True:
             if self._fd < 0:
                 self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
