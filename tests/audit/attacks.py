@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from shipworthy.domain.audit import Draft, Entry, EpochKeys
 from shipworthy.rules.audit import form
-from shipworthy.rules.audit.chain import Chain, Seal, genesis, seal_of
+from shipworthy.rules.audit.chain import SLOT, Chain, Seal, genesis, seal_of
 from shipworthy.rules.audit.keys import Secret
 from shipworthy.rules.audit.merkle import Tree
 from shipworthy.rules.audit.signatures import checkpoint
@@ -103,6 +103,26 @@ def verify(log: Log) -> Report:
 def ours(log: Log) -> Said:
     report = verify(log)
     return Said(report.verdict, report.seq)
+
+
+def theirs(log: Log) -> Said:
+    """By `shipworthy_verify`, which was written from the format's page alone."""
+    import shipworthy_verify
+
+    lines = (
+        None
+        if log.groups is None
+        else [*[line + b"\n" for line in log.lines()], *([log.tail] if log.tail else [])]
+    )
+    report = shipworthy_verify.verify(
+        lines,
+        secrets=log.secrets,
+        seal=None if log.seal is None else form.encode(log.seal).ljust(SLOT - 1) + b"\n",
+        checkpoints=[line + b"\n" for line in log.checkpoints],
+        anchored=[line + b"\n" for line in log.anchored or ()],
+        expected_log=log.expected,
+    )
+    return Said(report.verdict, report.entry)
 
 
 # logs

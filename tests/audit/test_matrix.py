@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -10,13 +11,15 @@ from dataclasses import replace
 import pytest
 
 from tests.audit import attacks
-from tests.audit.attacks import ATTACKS, LATER, SECRET, Attack, Log, Said, crashed, made, ours, verify
+from tests.audit.attacks import ATTACKS, LATER, SECRET, Attack, Log, Said, crashed, made, ours, theirs, verify
 
 LONG = os.environ.get("SHIPWORTHY_PROOF") == "long"
 POSITIONS = 200 if LONG else 10
 CLEAN = 1_000 if LONG else 50
 Check = Callable[[Log], Said]
 CHECKS: dict[str, Check] = {"ours": ours}
+if importlib.util.find_spec("shipworthy_verify") is not None:
+    CHECKS["theirs"] = theirs
 
 
 def pairs(seed: int, **how: object) -> Iterator[tuple[Log, Log, random.Random]]:
