@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
+    from shipworthy.adapters.anchors.file import FileAnchor as FileAnchor
+    from shipworthy.adapters.anchors.http import HttpAnchor as HttpAnchor
     from shipworthy.adapters.bedrock import BedrockEmbedder as BedrockEmbedder
     from shipworthy.adapters.cohere import CohereEmbedder as CohereEmbedder
     from shipworthy.adapters.console.telemetry import ConsoleTelemetry as ConsoleTelemetry
@@ -20,8 +22,12 @@ if TYPE_CHECKING:
     from shipworthy.adapters.openai import OpenAIEmbedder as OpenAIEmbedder
     from shipworthy.adapters.otel import OTelTelemetry as OTelTelemetry
     from shipworthy.adapters.otel import StableIds as StableIds
+    from shipworthy.adapters.postgres.anchor import PostgresAnchor as PostgresAnchor
     from shipworthy.adapters.redis.ledger import RedisLedger as RedisLedger
+    from shipworthy.adapters.s3 import ObjectAnchor as ObjectAnchor
+    from shipworthy.adapters.shared.sealed import SealedKey as SealedKey
     from shipworthy.app.agent import Agent as Agent
+    from shipworthy.app.audit_logs import FileAuditLog as FileAuditLog
     from shipworthy.app.budgets import NoBudget as NoBudget
     from shipworthy.app.budgets import StandardBudget as StandardBudget
     from shipworthy.app.configuration import Tuning as Tuning
@@ -121,6 +127,8 @@ if TYPE_CHECKING:
     InMemoryJournalStore = InMemoryStore
 
 _HOMES = {
+    "adapters.anchors.file": ("FileAnchor",),
+    "adapters.anchors.http": ("HttpAnchor",),
     "adapters.bedrock": ("BedrockEmbedder",),
     "adapters.cohere": ("CohereEmbedder",),
     "adapters.console.telemetry": ("ConsoleTelemetry",),
@@ -130,8 +138,12 @@ _HOMES = {
     "adapters.local": ("LocalEmbedder",),
     "adapters.openai": ("OpenAIEmbedder",),
     "adapters.otel": ("OTelTelemetry", "StableIds"),
+    "adapters.postgres.anchor": ("PostgresAnchor",),
     "adapters.redis.ledger": ("RedisLedger",),
+    "adapters.s3": ("ObjectAnchor",),
+    "adapters.shared.sealed": ("SealedKey",),
     "app.agent": ("Agent",),
+    "app.audit_logs": ("FileAuditLog",),
     "app.budgets": ("NoBudget", "StandardBudget"),
     "app.configuration": ("Tuning",),
     "app.fact_stores": ("InMemoryFactStore", "SqliteFactStore"),
@@ -210,8 +222,11 @@ __all__ = [
     "Fact",
     "FakeEmbedder",
     "File",
+    "FileAnchor",
+    "FileAuditLog",
     "Happened",
     "HashEmbedder",
+    "HttpAnchor",
     "Image",
     "InMemoryFactStore",
     "InMemoryJournalStore",
@@ -234,12 +249,14 @@ __all__ = [
     "NoBudget",
     "NotDone",
     "OTelTelemetry",
+    "ObjectAnchor",
     "Observed",
     "OpenAIEmbedder",
     "Operator",
     "PendingCall",
     "PerUserPermissions",
     "PolicyDocument",
+    "PostgresAnchor",
     "PostgresMemory",
     "PostgresRuntime",
     "Price",
@@ -257,6 +274,7 @@ __all__ = [
     "Scope",
     "ScriptedModel",
     "ScriptedTurn",
+    "SealedKey",
     "ShipworthyError",
     "Source",
     "SqliteFactStore",

@@ -4,17 +4,62 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+from shipworthy.adapters.files.audit import FileLog
 from shipworthy.adapters.shared.kept_logs import Copy, Database, KeptLog
+from shipworthy.adapters.shared.sealed import SealedKey
 from shipworthy.domain.audit import EpochKeys
 from shipworthy.errors import ConfigurationError, MissingExtra
 from shipworthy.ports.anchors import Anchor
 from shipworthy.rules.audit.keys import Secret
 
-Given = str | EpochKeys | Sequence[str | EpochKeys]
-"""A secret, a SealedKey, or several of them, newest first: the first one is used, and may take over from the others."""
+Given = str | os.PathLike[str] | EpochKeys | Sequence[str | os.PathLike[str] | EpochKeys]
+"""A secret, a SealedKey or the Path of its file, or several of them, newest first: the first one is used, and may take
+over from the others."""
 LONGEST_NAME = 200
+_SMALLEST = 4096
+
+
+class FileAuditLog(FileLog):
+    """A log in a file of lines, with its seal and its checkpoints beside it; several processes of one machine may
+    append. Many appends are one write and one sync.
+
+    `secret`: a text of at least 16 characters; or a SealedKey (or the Path of its file), with which whoever breaks in
+    later cannot change what is over; or several of them, newest first. `name`: what anchors know the log by, by
+    default the sealed key's, or that of the file. `rotate_bytes`: the size at which the file becomes PATH.000001 and a
+    new one is begun. `durability`: "power" syncs every append; with "process", a power loss may take what was entered
+    last, and the verifier says so.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        secret: Given,
+        name: str | None = None,
+        anchors: Sequence[Anchor] = (),
+        rotate_bytes: int | None = None,
+        durability: Literal["power", "process"] = "power",
+    ) -> None:
+        if durability not in ("power", "process"):
+            raise ConfigurationError(
+                f"durability={durability!r} is none.",
+                fix='Use "power", or "process" where the machine never fails.',
+            )
+        if rotate_bytes is not None and (type(rotate_bytes) is not int or rotate_bytes < _SMALLEST):
+            raise ConfigurationError(
+                f"rotate_bytes={rotate_bytes!r} is no size.",
+                fix=f"Pass an int of at least {_SMALLEST}, or None.",
+            )
+        super().__init__(
+            _path(path, "audit.jsonl"),
+            keys_of(secret),
+            name=None if name is None else _name(name),
+            anchors=_anchors(anchors),
+            rotate_bytes=rotate_bytes or 0,
+            synced=durability == "power",
+        )
 
 
 class SqliteAuditLog(KeptLog):
@@ -82,7 +127,14 @@ def keys_of(given: Given) -> tuple[EpochKeys, ...]:
         raise ConfigurationError(
             "An audit log needs a secret.", fix="Make one with `shipworthy audit keys new`."
         )
-    return tuple([each if hasattr(each, "epoch") else Secret(each) for each in several])  # type: ignore[arg-type, misc]
+    return tuple([_keys(each) for each in several])
+
+
+def _keys(given: Any) -> EpochKeys:
+    if isinstance(given, os.PathLike):
+        return SealedKey(given)
+    keys: EpochKeys = given if hasattr(given, "epoch") else Secret(given)
+    return keys
 
 
 def _postgres(dsn: str, patience: float) -> Database:
@@ -95,9 +147,12 @@ def _postgres(dsn: str, patience: float) -> Database:
     return PostgresAudits(dsn, patience=patience)
 
 
-def _path(path: str | os.PathLike[str]) -> str:
-    if not isinstance(path, (str, os.PathLike)) or str(path) in ("", ":memory:"):
-        raise ConfigurationError(f"{path!r} is not the path of a file.", fix='Pass a path such as "bot.db".')
+def _path(path: str | os.PathLike[str], example: str = "bot.db") -> str:
+    wrong = not isinstance(path, (str, os.PathLike)) or str(path) in ("", ":memory:")
+    if wrong or str(path).endswith("/") or "\0" in str(path):
+        raise ConfigurationError(
+            f"{path!r} is not the path of a file.", fix=f'Pass a path such as "{example}".'
+        )
     return os.fspath(path)
 
 
