@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from shipworthy.app.commands.timeline import lines, one_line
@@ -114,7 +114,8 @@ class LogEvents:
         fields |= {name: value for name, value in told.fields.items() if value is not None}
         words = told.words
         if self.content:
-            fields["content"] = next(iter(lines([event]))).what
+            names = {getattr(event, "call_id", None) or "": clues.tool} if clues.tool else {}
+            fields["content"] = lines([event], names)[0].what
             words = f"{words}: {fields['content']}"
         whose = about.tenant if about.user is None else f"{about.tenant}/{about.user}"
         message = one_line(f"{whose} {about.run_id} {about.agent} {words}")
@@ -202,7 +203,10 @@ class _Logging(Onlooker):
 
 
 _STANDARD = frozenset([*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"])
-_DEEPEST = 8
+_DEEPEST, _MOST = 8, 10_000
+"""How deep a value may be nested, and how many there may be in a line."""
+_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+"""What JSON may have as it is, and some take for the end of a line."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -248,26 +252,40 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _text(fields: Mapping[str, Any]) -> str:
-    return json.dumps(_plain(fields, 0), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_Plain().of(fields, 0), ensure_ascii=False, allow_nan=False)
+    return text if text.isascii() else text.translate(_BREAKS)
 
 
-def _plain(value: Any, depth: int) -> Any:
-    """*value* as JSON can have it; what it cannot is told in words."""
-    kind = type(value)
-    if value is None or kind in (bool, int):
-        return value
-    if kind is str:
-        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
-    if kind is float:
-        return value if math.isfinite(value) else str(value)
-    try:
-        if depth < _DEEPEST and isinstance(value, Mapping):
-            return {_safe(name): _plain(each, depth + 1) for name, each in value.items()}
-        if depth < _DEEPEST and isinstance(value, (list, tuple, set, frozenset)):
-            return [_plain(each, depth + 1) for each in value]
-    except Exception:
-        pass
-    return _safe(value)
+class _Plain:
+    """Values as JSON can have them: what it cannot is told in words, and what is too much is left out."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = _MOST
+
+    def of(self, value: Any, depth: int) -> Any:
+        """*value*, which stands so deep."""
+        kind = type(value)
+        self._left -= 1
+        if value is None or kind is bool or (kind is int and value.bit_length() < 1024):
+            return value
+        if kind is float and math.isfinite(value):
+            return value
+        try:
+            if isinstance(value, Mapping):
+                return {_safe(name): self.of(value[name], depth + 1) for name in self._some(value, depth)}
+            if isinstance(value, (list, tuple, set, frozenset)):
+                return [self.of(each, depth + 1) for each in self._some(value, depth)]
+        except Exception:
+            return f"<{kind.__name__} that cannot be read>"
+        return _safe(value)
+
+    def _some(self, values: Iterable[Any], depth: int) -> Iterator[Any]:
+        for each in values if depth < _DEEPEST else ():
+            if self._left <= 0:
+                return
+            yield each
 
 
 def _safe(value: Any) -> str:

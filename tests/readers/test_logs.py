@@ -343,6 +343,9 @@ class Colour(enum.IntEnum):
 ROUND: list[Any] = []
 ROUND.append(ROUND)
 
+WIDE: list[Any] = []
+WIDE += [WIDE] * 50
+
 ODD: Sequence[Any] = [
     float("nan"),
     float("inf"),
@@ -355,21 +358,47 @@ ODD: Sequence[Any] = [
     Treacherous(a=1),
     Colour.RED,
     10**400,
+    10**9000,
+    WIDE,
     object,
     asyncio,
     "line\nbreak\u2028",
 ]
 
 
-@pytest.mark.parametrize("odd", ODD, ids=lambda odd: type(odd).__name__)
-def test_whatever_a_record_has_it_becomes_one_line_of_json(odd: Any) -> None:
+def law_of_lines(formatter: logging.Formatter, odd: Any) -> None:
+    """Whatever a record has, it becomes one line of JSON."""
     record = logging.makeLogRecord(
         {"name": "a", "levelname": "INFO", "msg": "%s", "args": (odd,), "odd": odd}
     )
-    line = JsonFormatter().format(record)
-    assert len(line.split("\n")) == 1
+    line = formatter.format(record)
+    assert len(line.splitlines()) == 1
     line.encode()
     assert set(json.loads(line)) == {"time", "level", "logger", "message", "odd"}
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: type(odd).__name__)
+def test_whatever_a_record_has_it_becomes_one_line_of_json(odd: Any) -> None:
+    law_of_lines(JsonFormatter(), odd)
+
+
+class Careless(JsonFormatter):
+    """The mutant that trusts what it is given."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        odd = vars(record)["odd"]
+        fields = {"time": "", "level": "", "logger": "", "message": record.getMessage(), "odd": odd}
+        return json.dumps(fields, ensure_ascii=False, default=str)
+
+
+def test_the_law_catches_a_formatter_that_trusts_what_it_is_given() -> None:
+    caught = []
+    for odd in ODD:
+        try:
+            law_of_lines(Careless(), odd)
+        except Exception:
+            caught.append(odd)
+    assert len(caught) >= 8
 
 
 @pytest.mark.parametrize("args", [("too", "many"), ({"a": 1},), (Unspeakable(),), 5, None])

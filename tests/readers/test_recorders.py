@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -81,23 +82,36 @@ def test_runs_that_go_on_side_by_side_are_each_told_in_order() -> None:
     asyncio.run(go())
 
 
-def test_nested_runs_are_told_with_their_path_and_once_though_both_agents_have_the_recorder() -> None:
+def law_of_nesting() -> None:
+    """Nested runs are told, with their path, once."""
+
     async def go() -> None:
         recorder, runtime = Recorder(), InMemoryRuntime()
         clerk = bot(runtime, name="clerk")
         boss = bot(
             runtime, [ToolCall("clerk", {"input": "look"}), "Done."], tools=[clerk.as_tool()], name="boss"
         )
-        recording = boss.attach(recorder)
-        assert clerk.attach(recorder) is recording
+        both = [boss.attach(recorder), clerk.attach(recorder)]
         await boss.run("?", **ALICE, run_id="r1")
-        assert await recording.flush()
+        assert [await recording.flush() for recording in both] == [True, True]
         nested = {about.run_id: about for _, about in recorder.told if about.run_id != "r1"}
         assert [(a.root, a.agent, a.path) for a in nested.values()] == [("r1", "clerk", ("boss", "clerk"))]
         for run_id in ("r1", *nested):
             assert recorder.of(run_id) == await journal(boss, run_id)
 
     asyncio.run(go())
+
+
+def test_nested_runs_are_told_with_their_path_and_once_though_both_agents_have_the_recorder() -> None:
+    law_of_nesting()
+
+
+def test_the_law_catches_a_recorder_that_is_told_by_each_of_its_agents(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recorders, "_identity", lambda recorder: (id(object()), os.urandom(8).hex()))
+    with pytest.raises(AssertionError):
+        law_of_nesting()
 
 
 def waiting(runtime: Any) -> Agent[Any, str]:
