@@ -83,6 +83,56 @@ KINDS: dict[Operation, Kind] = {
     UPSERT_MEMORY: "internal",
 }
 
+_ALWAYS = (OPERATION, AGENT, TENANT_ID, USER_ID, RUN, KEY, ERROR_TYPE)
+SPAN_ATTRIBUTES: dict[Operation, tuple[str, ...]] = {
+    INVOKE_AGENT: (
+        *_ALWAYS,
+        PROVIDER,
+        REQUEST_MODEL,
+        CONVERSATION,
+        USER,
+        RESUMED,
+        ROOT_RUN,
+        STATUS,
+        STOP_REASON,
+        REASON,
+        SYSTEM_INSTRUCTIONS,
+        INPUT_MESSAGES,
+        OUTPUT_MESSAGES,
+    ),
+    CHAT: (
+        *_ALWAYS,
+        PROVIDER,
+        REQUEST_MODEL,
+        RESPONSE_MODEL,
+        FINISH_REASONS,
+        INPUT_TOKENS,
+        OUTPUT_TOKENS,
+        CACHE_READ_TOKENS,
+        CACHE_WRITE_TOKENS,
+        REASONING_TOKENS,
+        COST,
+        PURPOSE,
+        OUTPUT_MESSAGES,
+    ),
+    EXECUTE_TOOL: (
+        *_ALWAYS,
+        TOOL,
+        TOOL_TYPE,
+        TOOL_CALL,
+        ATTEMPT,
+        EFFECT,
+        OUTCOME,
+        TOOL_ARGUMENTS,
+        TOOL_RESULT,
+    ),
+    SEARCH_MEMORY: (*_ALWAYS, MEMORY_ITEMS),
+    UPSERT_MEMORY: (*_ALWAYS, MEMORY_ITEMS),
+}
+"""What a span of an operation may have, and nothing else."""
+CONTENT = (SYSTEM_INSTRUCTIONS, INPUT_MESSAGES, OUTPUT_MESSAGES, TOOL_ARGUMENTS, TOOL_RESULT)
+"""Those that say what was said and done: for whoever captures content."""
+
 PROVIDERS = {
     "azure": "azure.ai.openai",
     "bedrock": "aws.bedrock",

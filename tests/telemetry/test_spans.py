@@ -1,0 +1,347 @@
+"""What the fold says of events: leaf spans have the tokens, every span ends once, and nothing says what was said."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from shipworthy import (
+    Agent,
+    BudgetConfig,
+    InMemoryTelemetry,
+    PriceTable,
+    Scope,
+    ScriptedModel,
+    ScriptedTurn,
+    StandardBudget,
+    ToolCall,
+    Usage,
+    handoff,
+    price_usd,
+    tool,
+)
+from shipworthy.domain import events as facts
+from shipworthy.domain.events import AnyEvent, ModelAnswered, RunStarted
+from shipworthy.domain.messages import Text
+from shipworthy.rules.codec import decode_events
+from shipworthy.rules.state import replay
+from shipworthy.rules.telemetry import names
+from shipworthy.rules.telemetry.identity import Identities
+from shipworthy.rules.telemetry.records import Measured, Record, SpanClosed, SpanOpened
+from shipworthy.rules.telemetry.spans import TELLS, Fold
+from shipworthy.rules.telemetry.whose import Told
+
+ALICE = {"tenant_id": "acme", "user_id": "alice"}
+GOLDEN = [
+    decode_events(json.dumps(json.loads(line)["events"]))
+    for path in sorted((Path(__file__).parents[1] / "golden").glob("journal-*.jsonl"))
+    for line in path.read_text().splitlines()
+]
+IDS = [run[0].run_id for run in GOLDEN]  # type: ignore[union-attr]
+
+
+def fold_of(events: list[AnyEvent], kind: type[Fold] = Fold, **options: Any) -> Fold:
+    started = events[0]
+    assert isinstance(started, RunStarted)
+    scope = Scope(started.tenant, started.user, started.session)
+    return kind(Told(scope, started.run_id, (started.agent,), "scripted"), **options)
+
+
+def said_of(events: list[AnyEvent], kind: type[Fold] = Fold, **options: Any) -> list[Record]:
+    return fold_of(events, kind, **options).feed(events)
+
+
+def total(records: list[Record], metric: str) -> float:
+    return sum([r.value for r in records if isinstance(r, Measured) and r.metric == metric])
+
+
+def problems(records: list[Record]) -> Iterator[str]:
+    """What is wrong with the spans of a run that came to an end or a pause."""
+    opened: dict[str, SpanOpened] = {}
+    closed: Counter[str] = Counter()
+    for record in records:
+        if isinstance(record, SpanOpened):
+            if record.key in opened:
+                yield f"{record.name} is opened twice"
+            opened[record.key] = record
+        elif isinstance(record, SpanClosed):
+            closed[record.key] += 1
+            if record.key not in opened or record.at < opened[record.key].at:
+                yield f"{record.key} is closed before it is opened"
+    for key, span in opened.items():
+        if closed[key] != 1:
+            yield f"{span.name} is closed {closed[key]} times"
+        yield from _of_its_own(span, opened)
+
+
+def _of_its_own(span: SpanOpened, opened: dict[str, SpanOpened]) -> Iterator[str]:
+    if span.operation != names.INVOKE_AGENT and span.parent not in opened:
+        yield f"{span.name} is in no sitting"
+    if names.TENANT_ID not in span.attributes or names.RUN not in span.attributes:
+        yield f"{span.name} says not whose it is"
+
+
+def tokens_on(records: list[Record]) -> Counter[str]:
+    """Input tokens by the operation whose spans have them."""
+    operations = {r.key: r.operation for r in records if isinstance(r, SpanOpened)}
+    found: Counter[str] = Counter()
+    for record in records:
+        if isinstance(record, SpanClosed) and names.INPUT_TOKENS in record.attributes:
+            found[operations[record.key]] += record.attributes[names.INPUT_TOKENS]  # type: ignore[operator]
+    return found
+
+
+# --- any journal ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("events", GOLDEN, ids=IDS)
+def test_every_span_of_a_run_begins_and_ends_once(events: list[AnyEvent]) -> None:
+    assert list(problems(said_of(events))) == []
+
+
+@pytest.mark.parametrize("events", GOLDEN, ids=IDS)
+def test_tokens_and_money_are_those_of_the_journal(events: list[AnyEvent]) -> None:
+    state, records = replay(events), said_of(events)
+    assert tokens_on(records) == Counter({"chat": state.usage.input_tokens or 0})
+    if state.charged is not None:
+        assert total(records, names.COST_USD) == pytest.approx((state.charged.cost or 0) / 1e9, abs=1e-12)
+        assert total(records, names.TOKENS_INPUT) == state.charged.input_tokens
+        assert total(records, names.TOKENS_OUTPUT) == state.charged.output_tokens
+
+
+def test_every_kind_of_event_is_told_or_known_to_say_nothing() -> None:
+    silent = {
+        facts.BudgetWarned,
+        facts.BudgetUnchecked,
+        facts.ArgumentsReplaced,
+        facts.ApprovalRequested,
+        facts.ApprovalGranted,
+        facts.ApprovalDenied,
+        facts.HumanAnswered,
+        facts.AnswerRejected,
+        facts.AnswerDropped,
+        facts.OutputRejected,
+    }
+    assert set(get_args(AnyEvent)) == silent | set(TELLS)
+    assert not silent & set(TELLS)
+
+
+@pytest.mark.parametrize("events", GOLDEN, ids=IDS)
+def test_in_whatever_parts_a_journal_comes_it_says_the_same(events: list[AnyEvent]) -> None:
+    fold = fold_of(events)
+    assert [r for event in events for r in fold.feed([event])] == said_of(events)
+
+
+@pytest.mark.parametrize("events", GOLDEN, ids=IDS)
+def test_what_was_missed_makes_no_half_spans(events: list[AnyEvent]) -> None:
+    for lost in range(1, len(events)):
+        fold, asked, records = fold_of(events), 0, list[Record]()
+        for i, event in enumerate(events):
+            if i != lost:
+                records += fold.feed([event], asked)
+            asked += isinstance(event, facts.ModelRequested)
+        whole = {r.key for r in said_of(events) if isinstance(r, SpanOpened)}
+        wrong = [p for p in problems(records) if "times" not in p and "no sitting" not in p]
+        assert wrong == []
+        assert {r.key for r in records if isinstance(r, SpanClosed)} <= whole
+
+
+@pytest.mark.parametrize("content", [False, True], ids=["without content", "with content"])
+def test_what_was_said_is_on_spans_only_where_it_is_asked_for(content: bool) -> None:
+    found, on = list[str](), list[str]()
+    for events in GOLDEN:
+        texts = {part.text for part in events[0].prompt if isinstance(part, Text)}  # type: ignore[union-attr]
+        for event in events:
+            if isinstance(event, ModelAnswered):
+                texts |= {part.text for part in event.parts if isinstance(part, Text) and len(part.text) > 3}
+        records = said_of(events, content=content)
+        values = " ".join([str(value) for r in records for value in r.attributes.values()])
+        values += " ".join([r.detail for r in records if isinstance(r, SpanClosed)])
+        found += [text for text in texts if text in values]
+        on += [name for r in records for name in r.attributes if name in names.CONTENT]
+    assert bool(found) == content
+    assert set(on) == (set(names.CONTENT) if content else set())
+
+
+# --- mutants ----------------------------------------------------------------------------------
+
+
+class OnBoth(Fold):
+    """Has what was used on the sitting's span, too."""
+
+    used = 0
+
+    def answered(self, event: ModelAnswered) -> None:
+        self.used += event.usage.input_tokens or 0
+        super().answered(event)
+
+    def _close(self, span: Any, at: int, attributes: Any, *more: Any) -> None:
+        if span.opened.operation == names.INVOKE_AGENT and self.used:
+            attributes[names.INPUT_TOKENS] = self.used
+        super()._close(span, at, attributes, *more)
+
+
+class LeavesOpen(Fold):
+    """Closes nothing that has no outcome."""
+
+    def _close_all(self, at: int, error: str) -> None:
+        self._lost()
+
+
+@pytest.fixture
+def with_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table calls what a mutant overrides."""
+    for kind, tell in list(TELLS.items()):
+        monkeypatch.setitem(TELLS, kind, lambda fold, event, name=tell.__name__: getattr(fold, name)(event))
+
+
+def test_mutant_usage_on_two_levels_is_found(with_mutants: None) -> None:
+    assert any([tokens_on(said_of(events, OnBoth)).keys() > {"chat"} for events in GOLDEN])
+
+
+def test_mutant_a_span_that_stays_open_is_found(with_mutants: None) -> None:
+    assert any([list(problems(said_of(events, LeavesOpen))) for events in GOLDEN])
+
+
+# --- what single events mean ------------------------------------------------------------------
+
+
+def numbered(*events: AnyEvent) -> list[AnyEvent]:
+    from msgspec.structs import replace
+
+    return [replace(event, seq=i + 1, at=1000 + 100 * i) for i, event in enumerate(events)]
+
+
+def test_a_run_that_learns_counts_as_an_extraction() -> None:
+    events = numbered(
+        RunStarted(run_id="learn-1", tenant="acme", prompt=(), agent="a~learner"),
+        facts.FactsLearned(added=("f1", "f2")),
+        facts.RunEnded(status="completed"),
+    )
+    records = said_of(events)
+    assert total(records, names.EXTRACT_INVOCATIONS) == 1
+    assert total(records, names.EXTRACT_DURATION) == 200
+    spans = [r for r in records if isinstance(r, SpanOpened)]
+    assert [(span.name, span.at) for span in spans] == [
+        ("invoke_agent a~learner", 1000),
+        ("upsert_memory", 1000),
+    ]
+
+
+def test_the_time_in_which_nobody_drives_a_run_is_none_of_its_session() -> None:
+    start = numbered(RunStarted(run_id="r", tenant="acme", prompt=()), facts.RunParked(reason="approval"))
+    later = [
+        facts.RunResumed(fence=2, previous="released", seq=3, at=900_000),
+        facts.RunEnded(status="completed", seq=4, at=900_050),
+    ]
+    assert total(said_of([*start, *later]), names.SESSION_DURATION) == 150
+    resumed = fold_of(start, past=start).feed(later)
+    assert total(resumed, names.SESSION_DURATION) == 150
+    assert [r.name for r in resumed if isinstance(r, SpanOpened)] == ["invoke_agent"], (
+        "what paused ended well"
+    )
+
+
+def test_a_call_that_a_dead_process_left_in_doubt_is_counted_once() -> None:
+    start = numbered(
+        RunStarted(run_id="r", tenant="acme", prompt=()),
+        facts.ModelRequested(ordinal=0, model="openai:gpt"),
+        ModelAnswered(ordinal=0, parts=(ToolCall("pay", {}, "c1"),)),
+        facts.ToolsJudged(calls=(facts.Judged("c1", "once"),)),
+        facts.ToolAttempted(call_id="c1"),
+    )
+    later = [
+        facts.RunResumed(fence=2, previous="dead", seq=6, at=9_000),
+        facts.ToolInDoubt(call_id="c1", reason="?", seq=7, at=9_001),
+        facts.RunParked(seq=8, at=9_002),
+    ]
+    records = fold_of(start, past=start).feed(later)
+    assert total(records, names.IN_DOUBT) == 1
+    assert total(records, names.RUNS_PARKED) == 1
+    told = {r.key: r for r in records if isinstance(r, SpanOpened)}
+    ended = [
+        (told[r.key].name, told[r.key].past, r.error, told[r.key].at, r.at)
+        for r in records
+        if isinstance(r, SpanClosed)
+    ]
+    assert ended == [
+        ("execute_tool pay", True, "interrupted", 1400, 1400),
+        ("invoke_agent", True, "interrupted", 1000, 1400),
+        ("invoke_agent", False, "", 9_000, 9_002),
+    ]
+
+
+def test_a_model_is_named_as_the_conventions_name_it() -> None:
+    assert names.provider_and_model("openai:gpt-5") == ("openai", "gpt-5")
+    assert names.provider_and_model("bedrock:eu.claude:0") == ("aws.bedrock", "eu.claude:0")
+    assert names.provider_and_model("scripted") == ("scripted", "scripted")
+
+
+def test_a_metric_names_so_many_and_then_others() -> None:
+    users = Identities("user", 2)
+    assert users.of(Scope("acme", "alice")) == {"tenant_id": "acme", "user_id": "alice"}
+    assert users.of(Scope("~anon-77")) == {"tenant_id": "anonymous"}
+    for name in ("bob", "carol"):
+        assert users.of(Scope("acme", name)) == {"tenant_id": "other", "user_id": "other"}
+    assert users.of(Scope("acme", "alice")) == {"tenant_id": "acme", "user_id": "alice"}
+    assert Identities("tenant", 2).of(Scope("acme", "alice")) == {"tenant_id": "acme"}
+    assert Identities("none", 2).of(Scope("acme", "alice")) == {}
+
+
+# --- through an agent -------------------------------------------------------------------------
+
+PRICES = PriceTable({"scripted": price_usd(input=3, output=15)}, then=None)
+
+
+def turn(*parts: Any, tokens: int = 10) -> ScriptedTurn:
+    return ScriptedTurn(*parts, usage=Usage(input_tokens=tokens, output_tokens=1))
+
+
+@tool(effect="read")
+async def look(at: str) -> str:
+    """Look."""
+    return f"{at} seen"
+
+
+def test_a_nested_run_is_under_the_call_that_made_it_and_counts_its_own_tokens() -> None:
+    telemetry = InMemoryTelemetry(metric_identity="user")
+    inner = Agent("In.", model=ScriptedModel([turn("inner", tokens=7)]), name="inner")
+    outer = Agent(
+        "Out.",
+        model=ScriptedModel(
+            [turn(ToolCall("ask_inner", {"input": "x"}), tokens=10), turn("done", tokens=20)]
+        ),
+        tools=[inner.as_tool(name="ask_inner", description="Ask.")],
+        budget=StandardBudget(BudgetConfig(max_cost_usd=1), prices=PRICES),
+        telemetry=telemetry,
+        name="outer",
+    )
+    result = asyncio.run(outer.run("Go", **ALICE))
+    spans = {span.key: span for span in telemetry.spans}
+    root = next(span for span in spans.values() if span.name == "invoke_agent inner")
+    assert spans[root.parent].name == "execute_tool ask_inner"
+    assert spans[spans[root.parent].parent].name == "invoke_agent outer"
+    assert root.attributes[names.ROOT_RUN] == result.run_id
+    assert sum([span.attributes.get(names.INPUT_TOKENS, 0) for span in spans.values()]) == 37  # type: ignore[misc]
+    assert telemetry.sum(names.TOKENS_INPUT) == 37
+    assert telemetry.sum(names.TOKENS_INPUT, {names.AGENT: "inner", "user_id": "alice"}) == 7
+    assert result.charged is not None
+    assert telemetry.sum(names.COST_USD) == pytest.approx((result.charged.cost or 0) / 1e9, abs=1e-12)
+    assert all([span.attributes["user_id"] == "alice" for span in spans.values()])
+    assert handoff
+
+
+def test_what_is_not_attempted_has_no_span() -> None:
+    telemetry = InMemoryTelemetry(metric_prefix="loom")
+    script = [turn(ToolCall("look", {"at": 5, "no": 1})), turn(ToolCall("unknown", {})), turn("done")]
+    agent = Agent("Be brief.", model=ScriptedModel(script), tools=[look], telemetry=telemetry)
+    asyncio.run(agent.run("Go", **ALICE))
+    assert Counter(span.operation for span in telemetry.spans) == {"chat": 3, "invoke_agent": 1}
+    assert telemetry.sum("loom.tokens.input") == 30
+    assert telemetry.sum(names.TOKEN_USAGE, {names.TOKEN_TYPE: "input"}) == 30, "conventions keep their names"
