@@ -198,6 +198,7 @@ class _Status(Onlooker):
         super().__init__(sight)
         self._of = of
         self._line = Line(of)
+        self._line.about = self._about
         self._names = Names(sight.past)
         self._open: dict[str, None] = {}
         self._resting = False
@@ -219,7 +220,8 @@ class _Status(Onlooker):
             self._tell(text, self._resting)
 
     def over(self, error: BaseException | None) -> None:
-        if not self._resting and self._line.about is not None:
+        known = self._line.about is not None
+        if error is not None and known and not self._resting:  # without one, it goes on elsewhere
             self._tell(self._of.phases["interrupted"], True)
 
     def _tell(self, text: str, urgent: bool) -> None:

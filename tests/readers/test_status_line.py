@@ -32,7 +32,7 @@ from shipworthy.domain.events import (
     ToolReturned,
 )
 from shipworthy.domain.messages import Text
-from shipworthy.errors import ConfigurationError, InvalidHook
+from shipworthy.errors import ConfigurationError, InvalidHook, StoreUnavailable
 from shipworthy.rules.learning import SUFFIX as LEARNER
 from tests.readers.world import ALICE, SCRIPT, SECRET, Hanging, bot, refund, run, sight
 
@@ -56,7 +56,7 @@ def said(*commits: list[Any], every: float = 0, over: bool = False, **options: A
         sitting.saw(events)
         assert line.delivery.flush_sync()
     if over:
-        sitting.over(None)
+        sitting.over(StoreUnavailable("gone"))
         assert line.delivery.flush_sync()
     return told
 
@@ -140,8 +140,16 @@ def test_a_paused_run_that_goes_on_says_so(answer: Any) -> None:
     asyncio.run(go())
 
 
-def test_a_run_that_is_left_says_so() -> None:
+def test_a_run_that_is_left_says_so_and_one_that_goes_on_elsewhere_does_not() -> None:
     assert said([STARTED], over=True) == ["Thinking…", "Interrupted"]
+    told: list[str] = []
+    line = StatusLine(told.append, every=0)
+    sitting = line.sitting(sight())
+    sitting.saw([STARTED])
+    sitting.over(None)
+    line.sitting(sight()).over(StoreUnavailable("before anything happened"))
+    assert line.delivery.flush_sync()
+    assert told == ["Thinking…"]
 
 
 def test_a_run_that_its_agent_leaves_says_so_and_one_that_learns_says_nothing() -> None:
