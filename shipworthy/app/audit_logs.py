@@ -18,6 +18,7 @@ Given = str | os.PathLike[str] | EpochKeys | Sequence[str | os.PathLike[str] | E
 """A secret, a SealedKey or the Path of its file, or several of them, newest first: the first one is used, and may take
 over from the others."""
 LONGEST_NAME = 200
+NAME = "audit"
 _SMALLEST = 4096
 
 
@@ -67,8 +68,8 @@ class SqliteAuditLog(KeptLog):
 
     In the file of the agent's runtime its entries land in the journal's own commits, and cost no sync; in another one
     they are durable before what they tell of. `secret`: a text of at least 16 characters, a SealedKey, or several,
-    newest first. `name`: what anchors know the log by; a file may have several. `durability` and `busy_timeout`
-    (seconds): as in SqliteRuntime.
+    newest first. `name`: what anchors know the log by, by default the sealed key's, or "audit"; a file may have several
+    logs. `durability` and `busy_timeout` (seconds): as in SqliteRuntime.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class SqliteAuditLog(KeptLog):
         path: str | os.PathLike[str],
         *,
         secret: Given,
-        name: str = "audit",
+        name: str | None = None,
         anchors: Sequence[Anchor] = (),
         durability: Literal["power", "process"] = "power",
         busy_timeout: float = 5.0,
@@ -84,7 +85,8 @@ class SqliteAuditLog(KeptLog):
         from shipworthy.adapters.sqlite.audit_log import SqliteAudits
 
         database = SqliteAudits(_path(path), durability=durability, busy_timeout=busy_timeout)
-        super().__init__(database, name=_name(name), keys=keys_of(secret), anchors=_anchors(anchors))
+        keys = keys_of(secret)
+        super().__init__(database, name=_name(name, keys), keys=keys, anchors=_anchors(anchors))
 
 
 class PostgresAuditLog(KeptLog):
@@ -100,22 +102,23 @@ class PostgresAuditLog(KeptLog):
         dsn: str,
         *,
         secret: Given,
-        name: str = "audit",
+        name: str | None = None,
         anchors: Sequence[Anchor] = (),
         patience: float = 5.0,
     ) -> None:
         database = _postgres(dsn, patience)
-        super().__init__(database, name=_name(name), keys=keys_of(secret), anchors=_anchors(anchors))
+        keys = keys_of(secret)
+        super().__init__(database, name=_name(name, keys), keys=keys, anchors=_anchors(anchors))
 
 
-def copy_in_sqlite(path: str | os.PathLike[str], name: str = "audit") -> Copy:
+def copy_in_sqlite(path: str | os.PathLike[str], name: str = NAME) -> Copy:
     """A log in an SQLite file, to be read without any secret."""
     from shipworthy.adapters.sqlite.audit_log import SqliteAudits
 
     return Copy(SqliteAudits(_path(path)), _name(name))
 
 
-def copy_in_postgres(dsn: str, name: str = "audit") -> Copy:
+def copy_in_postgres(dsn: str, name: str = NAME) -> Copy:
     """A log in a PostgreSQL database, to be read without any secret."""
     return Copy(_postgres(dsn, 5.0), _name(name))
 
@@ -156,7 +159,10 @@ def _path(path: str | os.PathLike[str], example: str = "bot.db") -> str:
     return os.fspath(path)
 
 
-def _name(name: str) -> str:
+def _name(name: str | None, keys: tuple[EpochKeys, ...] = ()) -> str:
+    """What the log is called: if nobody says, as its sealed key does."""
+    if name is None:
+        name = next((sealed for key in keys if (sealed := getattr(key, "name", ""))), NAME)
     if not isinstance(name, str) or not name.isprintable() or not 1 <= len(name) <= LONGEST_NAME:
         raise ConfigurationError(
             f"{name!r} is no name of an audit log.",

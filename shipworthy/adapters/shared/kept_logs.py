@@ -157,6 +157,16 @@ class KeptLog(Copy):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} at {self.place}>"
 
+    @property
+    def unanchored(self) -> int:
+        """Entries that the anchor which is most behind has no checkpoint of."""
+        return 0 if self.notary is None else self.notary.unanchored
+
+    @property
+    def anchor_failures(self) -> int:
+        """How often an anchor could not be asked, or did not take a checkpoint."""
+        return 0 if self.notary is None else self.notary.anchor_failures
+
     # the port
 
     async def open(self) -> None:
