@@ -1,0 +1,273 @@
+"""An audit log in a database that was meddled with takes nothing more; what a server's role may not do to it; and
+answers that were lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import apsw
+import psycopg
+import pytest
+from psycopg import errors
+
+import shipworthy.adapters.postgres.audit as on_postgres
+import shipworthy.adapters.postgres.writer as writer
+import shipworthy.adapters.shared.chaining as chaining
+from shipworthy.adapters.anchors.file import FileAnchor
+from shipworthy.app.audit_logs import SqliteAuditLog, copy_in_sqlite
+from shipworthy.domain.audit import Standing
+from shipworthy.errors import AuditDamaged, AuditUnavailable
+from shipworthy.rules.audit.keys import Secret
+from shipworthy.rules.audit.verifying import Verifier
+from shipworthy.testing.contracts.audit import SECRET, said
+from shipworthy.testing.contracts.audit_joined import begun, entered, told
+from shipworthy.testing.contracts.store.workers import answer, seqs
+from tests.audit.test_contract import Kept, OnPostgres, Sqlite
+from tests.servers.postgres import Postgres
+from tests.servers.proxy import Proxy
+
+Meddle = Callable[[str], None]
+"""Executes SQL: {log} is the log's key, {last} says which entry is its last."""
+
+DAMAGES = {
+    "its last entry is gone": "DELETE FROM audit_entries WHERE {last}",
+    "all entries are gone": "DELETE FROM audit_entries",
+    "its last entry was edited": "UPDATE audit_entries SET line = {edited} WHERE {last}",
+    "its seal is another": "UPDATE audit_logs SET seal = {zeros}",
+    "it cannot be read where it stands": "UPDATE audit_logs SET standing = {zeros}",
+    "it was put back": "UPDATE audit_logs SET standing = {old}",
+    "the log is gone": "DELETE FROM audit_logs",
+}
+
+
+@pytest.fixture(scope="module")
+def dsn(postgres: Postgres) -> Iterator[str]:
+    made = postgres.fresh_database()
+    yield made
+    postgres.drop_database(made)
+
+
+class MeddledSqlite(Sqlite):
+    """`meddle` executes a damage, `edit` edits a run's journal."""
+
+    def meddle(self, damage: str, old: bytes) -> None:
+        said = damage.format(
+            last="id = (SELECT max(id) FROM audit_entries)",
+            edited="""CAST(replace(CAST(line AS TEXT), '"at":', '"at":1') AS BLOB)""",
+            zeros="zeroblob(32)",
+            old=f"x'{old.hex()}'",
+        )
+        self.execute(said)
+
+    def edit_journal(self) -> None:
+        self.execute("UPDATE journal SET events = CAST(replace(CAST(events AS TEXT), 'Go.', 'No.') AS BLOB)")
+
+    def execute(self, query: str) -> None:
+        connection = apsw.Connection(str(self.path))
+        connection.set_busy_timeout(5000)
+        connection.execute(query)
+        connection.close()
+
+
+class MeddledPostgres(OnPostgres):
+    """The same, by the server's superuser."""
+
+    def meddle(self, damage: str, old: bytes) -> None:
+        log = f"(SELECT key FROM audit_logs WHERE name = '{self.name}')"
+        said = damage.format(
+            last=f"seq = (SELECT max(seq) FROM audit_entries WHERE log = {log})",
+            edited="""convert_to(replace(convert_from(line, 'utf8'), '"at":', '"at":1'), 'utf8')""",
+            zeros="'\\x00'",
+            old=f"'\\x{old.hex()}'",
+        )
+        if "FROM audit_entries" in damage or "UPDATE audit_entries" in damage:
+            self.execute(said + (" AND " if "WHERE" in damage else " WHERE ") + f"log = {log}")
+        else:
+            self.execute(f"{said} WHERE name = '{self.name}'")
+
+    def edit_journal(self) -> None:
+        self.execute(
+            f"""UPDATE journal SET events = convert_to(replace(convert_from(events, 'utf8'), 'Go.', 'No.'), 'utf8')
+            WHERE tenant = '{self.scope.tenant}'"""
+        )
+
+    def execute(self, query: str) -> None:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            connection.execute("SET search_path = shipworthy")
+            connection.execute(query.encode())
+
+
+def do(logs: Kept, law: Callable[[], object]) -> None:
+    async def run() -> None:
+        try:
+            await law()  # type: ignore[misc]
+        finally:
+            await logs.close()
+
+    asyncio.run(run())
+
+
+def takes_nothing_more(logs: MeddledSqlite | MeddledPostgres, name: str) -> None:
+    """A commit is refused, and so is an append, and a process that opens the log."""
+
+    async def law() -> None:
+        store, log = await logs.store(), await logs.new()
+        old = logs.copy.kept()
+        assert old is not None
+        fence = await begun(logs, log, store, "r")
+        logs.meddle(DAMAGES[name], old.standing)
+        with pytest.raises(AuditDamaged):
+            await store.commit(fence, told(logs, log, "r", answer(3)))
+        with pytest.raises(AuditDamaged):
+            await log.append([said("more")])
+        assert await seqs(store, logs.scope, "r") == [1, 2]
+        await store.commit(fence, answer(3))  # without entries it is none of its business
+        if name != "the log is gone":  # nobody tells a new process of that, but an anchor
+            with pytest.raises(AuditDamaged):
+                await logs.new()
+
+    do(logs, law)
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_log_in_sqlite_that_was_meddled_with_takes_nothing_more(name: str, tmp_path: Path) -> None:
+    takes_nothing_more(MeddledSqlite(tmp_path / "bot.db"), name)
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_log_on_postgres_that_was_meddled_with_takes_nothing_more(name: str, dsn: str) -> None:
+    takes_nothing_more(MeddledPostgres(dsn), name)
+
+
+def test_a_store_that_does_not_look_at_the_seal_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlooked(kept: chaining.Kept, keys: object, name: str) -> Standing:
+        return chaining.standing_of(kept, name)
+
+    monkeypatch.setattr(chaining, "sound", unlooked)
+    for name in ("its seal is another", "its last entry was edited"):
+        with pytest.raises(pytest.fail.Exception):
+            takes_nothing_more(MeddledSqlite(tmp_path / name), name)
+
+
+def test_an_event_that_was_edited_in_the_journal_fits_its_digest_no_more(tmp_path: Path, dsn: str) -> None:
+    for logs in (MeddledSqlite(tmp_path / "bot.db"), MeddledPostgres(dsn)):
+
+        async def law(logs: MeddledSqlite | MeddledPostgres = logs) -> None:
+            store, log = await logs.store(), await logs.new()
+            await begun(logs, log, store, "r")
+            logs.edit_journal()
+            verifier = Verifier([Secret(SECRET)], seals=logs.seals())
+            for line in logs.lines():
+                verifier.feed(line)
+            report = verifier.report()
+            assert (report.verdict, report.bodies.edited, report.bodies.fit) == ("body_edited", 1, 1)
+
+        do(logs, law)
+
+
+def test_a_log_that_an_anchor_knows_is_not_begun_anew(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        logs = MeddledSqlite(tmp_path / "a.db")
+        anchored = {"secret": SECRET, "anchors": [FileAnchor(tmp_path / "anchor")]}
+        log = SqliteAuditLog(logs.path, **anchored)  # type: ignore[arg-type]
+        await log.open()
+        await log.append([said("one")])
+        await log.close()
+        assert log.unanchored == log.anchor_failures == 0
+        logs.meddle(DAMAGES["the log is gone"], b"")
+        with pytest.raises(AuditDamaged, match="is gone"):
+            await SqliteAuditLog(logs.path, **anchored).open()  # type: ignore[arg-type]
+
+    asyncio.run(scenario())
+
+
+def test_a_copy_makes_no_file_and_says_that_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(AuditUnavailable, match="no file"):
+        list(copy_in_sqlite(tmp_path / "none.db").lines())
+    apsw.Connection(str(tmp_path / "other.db")).execute("CREATE TABLE t (x)")
+    with pytest.raises(AuditUnavailable, match="no audit logs"):
+        copy_in_sqlite(tmp_path / "other.db").seal()
+    assert not (tmp_path / "none.db").exists()
+
+
+# PostgreSQL
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "UPDATE audit_entries SET line = '\\x00'",
+        "DELETE FROM audit_entries",
+        "UPDATE audit_entries SET seq = seq + 1",
+        "UPDATE audit_checkpoints SET line = '\\x00'",
+        "DELETE FROM audit_checkpoints",
+        "DELETE FROM audit_logs",
+        "TRUNCATE audit_entries",
+    ],
+)
+def test_the_stores_role_may_neither_change_nor_drop_an_entry(query: str, dsn: str) -> None:
+    logs = OnPostgres(dsn)
+
+    async def law() -> None:
+        await logs.new()
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute("SET search_path = shipworthy; SET ROLE shipworthy_app")
+            assert connection.execute("SELECT FROM audit_logs").fetchall() == []  # unless it says so
+            connection.execute("SET shipworthy.audit = 'on'")
+            assert connection.execute("SELECT FROM audit_logs").fetchall() != []
+            with pytest.raises(errors.InsufficientPrivilege):
+                connection.execute(query.encode())
+
+    do(logs, law)
+
+
+@pytest.fixture(scope="module")
+def proxy(dsn: str) -> Iterator[Proxy]:
+    with Proxy(int(dsn.rpartition(":")[2].partition("/")[0])) as made:
+        yield made
+
+
+def lost_answers(dsn: str, proxy: Proxy) -> None:
+    """The answer to a commit, to a run's begin and to an append is lost: what was done is not done again."""
+    logs = OnPostgres(proxy.dsn(dsn))
+
+    async def law() -> None:
+        store, log = await logs.store(), await logs.new()
+        struck = proxy.struck
+        proxy.fault(b"COMMIT", "lose the answer")
+        fence = await begun(logs, log, store, "r")
+        proxy.fault(b"COMMIT", "lose the answer")
+        await store.commit(fence, told(logs, log, "r", answer(3)))
+        proxy.fault(b'"mac":"', "lose the request")
+        await store.commit(fence, told(logs, log, "r", answer(4)))
+        proxy.fault(b"COMMIT", "lose the answer")
+        await log.append([said("5", b"{}"), said("6")])
+        assert proxy.struck == struck + 4
+        assert entered(logs, "r") == [1, 2, 3, 4]
+        assert logs.actions()[4:] == ["5", "6"]
+        assert logs.verified().entries == 7
+
+    do(logs, law)
+
+
+def test_what_was_done_though_its_answer_was_lost_is_not_entered_again(dsn: str, proxy: Proxy) -> None:
+    lost_answers(dsn, proxy)
+
+
+def test_who_enters_again_what_was_done_is_caught(
+    dsn: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carried = writer._carried
+
+    def carrying(batches: object, rows: list[tuple[object, ...]]) -> object:
+        return carried(batches, [(nth, "landed", *more) for nth, _, *more in rows])  # type: ignore[arg-type]
+
+    for module, name, broken in ((writer, "_carried", carrying), (on_postgres, "has", lambda *_: False)):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, broken)
+            with pytest.raises(AssertionError):
+                lost_answers(dsn, proxy)
