@@ -43,6 +43,7 @@ class FileLog:
         self._reader = Reader(self.path)
         self._guard = threading.Lock()
         self._lane: Appender | None = None
+        self._newest: Appender | None = None
         self._notary: Notary | None = None
         self._forks = forks()
 
@@ -109,18 +110,16 @@ class FileLog:
                 return
             self._forks = forks()
             notary = Notary(self, self._anchors)
-            lane = Appender(self._files, lambda: self._tells(notary), notary.made)
+            lane = self._newest = Appender(self._files, lambda: self._tells(notary), notary.made)
             try:
                 lane.do(lambda _: None)
-                self._lane = lane
                 notary.check()
             except BaseException:
-                self._lane = None
                 notary.close()
                 lane.end()
                 raise
-            self._notary = notary
             lane.start()
+            self._lane, self._notary = lane, notary
 
     def _tells(self, notary: Notary) -> str:
         """What tells of a log, though there is none."""
@@ -152,9 +151,9 @@ class FileLog:
 
     def standing(self) -> tuple[Standing, EpochKeys]:
         """Where the log stood when this process appended last."""
-        assert self._lane is not None
-        assert self._lane.durable is not None
-        return self._lane.durable
+        assert self._newest is not None
+        assert self._newest.durable is not None
+        return self._newest.durable
 
     def lines(self, after: int) -> Iterator[bytes]:
         """The entries' lines from this number on."""
@@ -170,8 +169,8 @@ class FileLog:
 
     def settle(self) -> None:
         """Make the seal durable, and before it what it counts."""
-        assert self._lane is not None
-        self._lane.settle()
+        assert self._newest is not None
+        self._newest.settle()
 
 
 def _writable(part: Part) -> int:

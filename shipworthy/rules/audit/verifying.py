@@ -346,7 +346,7 @@ class Verifier:
         if heads.beyond > due:
             what = f"There are {due} entries, and a checkpoint covers {heads.beyond}."
             return Finding("rolled_back", due, None, what)
-        if not sealed:
+        if not sealed and (due > 1 or self._seals.most):  # one that has only begun may have none yet
             return Finding("unsealed", None, None, "The log has no seal that is right.")
         if heads.unsigned:
             return Finding("checkpoint", None, None, f"Not signed by the log's signer: {heads.unsigned[0]}.")
