@@ -101,6 +101,13 @@ def test_a_seal_that_is_gone_wrong_or_of_another_key_leaves_the_log_unsealed(log
         assert ours(replace(log, seal=wrong)).verdict == "unsealed"
 
 
+def test_a_log_that_has_only_begun_may_have_no_seal_yet(log: Log) -> None:
+    begun = log.having((log.groups or ())[:1], checkpoints=(), anchored=None, seal=None)
+    assert ours(begun).verdict == "ok"
+    assert ours(replace(begun, groups=(log.groups or ())[:2])).verdict == "unsealed"
+    assert ours(replace(begun, anchored=log.anchored)).verdict == "rolled_back"
+
+
 def test_of_two_seals_a_torn_one_is_ignored(log: Log) -> None:
     assert log.seal is not None
     torn = msgspec.structs.replace(log.seal, count=91, seal="0" * 64)

@@ -1,0 +1,268 @@
+"""`shipworthy audit`, on real logs in files and SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shipworthy.adapters.anchors.file import FileAnchor
+from shipworthy.app import cli
+from shipworthy.app.audit_logs import FileAuditLog, SqliteAuditLog
+from shipworthy.app.commands import showing_audit
+from shipworthy.domain.audit import Draft
+
+SECRET = "the secret of the log that is looked at"
+NEXT = "the secret that takes over from that one"
+Invoke = Callable[..., tuple[int, str, str]]
+MIA = ("--by", "mia", "--why", "the first one was in a mail")
+KEY = ("--secret-env", "AUDIT_SECRET")
+SPENT = {"input_tokens": 90, "output_tokens": 7, "cost": 375_000}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AUDIT_SECRET", SECRET)
+    monkeypatch.setenv("NEXT_SECRET", NEXT)
+    return tmp_path
+
+
+@pytest.fixture
+def invoke(capsys: pytest.CaptureFixture[str]) -> Invoke:
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.invoke(arguments)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def ok(invoke: Invoke) -> Callable[..., Any]:
+    def call(*arguments: str) -> Any:
+        code, out, err = invoke(*arguments, "--json")
+        assert (code, err) == (0, ""), (out, err)
+        return json.loads(out)
+
+    return call
+
+
+def drafts(count: int) -> list[Draft]:
+    what = [("run.started", "user:alice", {}), ("tool.attempted", "agent:bot", {"tool": "refund"})]
+    what += [("model.answered", "model:m", SPENT), ("run.ended", "runtime", {"status": "completed"})]
+    return [
+        Draft(
+            action=what[at % 4][0],
+            actor=what[at % 4][1],
+            at=1_700_000_000_000 + at,
+            tenant="acme",
+            user="alice" if at % 8 < 4 else "bob",
+            run=f"r{at // 4}",
+            n=at % 4 + 1,
+            fence=1,
+            facts=what[at % 4][2],
+            body=b'{"said":"%d"}' % at,
+        )
+        for at in range(count)
+    ]
+
+
+def log_of(where: str, **how: Any) -> Any:
+    if where.startswith("sqlite:"):
+        return SqliteAuditLog(where.removeprefix("sqlite:").partition("#")[0], **how)
+    return FileAuditLog(where, **how)
+
+
+def written(where: str, count: int = 24, secret: Any = SECRET, **how: Any) -> None:
+    async def go() -> None:
+        log = log_of(where, secret=secret, **how)
+        await log.open()
+        await log.append(drafts(count))
+        await log.close()
+
+    asyncio.run(go())
+
+
+PLACES = pytest.mark.parametrize("place", ["audit.jsonl", "sqlite:bot.db"])
+
+
+@PLACES
+def test_a_sound_log_is_called_sound_and_its_windows_are_said(place: str, invoke: Invoke, ok: Any) -> None:
+    written(place, anchors=[FileAnchor("anchor")])
+
+    data = ok("audit", "verify", place, *KEY, "--anchor", "anchor")["audit"]
+
+    assert (data["verdict"], data["entries"], data["anchored"]) == ("ok", 25, 25)
+    assert data["bodies"] == {"fit": 24, "erased": 0, "missing": 0, "edited": 0}
+    code, out, err = invoke("audit", "verify", place, *KEY)
+    assert (code, out.splitlines()[0][:14]) == (0, "ok: 25 entries")
+    assert "No anchor was asked" in err
+    assert "not forward-secure" in err
+    assert SECRET not in out + err
+
+
+def test_what_was_done_to_a_log_is_named_with_what_to_do(invoke: Invoke) -> None:
+    written("audit.jsonl", anchors=[FileAnchor("anchor")])
+    text = Path("audit.jsonl").read_bytes()
+    Path("audit.jsonl").write_bytes(text.replace(b'"user":"bob"', b'"user":"eve"', 1))
+
+    code, out, _ = invoke("audit", "verify", "audit.jsonl", *KEY)
+
+    assert code == 1
+    assert out.startswith("edited at entry 5: Line 10, where entry 5 is due, is not authentic.")
+    assert "fix: Keep the files" in out
+    Path("audit.jsonl").unlink()
+    code, out, _ = invoke("audit", "verify", "audit.jsonl", *KEY, "--anchor", "anchor", "--json")
+    assert (code, json.loads(out)["audit"]["verdict"]) == (1, "missing")
+
+
+def test_what_is_not_there_and_never_was_is_a_mistake_and_no_attack(invoke: Invoke) -> None:
+    written("sqlite:bot.db")
+    for place in ("nowhere.jsonl", "sqlite:nowhere.db", "sqlite:bot.db#other"):
+        code, _, err = invoke("audit", "verify", place, *KEY)
+        assert code == 1
+        assert f"There is no audit log at {place.partition('#')[0]}" in err
+    assert not Path("nowhere.db").exists()
+    assert "Its database has: audit" in invoke("audit", "show", "sqlite:bot.db#other")[2]
+
+
+def test_a_secret_comes_from_the_environment_or_a_file_and_is_asked_for(invoke: Invoke, ok: Any) -> None:
+    written("audit.jsonl")
+    Path("secret").write_text(SECRET + "\n")
+
+    assert ok("audit", "verify", "audit.jsonl", "--secret-file", "secret")["audit"]["verdict"] == "ok"
+    assert "Which secret?" in invoke("audit", "verify", "audit.jsonl")[2]
+    assert "has no NO_SUCH" in invoke("audit", "verify", "audit.jsonl", "--secret-env", "NO_SUCH")[2]
+    assert invoke("audit", "verify", "audit.jsonl", "--secret-env", "NEXT_SECRET", "--json")[0] == 1
+    assert invoke("audit", "verify", "audit.jsonl", *KEY, "--expect-log", "00" * 16)[0] == 1
+
+
+@PLACES
+def test_show_has_the_entries_that_are_asked_for(place: str, invoke: Invoke) -> None:
+    written(place)
+
+    def shown(*options: str) -> list[dict[str, Any]]:
+        code, out, _ = invoke("audit", "show", place, "--json", *options)
+        assert code == 0
+        return [json.loads(line) for line in out.splitlines()]
+
+    assert len(shown()) == 25
+    assert {each["entry"]["user"] for each in shown("--tenant", "acme", "--user", "bob")} == {"bob"}
+    assert [each["entry"]["seq"] for each in shown("--action", "run.", "--run-id", "r2")] == [9, 12]
+    assert [each["body"]["said"] for each in shown("--actor", "model:", "--last", "1", "--bodies")] == ["22"]
+    assert shown("--until", "2020-01-01") == []
+    assert len(shown("--since", "2020-01-01", "--holding")) == 25
+    people = invoke("audit", "show", place, "--run-id", "r0", "--bodies")[1]
+    assert "tool.attempted" in people
+    assert '{"said":"1"}' in people
+
+
+def test_sums_are_of_what_holds(invoke: Invoke, ok: Any) -> None:
+    written("audit.jsonl", 22)
+
+    data = ok("audit", "show", "audit.jsonl", "--sums")["sums"]
+
+    assert data["all"]["cost"] == 5 * SPENT["cost"]
+    assert (data["all"]["started"], data["all"]["open"]) == (6, 1)
+    assert data["open_runs"] == [{"tenant": "acme", "run": "r5"}]
+    assert "5 answers" in invoke("audit", "show", "audit.jsonl", "--sums")[1]
+
+
+@PLACES
+def test_follow_shows_what_comes(place: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    written(place, 4)
+    monkeypatch.setattr(showing_audit, "_PAUSE", 0.01)
+    over = threading.Event()
+    how = showing_audit.How(last=1, as_json=True)
+    follower = threading.Thread(
+        target=lambda: showing_audit.follow(place, showing_audit.Wanted(), how, is_over=over.is_set)
+    )
+    follower.start()
+    written(place, 3)
+    out, deadline = "", time.monotonic() + 20
+    while out.count("\n") < 4 and time.monotonic() < deadline:
+        out += capsys.readouterr().out
+    over.set()
+    follower.join()
+
+    assert [json.loads(line)["entry"]["seq"] for line in out.splitlines()] == [4, 5, 6, 7]
+
+
+@PLACES
+def test_an_export_verifies_as_the_log_does(place: str, invoke: Invoke, ok: Any) -> None:
+    written(place)
+
+    data = ok("audit", "export", place, "-o", "copy.jsonl")["exported"]
+
+    assert (data["entries"], data["bodies"], data["checkpoints"]) == (25, 24, 1)
+    here = ok("audit", "verify", place, *KEY)["audit"]
+    there = ok("audit", "verify", "copy.jsonl", *KEY)["audit"]
+    assert here == there
+    assert "is there already" in invoke("audit", "export", place, "-o", "copy.jsonl")[2]
+
+
+@PLACES
+def test_proofs_are_made_and_hold_for_who_knows_the_signer(place: str, invoke: Invoke, ok: Any) -> None:
+    written(place, 10)
+    written(place, 10)
+    [key] = ok("audit", "keys", "show", *KEY, "--log", place)["keys"]
+    for options in (("--entry", "7"), ("--entry", "7", "--checkpoint", "21"), ("--from", "11", "--to", "21")):
+        code, out, _ = invoke("audit", "prove", place, *options)
+        assert code == 0
+        Path("proof").write_text(out)
+        assert ok("audit", "prove", "--check", "proof", "--signer", key["signer"])["proof"]["holds"]
+        code, out, _ = invoke("audit", "prove", "--check", "proof", "--signer", "0" * 64)
+        assert (code, out.partition(":")[0]) == (1, "does not hold")
+    assert "no checkpoint of entry 99" in invoke("audit", "prove", place, "--entry", "99")[2]
+    assert invoke("audit", "prove", place, "--entry", "1", "--from", "1")[0] == 2
+    assert invoke("audit", "prove", "--check", "proof")[0] == 2
+
+
+def test_a_new_secret_is_printed_once_and_is_good(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, err = invoke("audit", "keys", "new")
+    assert code == 0
+    assert "kept nowhere" in err
+    monkeypatch.setenv("AUDIT_SECRET", out.strip())
+    written("audit.jsonl", secret=out.strip())
+    assert invoke("audit", "verify", "audit.jsonl", *KEY)[0] == 0
+    assert invoke("audit", "keys", "new")[1] != out
+
+
+def test_a_sealed_key_makes_a_log_that_is_forward_secure(invoke: Invoke, ok: Any) -> None:
+    made = ok("audit", "keys", "seal", "-o", "writer.key", *KEY, "--name", "bot")["sealed"]
+    written("audit.jsonl", secret=Path("writer.key"), anchors=[FileAnchor("anchor")])
+
+    data = ok("audit", "verify", "audit.jsonl", *KEY, "--anchor", "anchor")["audit"]
+
+    assert (data["forward_secure"], data["log"], data["name"]) == (True, made["log"], "bot")
+    assert data["windows"] == []
+    [shown] = ok("audit", "keys", "show", "writer.key")["keys"]
+    assert (shown["key"], shown["signer"]) == (made["key"], made["signer"])
+    assert SECRET not in invoke("audit", "keys", "show", "writer.key", *KEY)[1]
+
+
+@PLACES
+def test_a_secret_takes_over_from_another(place: str, invoke: Invoke, ok: Any) -> None:
+    written(place)
+
+    done = ok("audit", "keys", "rotate", place, *KEY, "--to-env", "NEXT_SECRET", *MIA)["rotated"]
+    written(place, 4, secret=NEXT)
+
+    both = ("--secret-env", "NEXT_SECRET", *KEY)
+    data = ok("audit", "verify", place, *both)["audit"]
+    assert (data["verdict"], data["entries"], data["keys"][-1]) == ("ok", 31, done["key"])
+    code, out, _ = invoke("audit", "verify", place, *KEY, "--json")
+    assert (code, json.loads(out)["audit"]["verdict"], json.loads(out)["audit"]["entry"]) == (
+        1,
+        "wrong_key",
+        25,
+    )
+    assert "operator:mia" in invoke("audit", "show", place, "--actor", "operator:")[1]
