@@ -43,6 +43,21 @@ def test_a_line_that_a_crash_tore_is_passed_over(tmp_path: Path, kept: int) -> N
     assert list(FileAnchor(path).all("app")) == [first, *whole, last]
 
 
+class GoesOnInTheLine(FileAnchor):
+    """A mutant: it does not look how the file ends."""
+
+    def _append(self, file: int, line: bytes) -> None:
+        self._torn = False
+        super()._append(file, line)
+
+
+def test_an_anchor_that_goes_on_in_a_torn_line_loses_what_it_took(tmp_path: Path) -> None:
+    log, path = Log("app"), tmp_path / "a"
+    path.write_bytes(log.at(128)[:100])
+    log.put(GoesOnInTheLine(path), 192)
+    assert list(FileAnchor(path).all("app")) == []
+
+
 def test_junk_in_the_file_hides_nothing(tmp_path: Path) -> None:
     log, path = Log("app"), tmp_path / "a"
     first = log.put(FileAnchor(path), 64)

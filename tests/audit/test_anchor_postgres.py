@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ import pytest
 
 from shipworthy.adapters.postgres.anchor import PostgresAnchor
 from shipworthy.errors import AnchorError
-from shipworthy.testing.contracts.anchors import Log
+from shipworthy.testing.contracts.anchors import LAWS, Anchors, Log, check, name
 from tests.servers.postgres import a_database
 
 
@@ -85,7 +86,7 @@ def test_a_role_that_could_take_back_is_refused(databases: tuple[str, str]) -> N
     """A superuser's, the owner's, one that may do more than add."""
     log = Log("two")
     with pytest.raises(AnchorError, match="keeps nothing from this role, which is a superuser's") as raised:
-        log.put(PostgresAnchor(databases[0]), 64)
+        put(log, databases[0])
     assert "GRANT shipworthy_anchor" in raised.value.fix
     with psycopg.connect(databases[0], autocommit=True) as owner:
         for more, less, what in (
@@ -104,11 +105,43 @@ def test_a_role_that_could_take_back_is_refused(databases: tuple[str, str]) -> N
             role = databases[1].partition("://")[2].partition(":")[0]
             owner.execute(more.format(role).encode())
             with pytest.raises(AnchorError, match=what):
-                log.put(PostgresAnchor(databases[1]), 64)
+                put(log, databases[1])
             owner.execute(less.format(role).encode())
-    anchor = PostgresAnchor(databases[1])
-    log.put(anchor, 64)
+    put(log, databases[1])
+
+
+def put(log: Log, dsn: str) -> None:
+    with contextlib.closing(PostgresAnchor(dsn)) as anchor:
+        log.put(anchor, 64)
+
+
+def test_whoever_may_select_can_read(databases: tuple[str, str]) -> None:
+    """A verifier's login need not be a writer's."""
+    log = Log("read")
+    put(log, databases[1])
+    with contextlib.closing(PostgresAnchor(databases[0])) as anchor:
+        assert list(anchor.newest("read")) == list(anchor.all("read")) == [log.at(64)]
+
+
+@pytest.mark.parametrize("caught", ["a_shorter_one_is_refused", "the_same_again_does_nothing"])
+def test_the_laws_catch_a_table_without_its_trigger(database: str, caught: str) -> None:
+    """A mutant; the owner's anchor does not look at the triggers."""
+    anchor = PostgresAnchor(database, create=True)
+    anchor.prepare()
+    with psycopg.connect(database, autocommit=True) as owner:
+        owner.execute("DROP TRIGGER keep ON shipworthy_anchor.checkpoints")
+    with pytest.raises((AssertionError, AnchorError)):
+        check({name(law): law for law in LAWS}[caught], Owners(anchor))
     anchor.close()
+
+
+class Owners(Anchors):
+    def __init__(self, anchor: PostgresAnchor) -> None:
+        super().__init__()
+        self._anchor = anchor
+
+    def make(self) -> PostgresAnchor:
+        return self._anchor
 
 
 def test_what_is_not_there_or_not_allowed_is_told_without_a_password(database: str) -> None:

@@ -85,7 +85,13 @@ def _start(folder: Path) -> dict[str, str]:
     port = ports["s3.port"]
     command = [str(session.binary(PACKAGE, PROGRAM)), "-logtostderr=true", "mini"]
     command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}", f"-s3.config={identities}"]
-    command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false"]
+    command += [
+        "-s3.autoCreateBucket=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-webdav=false",
+        "-admin.ui=false",
+    ]
     command += ["-master.telemetry=false", *[f"-{option}={port}" for option, port in ports.items()]]
     kept = Kept(folder, command, number=signal.SIGKILL)
     kept.until(lambda: _answers(port))

@@ -104,7 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             head, is_new = self.server.witness.keep(name, body)
         except AnchorError as error:
-            _log.warning("refused from %s: %s", self.client_address[0], error)
+            level = logging.INFO if isinstance(error, NoCheckpoint) else logging.WARNING
+            _log.log(level, "refused from %s: %s", self.client_address[0], error)
             self._say(_status(error), str(error))
         except Exception:
             _log.exception("a request failed")

@@ -54,9 +54,9 @@ _GRANT = (
 class PostgresAnchor:
     """Checkpoints in a table that its writers can neither change nor empty, in a database that is not the log's.
 
-    *dsn* is that of a role that is a member of `shipworthy_anchor` and no more than that: any other is refused.
-    *create* is for the owner, who makes the table, and could also drop it: for setting up, and for trying out.
-    *timeout*: seconds for which the server is waited for.
+    *dsn* is that of a role that is a member of `shipworthy_anchor` and no more than that: any other is given nothing to
+    keep, though whoever may SELECT can read. *create* is for the owner, who makes the table and could also drop it:
+    for setting up, and for trying out. *timeout*: seconds for which the server is waited for.
     """
 
     def __init__(self, dsn: str, *, create: bool = False, timeout: float = 5.0) -> None:
@@ -67,6 +67,8 @@ class PostgresAnchor:
         self._timeout = timeout
         self._lock = threading.Lock()
         self._session: Connection | None = None
+        self._is_sound = False
+        """Whether the session's role can take nothing back."""
 
     @property
     def where(self) -> str:
@@ -81,7 +83,13 @@ class PostgresAnchor:
         """Keep this checkpoint: committed, and synced, when it returns."""
         head = checked(self.where, name, log, entries, line)
         row = (escaped(name), log, entries, head.root, line)
-        self._do(lambda session: session.execute(_PUT, row), head)
+        self._do(partial(self._kept, row=row), head)
+
+    def _kept(self, session: Connection, row: tuple[str, str, int, str, bytes]) -> None:
+        if not (self._create or self._is_sound):
+            self._check_role(session)
+            self._is_sound = True
+        session.execute(_PUT, row)
 
     def newest(self, name: str) -> Sequence[bytes]:
         """Of each log under this name, the checkpoint of the most entries."""
@@ -140,10 +148,10 @@ class PostgresAnchor:
     def _leave(self) -> None:
         if self._session is not None:
             self._session.close()
-            self._session = None
+            self._session, self._is_sound = None, False
 
     def _check(self, session: Connection) -> None:
-        """Refuse what would make the promise hollow. Raises AnchorError."""
+        """Raises AnchorError where nothing is kept, or nothing that lasts."""
         if not session.execute(_THERE).fetchall():
             raise AnchorError(f"{self.where} has no table for checkpoints.", fix=_GRANT)
         if session.execute(_UNSYNCED).fetchall():
@@ -151,7 +159,10 @@ class PostgresAnchor:
                 f"{self.where} runs with fsync off: what it acknowledges does not survive power loss.",
                 fix="Set fsync = on.",
             )
-        [(hollow,)] = [(None,)] if self._create else session.execute(_HOLLOW.encode()).fetchall()
+
+    def _check_role(self, session: Connection) -> None:
+        """Refuse what would make the promise hollow. Raises AnchorError."""
+        [(hollow,)] = session.execute(_HOLLOW.encode()).fetchall()
         if hollow is not None:
             raise AnchorError(f"{self.where} keeps nothing from this role, which {hollow}.", fix=_GRANT)
 
