@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from shipworthy.app.cli_approvals import approvals
+from shipworthy.app.cli_audit import audit
 from shipworthy.app.cli_budget import budget
 from shipworthy.app.cli_memory import memory
 from shipworthy.app.cli_policy import policy
@@ -37,6 +38,7 @@ app.add_typer(approvals, name="approvals", epilog=_EXIT_CODES)
 app.add_typer(budget, name="budget", epilog=_EXIT_CODES)
 app.add_typer(memory, name="memory", epilog=_EXIT_CODES)
 app.add_typer(policy, name="policy", epilog=_EXIT_CODES)
+app.add_typer(audit, name="audit", epilog=_EXIT_CODES)
 
 Target = Annotated[
     str,

@@ -27,6 +27,7 @@ except ImportError as error:
 
 _THREADS = 16
 _DIGITS = 20
+_PAGE = 1000
 _AGAIN = 5
 """How often one is written that another one is being written beside."""
 _ADDRESS = "Pass region= and, for another server than AWS', endpoint_url=https://host:port."
@@ -179,9 +180,11 @@ class ObjectAnchor:
                 return found
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def _page(self, folder: str, after: int, most: int = 1000) -> tuple[list[int], bool]:
+    def _page(self, folder: str, after: int, most: int = 0) -> tuple[list[int], bool]:
         """Of how many entries the next checkpoints are, and whether there are more."""
-        page = self._asked("list_objects_v2", Prefix=folder, StartAfter=_key(folder, after), MaxKeys=most)
+        page = self._asked(
+            "list_objects_v2", Prefix=folder, StartAfter=_key(folder, after), MaxKeys=most or _PAGE
+        )
         counts = []
         for each in page.get("Contents", ()):
             entries = _entries(each["Key"], folder)
