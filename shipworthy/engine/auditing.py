@@ -83,6 +83,10 @@ async def _outlasting(log: AuditLog, drafts: Sequence[Draft]) -> None:
         task.cancel()
 
 
+_holders: dict[int, set[int]] = {}
+"""Which runtimes' logs hold one open, by their ids: it is closed by the last of them."""
+
+
 class Logs:
     """The audit logs of a runtime's agents, by the agents' names."""
 
@@ -105,7 +109,13 @@ class Logs:
     async def opened(self, log: AuditLog) -> AuditLog:
         """*log*, ready. Raises AuditError."""
         if log not in self._open:
-            await log.open()
+            holders = _holders.setdefault(id(log), set())
+            holders.add(id(self))
+            try:
+                await log.open()
+            except BaseException:
+                holders.discard(id(self))
+                raise
             if log not in self._open:
                 self._open.append(log)
         return log
@@ -128,10 +138,14 @@ class Logs:
         await self.note("person.erased", scope, "operator", runs=runs)
 
     async def close(self) -> None:
-        """Close those that were opened here."""
+        """Close those that were opened here, and that no other runtime has open."""
         opened, self._open = self._open, []
         for log in opened:
-            await log.close()
+            holders = _holders.get(id(log), set())
+            holders.discard(id(self))
+            if not holders:
+                _holders.pop(id(log), None)
+                await log.close()
 
 
 def _is_of(scope: Scope, entry: Entry) -> bool:
