@@ -61,8 +61,9 @@ _LACKING = f"""SELECT c.relname FROM pg_class AS c, unnest(ARRAY['SELECT', 'INSE
 WHERE c.relnamespace = 'shipworthy'::regnamespace AND c.relkind = 'r' AND NOT has_table_privilege(c.oid, p)
 AND (c.relname IN {_WRITTEN} OR c.relname = 'meta' AND p = 'SELECT' OR c.relname = 'signing_keys' AND p <> 'DELETE'
   OR c.relname IN {_AUDIT} AND p IN ('SELECT', 'INSERT') OR c.relname = 'audit_logs' AND p = 'UPDATE')
-UNION SELECT 'audit_entries' WHERE NOT has_column_privilege('audit_entries', 'salt', 'UPDATE')
-OR NOT has_column_privilege('audit_entries', 'body', 'UPDATE')
+UNION SELECT c.relname FROM pg_class AS c, unnest(ARRAY['salt', 'body']) AS a
+WHERE c.relnamespace = 'shipworthy'::regnamespace AND c.relname = 'audit_entries'
+AND NOT has_column_privilege(c.oid, a, 'UPDATE')
 UNION SELECT 'the schema' WHERE NOT has_schema_privilege('shipworthy', 'USAGE')
 UNION SELECT proname FROM pg_proc
 WHERE pronamespace = 'shipworthy'::regnamespace AND NOT has_function_privilege(oid, 'EXECUTE')"""

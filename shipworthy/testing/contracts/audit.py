@@ -94,8 +94,10 @@ class Logs:
 
     async def close(self) -> None:
         """Close all that was made."""
-        for each in (*self._made, *self._stores):
-            await each.close()
+        for log in self._made:
+            await log.close()
+        for store in self._stores:
+            await store.close()
 
     # what is there
 
@@ -211,9 +213,9 @@ async def nothing_comes_between_the_drafts_of_one_append(logs: Logs) -> None:
     for at in range(0, 96, 3):
         task, turn, _ = found[at].split()
         assert found[at : at + 3] == [f"{task} {turn} {part}" for part in range(3)]
-    for task in range(8):
-        mine = [each for each in found if each.startswith(f"{task} ")]
-        assert mine == [f"{task} {turn} {part}" for turn in range(4) for part in range(3)]
+    for mine in range(8):
+        of_one = [each for each in found if each.startswith(f"{mine} ")]
+        assert of_one == [f"{mine} {turn} {part}" for turn in range(4) for part in range(3)]
     assert logs.verified().entries == 97
 
 
