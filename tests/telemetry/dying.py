@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
@@ -77,6 +78,8 @@ def telemetry(folder: Path, *, stable: bool, most: int = sys.maxsize) -> OTelTel
     ids = {"id_generator": StableIds()} if stable else {}
     provider = TracerProvider(shutdown_on_exit=False, **ids)  # type: ignore[arg-type]
     provider.add_span_processor(SimpleSpanProcessor(ToFile(folder / "spans.jsonl", most)))
+    if url := os.environ.get("OTLP_TRACES"):
+        provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(url)))
     return OTelTelemetry(provider, MeterProvider(shutdown_on_exit=False))
 
 

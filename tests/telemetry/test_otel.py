@@ -182,15 +182,22 @@ def test_a_failed_call_has_an_error_and_says_nothing_of_what_was_said() -> None:
     assert "4711" not in failed.to_json()
 
 
-def test_ids_follow_from_the_run_and_others_are_random() -> None:
-    first, second = Seen(id_generator=StableIds()), Seen(id_generator=StableIds())
-    for seen in (first, second):
-        run(seen.agent(), run_id="r")
-    ids = [{name: span.context.span_id for name, span in seen.spans.items()} for seen in (first, second)]
-    for name in ("chat scripted", "execute_tool look", "execute_tool peer"):
-        assert ids[0][name] == ids[1][name]
-    assert ids[0]["invoke_agent scout"] != ids[1]["invoke_agent scout"], "it is pinned in the journal"
-    tracer = first.provider.get_tracer("another")
+def test_ids_follow_from_the_run_and_its_trace_and_others_are_random() -> None:
+    def ids_of(trace: str, run_id: str) -> dict[str, int]:
+        seen = Seen(id_generator=StableIds())
+        token = contexts.attach(propagate.extract({"traceparent": trace}))
+        try:
+            run(seen.agent(), run_id=run_id)
+        finally:
+            contexts.detach(token)
+        return {name: span.context.span_id for name, span in seen.spans.items() if "agent" not in name}
+
+    first = ids_of(CALLER, "r")
+    assert len(first) == 3
+    assert ids_of(CALLER, "r") == first
+    for others in (ids_of(CALLER, "r2"), ids_of(CALLER.replace("0123", "4567"), "r")):
+        assert not set(others.values()) & set(first.values())
+    tracer = TracerProvider(id_generator=StableIds(), shutdown_on_exit=False).get_tracer("another")  # type: ignore[arg-type]
     assert len({tracer.start_span("x").get_span_context().span_id for _ in range(9)}) == 9
 
 

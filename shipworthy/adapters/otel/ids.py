@@ -35,9 +35,9 @@ class StableIds:
         return True
 
 
-def span_id(key: str) -> int:
-    """The id of the span of this key."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") or 1
+def span_id(trace: int, key: str) -> int:
+    """The id of the span of this key in this trace; a run of the same id in another store has other traces."""
+    return int.from_bytes(hashlib.sha256(f"{trace:032x}{key}".encode()).digest()[:8], "big") or 1
 
 
 def _random(size: int) -> int:

@@ -125,7 +125,7 @@ class OTelTelemetry(Telemetry):
         """Begin a span, at *at* milliseconds since the Unix epoch."""
         if self.ids is None or not key:
             return self.tracer.start_span(name, context, kind, attributes, start_time=at * _MS)
-        self.ids.give(span_id(key))
+        self.ids.give(span_id(trace_api.get_current_span(context).get_span_context().trace_id, key))
         try:
             return self.tracer.start_span(name, context, kind, attributes, start_time=at * _MS)
         finally:
