@@ -177,8 +177,12 @@ def prove(
         Path | None, typer.Option("--check", metavar="FILE", help="Check this proof instead.")
     ] = None,
     signer: Annotated[
-        str | None,
-        typer.Option("--signer", metavar="HEX", help="Who signs the checkpoints; needed with --check."),
+        list[str] | None,
+        typer.Option(
+            "--signer",
+            metavar="HEX",
+            help="Who signs checkpoints; needed with --check. May be given several times.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> int:
@@ -189,7 +193,7 @@ def prove(
     from shipworthy.app.commands import exporting_audit as commands
 
     if check is not None:
-        if signer is None or log is not None:
+        if not signer or log is not None:
             raise typer.BadParameter("--check takes --signer, and no LOG")
         return commands.check(check, signer, as_json=as_json)
     if log is None or (entry is None) == (earlier is None) or (earlier is None) != (later is None):

@@ -124,12 +124,13 @@ def test_what_was_done_to_a_log_is_named_with_what_to_do(invoke: Invoke) -> None
     assert (code, json.loads(out)["audit"]["verdict"]) == (1, "missing")
 
 
-def test_what_is_not_there_and_never_was_is_a_mistake_and_no_attack(invoke: Invoke) -> None:
+def test_what_is_not_there_is_missing_and_nothing_is_made(invoke: Invoke) -> None:
     written("sqlite:bot.db")
     for place in ("nowhere.jsonl", "sqlite:nowhere.db", "sqlite:bot.db#other"):
-        code, _, err = invoke("audit", "verify", place, *KEY)
-        assert code == 1
-        assert f"There is no audit log at {place.partition('#')[0]}" in err
+        code, out, _ = invoke("audit", "verify", place, *KEY)
+        assert (code, out.partition(":")[0]) == (1, "missing")
+        code, _, err = invoke("audit", "show", place)
+        assert (code, f"There is no audit log at {place}" in err) == (1, True)
     assert not Path("nowhere.db").exists()
     assert "Its database has: audit" in invoke("audit", "show", "sqlite:bot.db#other")[2]
 

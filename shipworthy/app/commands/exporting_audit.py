@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -120,7 +120,7 @@ def _head(read: Opened, which: str) -> bytes:
     return heads[-1]
 
 
-def check(path: Path, signer: str, *, as_json: bool) -> int:
+def check(path: Path, signers: Sequence[str], *, as_json: bool) -> int:
     """Say whether a proof holds; 0 if it does."""
     try:
         proof = proofs.proof_of(path.read_bytes())
@@ -128,7 +128,7 @@ def check(path: Path, signer: str, *, as_json: bool) -> int:
         raise InputError(f"{path} cannot be read: {error}.", fix="Pass the file of a proof.") from error
     if proof is None:
         raise InputError(f"{path} is no proof.", fix="Make one with `shipworthy audit prove`.")
-    checked = proofs.check(proof, signer.strip().lower())
+    checked = proofs.check(proof, *[signer.strip().lower() for signer in signers])
     printer = Printer(as_json=as_json)
     if as_json:
         printer.emit({"proof": {"holds": checked.holds, "what": checked.what}})

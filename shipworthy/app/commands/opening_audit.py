@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -16,6 +17,8 @@ from shipworthy.rules.audit.chain import SLOT, Seal, seals_of
 from shipworthy.rules.audit.keys import Secret
 
 _BUFFER = 1 << 20
+_LONGEST = 64 << 20
+"""Bytes of a line; what goes on is another one, and is not authentic."""
 _FIX = "Pass the path of a log's file, sqlite:<path> or postgres://...; #name after the last two where it is not audit."
 
 
@@ -76,7 +79,7 @@ class OfFile:
         with parts(self._path) as files:
             for part in files:
                 with open(os.dup(part.fd), "rb", buffering=_BUFFER) as file:
-                    for line in file:
+                    for line in iter(partial(file.readline, _LONGEST), b""):
                         yield (line[:-1], True) if line.endswith(b"\n") else (line, False)
 
     def entries(self, after: int) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from shipworthy.app.commands.opening_audit import Anchored, Given, Opened, anchored, found, opened, secrets_of
+from shipworthy.app.commands.opening_audit import Anchored, Given, Opened, anchored, opened, secrets_of
 from shipworthy.app.commands.printing import ERROR, OK, Printer, console, note
 from shipworthy.rules.audit.verdicts import Report
 from shipworthy.rules.audit.verifying import Verifier
@@ -49,8 +49,6 @@ def verify(request: Request) -> int:
         if exists:
             _read(printer, log, verifier)
         report = verifier.report(missing=not exists)
-        if not exists and report.verdict != "missing":
-            found(log)
     _tell(printer, log, report, kept)
     return OK if report.verdict == "ok" else ERROR
 

@@ -22,16 +22,21 @@ class Beside:
             self._missing += 1
         self._due = digest
 
-    def take(self, line: bytes, seq: int) -> None:
-        """A body's line, after the entry of this number."""
-        due, self._due = self._due, ""
+    def take(self, line: bytes, seq: int, whole: bool) -> bool:
+        """A body's line, after the entry of this number. False: it is not *whole*, and does not fit, so it is none."""
+        due = self._due
+        self._due = ""
         if due and is_erased(line, seq):
             self._erased += 1
         elif due and fits(line, seq, due):
             self._fit += 1
+        elif not whole:
+            self._due = due
+            return False
         else:
             self._edited += 1
             self.first = seq if self.first is None else self.first
+        return True
 
     def finish(self) -> None:
         """There are no more lines."""

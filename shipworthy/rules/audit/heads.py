@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
-from shipworthy.domain.audit import TreeHead
+from shipworthy.domain.audit import FORMAT, TreeHead
 from shipworthy.rules.audit import form
 from shipworthy.rules.audit.merkle import Tree
 from shipworthy.rules.audit.signatures import is_signed
@@ -15,6 +15,18 @@ from shipworthy.rules.audit.signatures import is_signed
 NEVER = 1 << 62
 _RECENT = 1024
 _Read = tuple[TreeHead, bytes, bytes]
+
+
+def checkpoint_of(line: bytes) -> _Read | None:
+    """What `form.head_of` gives, of a checkpoint whose peaks are those of its root; None for anything else."""
+    read = form.head_of(line)
+    if read is None or read[0].entries >= NEVER or read[0].v != FORMAT:
+        return None
+    try:
+        tree = Tree(read[0].entries, [bytes.fromhex(peak) for peak in read[0].peaks])
+    except ValueError:
+        return None
+    return read if tree.root().hex() == read[0].root else None
 
 
 class Source:
@@ -39,7 +51,7 @@ class Source:
         """The log of the first one; "" for a line that is none, None where there is nothing."""
         for line in self._lines:
             self._lines = chain([line], self._lines)
-            read = form.head_of(line)
+            read = checkpoint_of(line)
             return "" if read is None else read[0].log
         return None
 
@@ -52,7 +64,7 @@ class Source:
         """Go to the next one."""
         self.read, self.due = None, NEVER
         for line in self._lines:
-            read = form.head_of(line)
+            read = checkpoint_of(line)
             if read is None:
                 self.unread = self.unread + 1 if self.outside else 1
                 continue

@@ -11,6 +11,7 @@ import msgspec
 from shipworthy.domain.audit import FORMAT, TreeHead
 from shipworthy.errors import InputError
 from shipworthy.rules.audit import form
+from shipworthy.rules.audit.heads import checkpoint_of
 from shipworthy.rules.audit.merkle import leaf, node, split
 from shipworthy.rules.audit.signatures import is_signed
 
@@ -89,7 +90,7 @@ def prove_consistency(lines: Iterable[bytes], earlier: bytes, later: bytes) -> C
 
 
 def _head(line: bytes) -> TreeHead:
-    read = form.head_of(line)
+    read = checkpoint_of(line)
     if read is None:
         raise InputError(
             "This is no checkpoint.", fix="Pass a line of the log's checkpoints, or of an anchor's."
@@ -175,15 +176,15 @@ def proof_of(text: bytes) -> Proof | None:
         return None
 
 
-def check(proof: Proof, signer: str) -> Checked:
-    """Whether a proof holds, for whoever knows that *signer* (a public key, hex) signs the log's checkpoints."""
+def check(proof: Proof, *signers: str) -> Checked:
+    """Whether a proof holds, for whoever knows that these (public keys, hex) sign the log's checkpoints."""
     if isinstance(proof, Inclusion):
-        return _check_inclusion(proof, signer)
-    return _check_consistency(proof, signer)
+        return _check_inclusion(proof, signers)
+    return _check_consistency(proof, signers)
 
 
-def _check_inclusion(proof: Inclusion, signer: str) -> Checked:
-    head, line, path = _signed(proof.checkpoint, signer), _bytes(proof.entry), _nodes(proof.path)
+def _check_inclusion(proof: Inclusion, signers: Sequence[str]) -> Checked:
+    head, line, path = _signed(proof.checkpoint, signers), _bytes(proof.entry), _nodes(proof.path)
     if head is None:
         return Checked(False, "The checkpoint is not signed by this signer.")
     entry = form.entry_of(line)
@@ -198,8 +199,8 @@ def _check_inclusion(proof: Inclusion, signer: str) -> Checked:
     )
 
 
-def _check_consistency(proof: Consistency, signer: str) -> Checked:
-    first, second, path = _signed(proof.earlier, signer), _signed(proof.later, signer), _nodes(proof.path)
+def _check_consistency(proof: Consistency, signers: Sequence[str]) -> Checked:
+    first, second, path = _signed(proof.earlier, signers), _signed(proof.later, signers), _nodes(proof.path)
     if first is None or second is None:
         return Checked(False, "A checkpoint is not signed by this signer.")
     if path is None or first.log != second.log or first.entries > second.entries:
@@ -252,9 +253,9 @@ def _is_grown(earlier: TreeHead, later: TreeHead, path: list[bytes]) -> bool:
     return last == 0 and one.hex() == earlier.root and other.hex() == later.root
 
 
-def _signed(text: str, signer: str) -> TreeHead | None:
-    read = form.head_of(_bytes(text))
-    if read is None or read[0].signer != signer or not is_signed(signer, read[1], read[2]):
+def _signed(text: str, signers: Sequence[str]) -> TreeHead | None:
+    read = checkpoint_of(_bytes(text))
+    if read is None or read[0].signer not in signers or not is_signed(read[0].signer, read[1], read[2]):
         return None
     return read[0]
 

@@ -24,6 +24,20 @@ _MOST_EVERY = 1 << 31
 _AHEAD = 1 << 16
 """Epochs beyond all that is told of in which an entry is looked for."""
 _NONE = Stamp(b"")
+_TOP = 1 << 63
+
+
+def _is_formed(entry: Entry) -> bool:
+    """Whether its numbers are those of an entry."""
+    return (
+        entry.v == FORMAT
+        and 0 <= entry.at < _TOP
+        and 0 <= entry.fence < _TOP
+        and 0 <= entry.logged < _TOP
+        and 0 <= entry.n < _TOP
+        and 0 <= entry.seq < _TOP
+        and 0 <= entry.epoch < _TOP
+    )
 
 
 class _Suspect(NamedTuple):
@@ -81,7 +95,7 @@ class Verifier:
         return self._due
 
     def feed(self, line: bytes, whole: bool = True) -> None:
-        """The next line, without its newline. *whole*: it had one."""
+        """The next line, without its newline. *whole*: it had one, which only the last line may not."""
         self._line += 1
         if line.startswith((b'{"body":', b'{"erased":')):
             self._feed_body(line, whole)
@@ -89,9 +103,7 @@ class Verifier:
         entry = form.entry_of(line)
         if self._log is None:
             self._begin(entry, line)
-        if not whole and self._due >= self._sealed():
-            self._torn = len(line)
-        elif self._looking:
+        if self._looking:
             self._look(entry, line)
         elif (
             entry is not None
@@ -99,9 +111,9 @@ class Verifier:
             and entry.prev == self._last
             and entry.log == self._log
             and entry.epoch == self._epoch
-            and entry.v == FORMAT
             and self._every
             and self._stamp.is_right(line)
+            and _is_formed(entry)
         ):
             self._accept(entry, line)
         else:
@@ -207,7 +219,7 @@ class Verifier:
     def _stray(self, entry: Entry | None, line: bytes) -> None:
         """A line that is not the entry that is due."""
         due = self._due
-        if entry is not None and entry.v == FORMAT:
+        if entry is not None and _is_formed(entry):
             if entry.log != self._log:
                 self._doubt(line, spliced=True)
                 return
@@ -250,7 +262,7 @@ class Verifier:
             self._settle("edited")
             return
         due = self._due
-        if entry is None or entry.v != FORMAT or entry.log != self._log or entry.seq < due:
+        if entry is None or not _is_formed(entry) or entry.log != self._log or entry.seq < due:
             return
         if self._ahead is not None:
             if entry.seq == due and self._is_authentic(entry, line):
@@ -298,10 +310,8 @@ class Verifier:
     def _feed_body(self, line: bytes, whole: bool) -> None:
         if self._looking:
             self._look(None, line)
-        elif not whole and self._due > self._sealed():
+        elif not self._bodies.take(line, self._due - 1, whole or self._due <= self._sealed()):
             self._torn = len(line)
-        else:
-            self._bodies.take(line, self._due - 1)
 
     # the end
 
@@ -336,7 +346,7 @@ class Verifier:
 
     def _at_end(self, missing: bool) -> Finding:
         due, heads = self._due, self._heads
-        if missing and self._told:
+        if missing:
             return Finding("missing", None, None, "There is no such log.")
         if not due:
             verdict: Verdict = "emptied" if self._told else "ok"
