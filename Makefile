@@ -16,7 +16,7 @@ DEV  := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint format types bench proof-budget proof-control proof-crash proof-isolation proof-machines proof-memory extras lock clean
+.PHONY: help demo test check lint format types bench proof-budget proof-control proof-crash proof-isolation proof-machines proof-memory proof-telemetry extras lock clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -64,6 +64,9 @@ proof-isolation: $(DEV) ## the long proof that no tenant sees another in any mem
 	SHIPWORTHY_PROOF=long $(BIN)/python -m pytest -n $(JOBS) tests/memory/test_isolation.py tests/memory/test_isolation_mutants.py \
 	  tests/memory/test_memories_apart.py $(PYTEST_ARGS)
 
+proof-telemetry: $(DEV) $(VENV)-phoenix/.installed ## the proofs of telemetry, with a real collector (Phoenix, 460 MB)
+	SHIPWORTHY_PHOENIX=$(CURDIR)/$(VENV)-phoenix/bin/phoenix $(BIN)/python -m pytest -n 0 tests/telemetry $(PYTEST_ARGS)
+
 extras: $(EXTRAS:%=$(VENV)-%/.installed) ## install each extra alone and import its adapter
 	@for extra in $(EXTRAS); do \
 	  echo "extra $$extra:"; \
@@ -76,10 +79,11 @@ lock: $(DEV) ## make the locks again from pyproject.toml
 	$(call compile,dev,pyproject.toml $(EXTRAS:%=--extra %) --group dev)
 	$(call compile,core,pyproject.toml --constraint requirements/dev.txt)
 	$(call compile,build,--group build --constraint requirements/dev.txt)
+	$(call compile,phoenix,--group phoenix)
 	$(foreach extra,$(EXTRAS),$(call compile,$(extra),pyproject.toml --extra $(extra) --constraint requirements/dev.txt)$(newline))
 
 clean: ## remove the environments and everything generated
-	rm -rf $(VENV) $(EXTRAS:%=$(VENV)-%) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) $(VENV)-phoenix $(EXTRAS:%=$(VENV)-%) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 	  .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -120,6 +124,11 @@ $(CORE): requirements/core.txt requirements/build.txt pyproject.toml | $(BIN)/py
 $(DEV): requirements/dev.txt pyproject.toml | $(BIN)/python
 	$(call install,$(VENV),dev)
 	@touch $@ $(CORE)
+
+$(VENV)-phoenix/.installed: requirements/phoenix.txt | $(DEV)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-phoenix
+	$(BIN)/uv pip install --quiet --python $(VENV)-phoenix/bin/python --require-hashes -r requirements/phoenix.txt
+	@touch $@
 
 $(VENV)-%/.installed: requirements/%.txt requirements/build.txt pyproject.toml
 	$(call create,$(VENV)-$*)
