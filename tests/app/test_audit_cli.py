@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,22 +176,24 @@ def test_sums_are_of_what_holds(invoke: Invoke, ok: Any) -> None:
 
 
 @PLACES
-def test_follow_shows_what_comes(place: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_follow_shows_what_comes(
+    place: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     written(place, 4)
-    monkeypatch.setattr(showing_audit, "_PAUSE", 0.01)
-    over = threading.Event()
-    how = showing_audit.How(last=1, as_json=True)
-    follower = threading.Thread(
-        target=lambda: showing_audit.follow(place, showing_audit.Wanted(), how, is_over=over.is_set)
-    )
-    follower.start()
-    written(place, 3)
-    out, deadline = "", time.monotonic() + 20
-    while out.count("\n") < 4 and time.monotonic() < deadline:
-        out += capsys.readouterr().out
-    over.set()
-    follower.join()
+    monkeypatch.setattr(showing_audit, "_PAUSE", 0)
+    looks = iter(range(3))
 
+    def is_over() -> bool:
+        look = next(looks)
+        if look == 0:
+            written(place, 3)
+        return look == 2
+
+    showing_audit.follow(
+        place, showing_audit.Wanted(), showing_audit.How(last=1, as_json=True), is_over=is_over
+    )
+
+    out = capsys.readouterr().out
     assert [json.loads(line)["entry"]["seq"] for line in out.splitlines()] == [4, 5, 6, 7]
 
 
