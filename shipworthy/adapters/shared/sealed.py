@@ -96,16 +96,16 @@ class SealedKey:
                 kept = _read(self.path)
                 if (kept.log, kept.id) != (self.log, self.id):
                     raise AuditKeyWrong(f"The sealed key {self.path!r} was replaced by another one.")
-                if kept.epoch < number or not kept.begun:
-                    newer = kept.epoch <= number
-                    epoch, key = (number, key) if newer else (kept.epoch, bytes.fromhex(kept.key))
-                    kept = msgspec.structs.replace(kept, begun=True, epoch=epoch, key=key.hex())
-                    _write(self.path, kept)
+                if kept.epoch < number:
+                    _write(self.path, msgspec.structs.replace(kept, begun=True, epoch=number, key=key.hex()))
+                elif not kept.begun:
+                    _write(self.path, msgspec.structs.replace(kept, begun=True))
         except OSError as error:
             raise AuditUnavailable(f"The sealed key {self.path!r} cannot move on: {error}.") from error
         with self._lock:
             self._begun = True
-            self._keys = {at: key for at, key in self._keys.items() if at >= number} or {number: key}
+            later = {at: each for at, each in self._keys.items() if at > number}
+            self._keys = {number: key, **later}  # the lane may have made later ones meanwhile
 
 
 def seal_key(
@@ -169,7 +169,7 @@ def _write(path: str, kept: _Kept) -> None:
     try:
         os.write(fd, encode(kept) + b"\n")
         os.fsync(fd)
-    except BaseException:
+    except OSError:
         with contextlib.suppress(OSError):
             os.unlink(beside)
         raise
