@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from shipworthy.errors import ConfigurationError
+from shipworthy.errors import ConfigurationError, MissingExtra
 from shipworthy.ports.anchors import Anchor
+
+if TYPE_CHECKING:
+    from shipworthy.adapters.postgres.anchor import PostgresAnchor
 
 TOKEN = "SHIPWORTHY_WITNESS_TOKEN"
 _FIX = (
@@ -32,9 +36,7 @@ def anchor_for(given: Anchor | str) -> Anchor:
 
             return FileAnchor(rest)
         case "postgres" | "postgresql":
-            from shipworthy.adapters.postgres.anchor import PostgresAnchor
-
-            return PostgresAnchor(given)
+            return _postgres()(given)
         case "s3":
             return _objects(given)
         case "http" | "https":
@@ -44,6 +46,22 @@ def anchor_for(given: Anchor | str) -> Anchor:
             return HttpAnchor(given, headers={"Authorization": f"Bearer {token}"} if token else None)
         case _:
             raise ConfigurationError("This text names no anchor.", fix=_FIX)
+
+
+def __getattr__(name: str) -> object:
+    if name == "PostgresAnchor":
+        return _postgres()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _postgres() -> type[PostgresAnchor]:
+    try:
+        from shipworthy.adapters.postgres.anchor import PostgresAnchor
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"PostgresAnchor needs the package {error.name}.", fix='pip install "shipworthy[postgres]"'
+        ) from error
+    return PostgresAnchor
 
 
 def _objects(given: str) -> Anchor:

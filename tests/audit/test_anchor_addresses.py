@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
+import shipworthy
 from shipworthy.adapters.inmemory.anchor import InMemoryAnchor
 from shipworthy.app.anchors import anchor_for
-from shipworthy.errors import ConfigurationError
+from shipworthy.errors import ConfigurationError, MissingExtra
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,15 @@ def test_what_names_no_anchor_is_refused_without_its_password(given: Any) -> Non
         anchor_for(given)
     assert raised.value.fix
     assert "hush" not in str(raised.value)
+
+
+def test_an_anchor_whose_extra_is_not_installed_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "shipworthy.adapters.postgres.anchor", None)
+    monkeypatch.delitem(shipworthy.__dict__, "PostgresAnchor", raising=False)
+    for asks in (lambda: anchor_for("postgres://host/db"), lambda: shipworthy.PostgresAnchor):
+        with pytest.raises(MissingExtra) as raised:
+            asks()
+        assert "shipworthy[postgres]" in raised.value.fix
 
 
 def test_an_anchor_is_itself() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from shipworthy.adapters.anchors.http import HttpAnchor
 from shipworthy.adapters.inmemory.anchor import InMemoryAnchor
 from shipworthy.adapters.postgres.anchor import PostgresAnchor
 from shipworthy.adapters.s3.anchor import ObjectAnchor
+from shipworthy.adapters.shared.checkpoints import head_in
+from shipworthy.app.audit_logs import FileAuditLog
+from shipworthy.domain.audit import Draft
 from shipworthy.ports.anchors import Anchor
 from shipworthy.testing.contracts.anchors import LAWS, Anchors, Law, check, name
 from tests.audit.witnesses import a_witness
@@ -119,3 +123,31 @@ def test_an_object_anchor(law: Law, bucket: Bucket) -> None:
 @pytest.mark.parametrize("law", LAWS, ids=name)
 def test_an_http_anchor(law: Law, witness: str) -> None:
     check(law, AtWitness(witness))
+
+
+def test_a_log_has_its_checkpoints_in_all_of_them(
+    tmp_path: Path, writer: str, bucket: Bucket, witness: str
+) -> None:
+    """What a real log sends is what they keep, and its own newest is theirs when it is closed."""
+    named = f"log-{uuid.uuid4().hex}"
+    places = (InFile(tmp_path / "anchor"), OnPostgres(writer), InObjects(bucket), AtWitness(witness))
+    anchors = [place.new() for place in places]
+
+    async def work() -> None:
+        log = FileAuditLog(
+            tmp_path / "audit.jsonl", secret="a secret of sixteen", name=named, anchors=anchors
+        )
+        await log.open()
+        for number in range(130):
+            await log.append([Draft(action="tool.attempted", actor="tool:t", at=number)])
+        await log.close()
+
+    asyncio.run(work())
+    own = (tmp_path / "audit.jsonl.checkpoints").read_bytes().splitlines()
+    for place, anchor in zip(places, anchors, strict=True):
+        assert list(anchor.newest(named)) == own[-1:], anchor.where
+        assert set(anchor.all(named)) <= set(own), anchor.where
+        place.close()
+    head = head_in(own[-1])
+    assert head is not None
+    assert head.entries == 131

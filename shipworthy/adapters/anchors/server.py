@@ -84,13 +84,17 @@ class WitnessServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: WitnessServer
     protocol_version = "HTTP/1.1"
     server_version = "shipworthy-witness"
     sys_version = ""
     timeout = SILENCE
     disable_nagle_algorithm = True
     wbufsize = 1 << 16
+
+    @property
+    def _server(self) -> WitnessServer:
+        assert isinstance(self.server, WitnessServer)
+        return self.server
 
     def do_POST(self) -> None:
         """Keep a checkpoint."""
@@ -102,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(400, "The query has no name, or none that is text.")
             return
         try:
-            head, is_new = self.server.witness.keep(name, body)
+            head, is_new = self._server.witness.keep(name, body)
         except AnchorError as error:
             level = logging.INFO if isinstance(error, NoCheckpoint) else logging.WARNING
             _log.log(level, "refused from %s: %s", self.client_address[0], error)
@@ -121,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         if name is None:
             self._say(400, "This is a witness. The query has no name, or none that is text.")
             return
-        witness = self.server.witness
+        witness = self._server.witness
         is_newest = "newest" in parse_qs(urlsplit(self.path).query, keep_blank_values=True)
         try:
             lines: Iterable[bytes] = witness.newest(name) if is_newest else witness.all(name)
@@ -161,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _may(self) -> bool:
         said = self.headers.get("Authorization", "").encode("utf-8", "replace")
-        token = self.server.token
+        token = self._server.token
         if not token or hmac.compare_digest(said, b"Bearer " + token):
             return True
         self._say(401, "The token is missing, or another one.", over=True)

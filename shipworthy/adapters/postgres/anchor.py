@@ -8,20 +8,14 @@ from functools import partial
 from importlib import resources
 from typing import TypeVar
 
+import psycopg
+
+from shipworthy.adapters.postgres import connection as sessions
+from shipworthy.adapters.postgres.connection import Connection, Server
 from shipworthy.adapters.shared.checkpoints import checked, goes_back, rewrites
 from shipworthy.adapters.shared.places import escaped
 from shipworthy.domain.audit import TreeHead
-from shipworthy.errors import AnchorError, ConfigurationError, MissingExtra
-
-try:
-    import psycopg
-
-    from shipworthy.adapters.postgres import connection as sessions
-    from shipworthy.adapters.postgres.connection import Connection, Server
-except ModuleNotFoundError as error:
-    raise MissingExtra(
-        f"PostgresAnchor needs the package {error.name}.", fix='pip install "shipworthy[postgres]"'
-    ) from error
+from shipworthy.errors import AnchorError, ConfigurationError
 
 T = TypeVar("T")
 
