@@ -9,10 +9,12 @@ Its S3 gateway honours If-None-Match under threads, which several emulators do n
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import http.client
 import json
 import signal
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -76,6 +78,7 @@ def client(url: str, key: str = KEY, secret: str = SECRET) -> Any:
 
 
 def _start(folder: Path) -> dict[str, str]:
+    _sweep()
     (folder / "data").mkdir()
     identities = folder / "s3.json"
     identities.write_text(json.dumps(IDENTITIES))
@@ -97,6 +100,14 @@ def _start(folder: Path) -> dict[str, str]:
     kept.until(lambda: _answers(port))
     _until_it_writes(f"http://127.0.0.1:{port}", kept)
     return {"url": f"http://127.0.0.1:{port}"}
+
+
+def _sweep() -> None:
+    """Remove what servers that were killed have left outside of their folders: sockets at which nobody listens."""
+    for left in Path("/tmp").glob("seaweedfs-*.sock"):
+        with socket.socket(socket.AF_UNIX) as tried, contextlib.suppress(OSError):
+            if tried.connect_ex(str(left)) == errno.ECONNREFUSED:
+                left.unlink()
 
 
 def _answers(port: int) -> bool:
