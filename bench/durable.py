@@ -26,7 +26,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class Folder:
 # --- ours -------------------------------------------------------------------------------------
 
 
-def agent_of(runtime: Any, turns: int, each: Sequence[ToolCall]) -> Agent[Any, str]:
+def agent_of(runtime: Any, turns: int, each: Sequence[ToolCall], audit_log: Any = None) -> Agent[Any, str]:
     script: list[Any] = [list(each)] * turns
     return Agent(
         "You book seats.",
@@ -89,16 +89,18 @@ def agent_of(runtime: Any, turns: int, each: Sequence[ToolCall]) -> Agent[Any, s
         tools=[book, look_up],
         runtime=runtime,
         max_turns=1_000_000,
+        audit_log=audit_log,
     )
 
 
-def ours(parent: Path, runs: int, turns: int) -> Durable:
-    """So many runs at once, of so many turns with one `once` call each."""
+def ours(parent: Path, runs: int, turns: int, log: Callable[[Path], Any] = lambda _: None) -> Durable:
+    """So many runs at once, of so many turns with one `once` call each. *log* makes an audit log in their folder."""
     with Folder(parent) as folder:
         path = folder / "runs.db"
 
         async def measured() -> float:
-            async with agent_of(SqliteRuntime(path), turns, [ToolCall("book", SEAT)]) as agent:
+            each = [ToolCall("book", SEAT)]
+            async with agent_of(SqliteRuntime(path), turns, each, log(folder)) as agent:
                 asks = [agent.run("Book.", tenant_id="acme", user_id=f"user-{n}") for n in range(runs)]
                 begun = time.perf_counter()
                 results = await asyncio.gather(*asks)
@@ -330,17 +332,21 @@ def _syncs(parent: Path, each: Sequence[ToolCall], turns: int) -> int:
 
 def bytes_beyond_content(parent: Path, turns: int) -> float:
     """Bytes by which a run lets the database file grow for each turn, without the arguments and results themselves."""
-    return (_file_size(parent, turns) - _file_size(parent, 0)) / turns - len(SEAT) - len(BOOKED)
+    return bytes_a_turn(parent, turns) - len(SEAT) - len(BOOKED)
 
 
-def _file_size(parent: Path, turns: int) -> int:
+def bytes_a_turn(parent: Path, turns: int, log: Callable[[Path], Any] = lambda _: None) -> float:
+    """Bytes by which everything in the folder grows for each turn, once the WAL is in the file."""
+    return (_size(parent, turns, log) - _size(parent, 0, log)) / turns
+
+
+def _size(parent: Path, turns: int, log: Callable[[Path], Any]) -> int:
     with Folder(parent) as folder:
         path = folder / "runs.db"
 
         async def run() -> None:
-            async with agent_of(
-                SqliteRuntime(path, durability="process"), turns, [ToolCall("look_up", SEAT)]
-            ) as agent:
+            runtime = SqliteRuntime(path, durability="process")
+            async with agent_of(runtime, turns, [ToolCall("look_up", SEAT)], log(folder)) as agent:
                 await agent.run("Book.", tenant_id="acme", user_id="user-0")
 
         asyncio.run(run())
@@ -348,6 +354,6 @@ def _file_size(parent: Path, turns: int) -> int:
         try:
             connection.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_TRUNCATE)
             size: int = connection.pragma("page_count") * connection.pragma("page_size")
-            return size
         finally:
             connection.close()
+        return size + sum([each.stat().st_size for each in folder.glob("audit.jsonl*")])
