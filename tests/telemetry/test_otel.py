@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -354,6 +356,18 @@ def test_bad_options_are_named_with_their_fix(options: dict[str, Any], words: st
     for kind in (OTelTelemetry, InMemoryTelemetry, ConsoleTelemetry):
         with pytest.raises(ConfigurationError, match=words):
             kind(**options)
+
+
+def test_without_the_extra_it_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['opentelemetry'] = None\n"
+        "import shipworthy\n"
+        "shipworthy.InMemoryTelemetry(), shipworthy.ConsoleTelemetry()\n"
+        "try: shipworthy.OTelTelemetry\n"
+        "except shipworthy.errors.MissingExtra as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert 'pip install "shipworthy[otel]"' in done.stdout, done.stderr
 
 
 def test_what_is_no_provider_is_refused() -> None:
