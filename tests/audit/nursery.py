@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from shipworthy import FileAuditLog
+from shipworthy.adapters.shared.sealed import seal_key
 from shipworthy.domain.audit import Draft
 from tests.audit import file_mutants
 
@@ -25,7 +26,7 @@ WRITERS, TASKS = 8, 3
 
 
 async def write(path: Path, name: str) -> None:
-    log = FileAuditLog(path, secret=SECRET, rotate_bytes=200_000)
+    log = FileAuditLog(path, secret=path.with_name("key"), rotate_bytes=200_000)
     acknowledged = os.open(path.with_name(f"acks-{name}"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     await log.open()
 
@@ -54,6 +55,7 @@ def born(path: Path, name: str) -> int:
 def main(path: Path, seconds: float, seed: int, mutant: str) -> None:
     chance = random.Random(seed)
     file_mutants.install(mutant)
+    seal_key(path.with_name("key"), SECRET, os.urandom(16).hex())
     until, names = time.monotonic() + seconds, iter(range(10**6))
     living = [born(path, str(next(names))) for _ in range(WRITERS)]
     while time.monotonic() < until:

@@ -12,7 +12,7 @@ import pytest
 
 from shipworthy import FileAuditLog
 from shipworthy.errors import AuditError
-from tests.audit.file_logs import SECRET, said, verified
+from tests.audit.file_logs import said, verified
 
 LONG = os.environ.get("SHIPWORTHY_PROOF") == "long"
 
@@ -29,7 +29,7 @@ def attacked(folder: Path, seconds: float, mutant: str = "", seed: int = 0) -> s
         return f"what the kills left is called {verdict}"
 
     async def mend() -> None:
-        log = FileAuditLog(path, secret=SECRET)
+        log = FileAuditLog(path, secret=folder / "key")
         await log.open()
         await log.close()
 
@@ -44,8 +44,9 @@ def attacked(folder: Path, seconds: float, mutant: str = "", seed: int = 0) -> s
     if len(kept) != len(set(kept)):
         return "an entry is there twice"
     assert len(acknowledged) > 50
-    verdict = verified(path).verdict
-    return "" if verdict == "ok" else f"after it was mended it is called {verdict}"
+    report = verified(path)
+    assert report.forward_secure
+    return "" if report.verdict == "ok" else f"after it was mended it is called {report.verdict}"
 
 
 def test_eight_processes_that_are_killed_at_random_make_one_chain_and_lose_nothing_acknowledged(

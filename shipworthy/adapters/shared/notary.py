@@ -93,15 +93,15 @@ class Notary:
             elif self._pending >= self._every > self._pending - more:
                 self._news.notify()
 
-    def close(self, patience: float = _LAST_WORD) -> None:
-        """Make a last checkpoint of what this process made. Waits for anchors for at most *patience* seconds."""
+    def close(self, patience: float | None = None) -> None:
+        """Make a last checkpoint of what this process made. Anchors are waited for, but not for long."""
         with self._news:
             self._closing = True
             self._news.notify()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        until = time.monotonic() + patience
+        until = time.monotonic() + (_LAST_WORD if patience is None else patience)
         for courier in self._couriers:
             courier.stop()
         for courier in self._couriers:
@@ -136,15 +136,13 @@ class Notary:
     def _run(self) -> None:
         while True:
             with self._news:
-                self._news.wait_for(self._is_due, self._wait())
-                if not self._is_due() and not (self._due and time.monotonic() >= self._due):
-                    continue
+                while not self._is_due():
+                    self._news.wait(self._wait())
                 closing = self._closing
                 pending, self._pending, self._due = self._pending, 0, 0.0
             if (pending or closing) and not self._tried(closing) and not closing:
-                with self._news:
-                    self._pending += pending
-                    self._due = time.monotonic() + 2 * self._patience
+                with self._news:  # not at once, however many there are
+                    self._due = time.monotonic() + self._patience
             if closing:
                 return
 
@@ -152,7 +150,9 @@ class Notary:
         return max(self._due - time.monotonic(), 0.0) if self._due else None
 
     def _is_due(self) -> bool:
-        return self._closing or self._pending >= self._every
+        if self._closing or self._pending >= self._every:
+            return True
+        return bool(self._due) and time.monotonic() >= self._due
 
     def _tried(self, closing: bool) -> bool:
         try:
