@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from shipworthy.adapters.anchors import http as clients
 from shipworthy.adapters.anchors import server as servers
 from shipworthy.adapters.anchors import witness as deciding
 from shipworthy.adapters.anchors.http import HttpAnchor
@@ -324,6 +325,13 @@ def test_an_answer_that_was_cut_off_is_told(answer: bytes) -> None:
         for asks in (to(url).newest, to(url).all):
             with pytest.raises(AnchorError):
                 list(asks("app"))
+
+
+def test_an_answer_without_an_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "_LOGS", 2)
+    answer = OK + (GOOD + b"\n") * 3
+    with somebody(answer) as url, pytest.raises(AnchorError, match="more than 2 logs"):
+        to(url).newest("app")
 
 
 def test_a_connection_that_was_closed_meanwhile_is_made_again(

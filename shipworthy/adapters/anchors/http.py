@@ -11,14 +11,17 @@ from __future__ import annotations
 import http.client
 import ssl
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from itertools import islice
 from urllib.parse import urlencode, urlsplit
 
 from shipworthy.adapters.shared.checkpoints import LONGEST, checked
 from shipworthy.errors import AnchorError, AnchorRefused, ConfigurationError
 
 _SAID = 4096
+_LOGS = 10_000
+"""Logs of one name of which a witness is heard: what a false one sends has an end."""
 _CHUNK = 1 << 16
 _HERE = ("localhost", "127.0.0.1", "::1")
 _AWAY = "Look at the witness and at the way to it; the checkpoint is sent again."
@@ -75,7 +78,14 @@ class HttpAnchor:
 
     def newest(self, name: str) -> Sequence[bytes]:
         """Of each log under this name, the checkpoint of the most entries."""
-        return list(self._lines(urlencode({"name": name, "newest": ""})))
+        with closing(self._lines(urlencode({"name": name, "newest": ""}))) as lines:
+            found = list(islice(lines, _LOGS + 1))
+        if len(found) > _LOGS:
+            raise AnchorError(
+                f"{self.where} has more than {_LOGS:,} logs of the name {name!r}.",
+                fix="Look who sends them: a name is one service's.",
+            )
+        return found
 
     def all(self, name: str) -> Iterator[bytes]:
         """Every checkpoint under this name, as the witness sends them."""
@@ -111,7 +121,7 @@ class HttpAnchor:
             line.close()  # there is more than anybody wants
         return answer.status, said
 
-    def _lines(self, query: str) -> Iterator[bytes]:
+    def _lines(self, query: str) -> Generator[bytes, None, None]:
         """The lines of an answer, on a connection of its own, until the empty one."""
         with self._asked(f"{self._path}?{query}") as answer:
             rest = b""
