@@ -66,12 +66,14 @@ class Growth:
         made: list[Row] = []
         try:
             if rotation := chain.rotation(now):
-                made.append(Row(seq, chain.link(rotation, now, b"").line, None, None, False))
+                made.append(Row(seq, chain.line(rotation, now, b""), None, None, False))
                 chain.rotate()
             for seq, draft in enumerate(drafts, self.standing.count):
                 salt = os.urandom(SALT) if draft.body else b""
                 joined = first <= draft.n <= last
-                line = chain.link(draft, now, salt).line
+                if not joined:
+                    draft.body.decode()  # what is no text cannot be read again
+                line = chain.line(draft, now, salt)
                 made.append(Row(seq, line, salt or None, None if joined else draft.body or None, joined))
         except (UnicodeError, TypeError, OverflowError) as error:
             raise _unwritable(error) from error

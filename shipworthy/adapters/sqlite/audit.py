@@ -7,6 +7,7 @@ from copy import copy
 from weakref import WeakKeyDictionary
 
 import apsw
+import msgspec
 
 from shipworthy.adapters.shared.chaining import (
     Growth,
@@ -33,6 +34,9 @@ _KEPT = f"""SELECT l.key, l.standing, l.seal, e.id & ((1 << {SHIFT}) - 1), e.lin
 FROM audit_logs AS l LEFT JOIN audit_entries AS e
 ON e.id = (SELECT max(id) FROM audit_entries WHERE id BETWEEN l.key << {SHIFT} AND ((l.key + 1) << {SHIFT}) - 1)
 WHERE l.name = ?"""
+_UNCHANGED = f"""SELECT 1 FROM audit_logs WHERE key = ?1 AND name = ?2
+AND standing = ?3 AND seal = ?4 AND (SELECT line FROM audit_entries WHERE id = ?5) = ?6
+AND NOT EXISTS (SELECT 1 FROM audit_entries WHERE id > ?5 AND id <= {_LAST})"""
 _BEGIN = "INSERT INTO audit_logs (name, standing, seal) VALUES (?, ?, ?)"
 _STAND = "UPDATE audit_logs SET standing = ?, seal = ? WHERE key = ?"
 _ENTER = "INSERT INTO audit_entries (id, line, salt, body, run, batch) VALUES (?, ?, ?, ?, ?, ?)"
@@ -58,8 +62,20 @@ def kept(cursor: apsw.Cursor, name: str) -> Kept | None:
 # writing
 
 
-_written: WeakKeyDictionary[apsw.Cursor, dict[str, tuple[int, Standing]]] = WeakKeyDictionary()
-"""Where logs stand that a transaction has written already, which has a cursor of its own: nobody else did since."""
+class Seen(msgspec.Struct, frozen=True, gc=False):
+    """A log as it was written: where it stood (and that as the file has it), its seal, and its last entry."""
+
+    key: int
+    standing: Standing
+    encoded: bytes
+    seal: bytes
+    line: bytes
+
+
+_written: WeakKeyDictionary[apsw.Cursor, dict[str, Seen]] = WeakKeyDictionary()
+"""Logs that a transaction has written already, which has a cursor of its own: nobody else did since."""
+_seen: WeakKeyDictionary[apsw.Connection, dict[str, Seen]] = WeakKeyDictionary()
+"""Logs that a connection wrote last. Others may have written since, or it was taken back: it is looked each time."""
 
 
 def growth(cursor: apsw.Cursor, batch: Batch) -> Growth | None:
@@ -71,14 +87,25 @@ def growth(cursor: apsw.Cursor, batch: Batch) -> Growth | None:
 
 
 def _growth(cursor: apsw.Cursor, links: Links, first: int = 1, last: int = 0) -> Growth:
-    if (known := _written.get(cursor, {}).get(links.name)) is not None:
-        key, standing = known
-        demand_log(standing, links)
-        made = Growth(key, copy(standing))
+    known = _written.get(cursor, {}).get(links.name) or _unchanged(cursor, links.name)
+    if known is not None:
+        demand_log(known.standing, links)
+        made = Growth(known.key, copy(known.standing))
     else:
         made = grown(kept(cursor, links.name), links)
     made.add(links.keys, links.drafts, first, last)
     return made
+
+
+def _unchanged(cursor: apsw.Cursor, name: str) -> Seen | None:
+    """The log as this connection wrote it last, if every bit of where it stands is as it was then: what was sound is
+    still."""
+    known = _seen.get(cursor.connection, {}).get(name)
+    if known is None:
+        return None
+    at = (known.key << SHIFT) + known.standing.count - 1
+    found = rows(cursor, _UNCHANGED, (known.key, name, known.encoded, known.seal, at, known.line))
+    return known if found == [(1,)] else None
 
 
 def forget(cursor: apsw.Cursor) -> None:
@@ -110,7 +137,9 @@ def write(cursor: apsw.Cursor, made: Growth, run: int | None = None, batch: int 
         for row in made.rows
     ]
     cursor.executemany(_ENTER, values)
-    _written.setdefault(cursor, {})[name] = (made.key, made.standing)
+    seen = Seen(made.key, made.standing, standing, seal, made.rows[-1].line)
+    _written.setdefault(cursor, {})[name] = seen
+    _seen.setdefault(cursor.connection, {})[name] = seen
 
 
 def begin(cursor: apsw.Cursor, keys: tuple[EpochKeys, ...], name: str) -> Standing:

@@ -27,7 +27,14 @@ class Chain:
         self._key_id = ""
 
     def link(self, draft: Draft, logged: int, salt: bytes) -> Link:
-        """The next entry, made at *logged*. Raises AuditKeyWrong: nothing changed."""
+        """The next entry, made at *logged*, and its body. Raises AuditKeyWrong: nothing changed."""
+        if not draft.body:
+            return Link(self.line(draft, logged, b""), b"", b"")
+        body = form.body_line(self.standing.count, salt, draft.body)
+        return Link(self.line(draft, logged, salt), body, salt)
+
+    def line(self, draft: Draft, logged: int, salt: bytes) -> bytes:
+        """The same, without its body."""
         at = self.standing
         entry = Entry(
             action=draft.action,
@@ -49,11 +56,10 @@ class Chain:
             v=FORMAT,
         )
         line = form.entry_line(self._key_of(entry.epoch), entry)
-        body = form.body_line(entry.seq, salt, draft.body) if draft.body else b""
         at.count += 1
         at.mac = form.mac_of(line)
         at.logged = max(at.logged, logged)
-        return Link(line, body, salt if draft.body else b"")
+        return line
 
     def rotation(self, now: int) -> Draft | None:
         """The entry with which the first key takes over, if another one is in use. After it is linked, `rotate`."""
