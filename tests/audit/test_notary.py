@@ -215,16 +215,18 @@ def test_a_checkpoint_that_comes_late_is_no_concern_and_one_that_is_refused_is_r
 def test_an_anchor_that_is_ahead_or_knows_another_log_is_said_at_the_opening(
     path: Path, tmp_path: Path
 ) -> None:
-    async def written(at: Path, count: int, anchor: Kept) -> None:
-        log = await opened(at, anchors=[anchor], name="the log")
+    async def written(at: Path, count: int, anchor: Kept, *secrets: str) -> None:
+        log = await opened(at, anchors=[anchor], name="the log", secret=[*secrets, SECRET])
         await log.append(drafts(count))
         await log.close()
 
     anchor, other = Kept(), Kept()
     asyncio.run(written(path, 10, anchor))
     asyncio.run(written(tmp_path / "other.jsonl", 10, other))
+    before = path.read_bytes()
     with pytest.raises(AuditDamaged, match="swapped"):
-        asyncio.run(written(path, 1, other))
+        asyncio.run(written(path, 1, other, OTHER))
+    assert path.read_bytes() == before  # nor is it entered that another key takes over
     with pytest.raises(AuditDamaged, match="missing"):
         asyncio.run(written(tmp_path / "none.jsonl", 1, other))
     assert not (tmp_path / "none.jsonl").exists()
@@ -235,7 +237,7 @@ def test_an_anchor_that_cannot_be_asked_stops_nobody(path: Path, tmp_path: Path)
         log = await opened(path, anchors=[FileAnchor(tmp_path / "not mounted" / "anchor")])
         await log.append(drafts(1))
         await log.close()
-        assert log.anchor_failures >= 2
+        assert log.anchor_failures >= 1
         assert log.unanchored == 2
 
     asyncio.run(scene())

@@ -109,17 +109,24 @@ class FileLog:
             if self._lane is not None and self._forks == forks():
                 return
             self._forks = forks()
-            notary = Notary(self, self._anchors)
-            lane = self._newest = Appender(self._files, lambda: self._tells(notary), notary.made)
+            notary, self._notary = Notary(self, self._anchors), None
+            lane = self._newest = Appender(self._files, lambda: self._tells(notary), self._made)
             try:
                 lane.do(lambda _: None)
                 notary.check()
+                lane.is_trusted = True
+                lane.do(lambda _: None)
             except BaseException:
-                notary.close()
+                notary.close(0)
                 lane.end()
                 raise
             lane.start()
             self._lane, self._notary = lane, notary
+            notary.made()  # what a writer that died may have left without a checkpoint
+
+    def _made(self, more: int) -> None:
+        if self._notary is not None:
+            self._notary.made(more)
 
     def _tells(self, notary: Notary) -> str:
         """What tells of a log, though there is none."""

@@ -55,6 +55,8 @@ class Appender(Lane):
         self._size = 0
         self._chain: Chain | None = None
         self._lines: list[bytes] = []
+        self.is_trusted = False
+        """Whether all was asked that tells of the log: until then nothing is entered."""
         self._late = False
         self._before = 0
         self.durable: tuple[Standing, EpochKeys] | None = None
@@ -97,8 +99,8 @@ class Appender(Lane):
         try:
             with self._lock:
                 chain = self._sound()
-                self._before = chain.standing.count - len(self._lines)
-                known = self._before if self.durable else 0
+                self._before = chain.standing.count
+                self._take_over(chain)
                 for job in group:
                     self._do(job, chain)
                 self._commit(chain)
@@ -110,7 +112,7 @@ class Appender(Lane):
         finally:
             self._lines = []
         self.durable = (msgspec.structs.replace(chain.standing), chain.active())
-        if made := chain.standing.count - known:
+        if made := chain.standing.count - self._before:
             self._made(made)
 
     def _do(self, job: Job[Any], chain: Chain) -> None:
@@ -206,9 +208,7 @@ class Appender(Lane):
             tail = tail_of(files, self._path, begin, self._place.keys, seals)
             self._goes_on(tail.standing)
             self._adopt(files, tail)
-        chain = Chain(self._place.keys, tail.standing)
-        self._take_over(chain)
-        return chain
+        return Chain(self._place.keys, tail.standing)
 
     def _is_followed(self, files: Sequence[Part]) -> None:
         """Whether the file that was written last is still one of the log's."""
@@ -262,8 +262,7 @@ class Appender(Lane):
 
     def _take_over(self, chain: Chain) -> None:
         """Go on with the first key, if another one is in use: entered with what is appended now."""
-        chain.active()
-        rotation = chain.rotation(time.time_ns() // 1_000_000)
+        rotation = chain.rotation(time.time_ns() // 1_000_000) if self.is_trusted else None
         if rotation is not None:
             self._lines.append(chain.link(rotation, rotation.at, b"").line)
             chain.rotate()
