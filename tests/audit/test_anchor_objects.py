@@ -78,23 +78,30 @@ def test_without_that_proof_a_store_would_overwrite(bucket: Bucket, monkeypatch:
     assert list(one.all("app")) == [log.other(history="x").at(64)]
 
 
-def test_what_somebody_else_put_among_them_is_told(bucket: Bucket) -> None:
-    """And hides nothing: no checkpoint goes back because of it."""
+def test_what_somebody_else_put_among_them_hides_nothing(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much it is, and though it can never be removed; an object that is none is no checkpoint either."""
+    monkeypatch.setattr(objects, "_PAGE", 2)
     anchor, log = (
         ObjectAnchor(bucket.name, prefix="foreign/", client=bucket.client()),
         Log("app", id="2" * 32),
     )
-    log.put(anchor, 64)
+    first = log.put(anchor, 64)
     folder = f"foreign/n-app/{log.id}/"
-    bucket.client().put_object(Bucket=bucket.name, Key=f"{folder}{10:020}!", Body=b"")
+    for number in range(5):
+        for key in (f"{10:020}!{number}", f"{64:020}{number}", f"{70:020}/{number}", f"junk{number}"):
+            bucket.client().put_object(Bucket=bucket.name, Key=folder + key, Body=b"")
+    second = log.put(anchor, 128)
 
-    for asks in (lambda: log.put(anchor, 9), lambda: anchor.newest("app"), lambda: list(anchor.all("app"))):
-        with pytest.raises(AnchorError, match="which is no checkpoint"):
-            asks()
-    bucket.client().delete_object(Bucket=bucket.name, Key=f"{folder}{10:020}!")
-    bucket.client().put_object(Bucket=bucket.name, Key=f"{folder}{65:020}", Body=b"junk")
+    assert list(anchor.all("app")) == [first, second]
+    assert anchor.newest("app") == [second]
+    for entries in (9, 65):
+        with pytest.raises(AnchorRefused, match="128 entries" if entries > 64 else "64 entries"):
+            log.put(anchor, entries)
+    bucket.client().put_object(Bucket=bucket.name, Key=f"{folder}{129:020}", Body=b"junk")
     with pytest.raises(AnchorRefused):
-        log.put(anchor, 65)
+        log.put(anchor, 129)
 
 
 def test_what_the_store_does_not_allow_is_told_without_secrets(bucket: Bucket) -> None:

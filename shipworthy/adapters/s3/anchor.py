@@ -181,20 +181,17 @@ class ObjectAnchor:
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def _page(self, folder: str, after: int, most: int = 0) -> tuple[list[int], bool]:
-        """Of how many entries the next checkpoints are, and whether there are more."""
-        page = self._asked(
-            "list_objects_v2", Prefix=folder, StartAfter=_key(folder, after), MaxKeys=most or _PAGE
-        )
-        counts = []
-        for each in page.get("Contents", ()):
-            entries = _entries(each["Key"], folder)
-            if entries is None:
-                raise AnchorError(
-                    f"{self.where} has {each['Key']!r}, which is no checkpoint.",
-                    fix="Remove it, and look who could put it there: only writers of the log should.",
-                )
-            counts.append(entries)
-        return counts, bool(page.get("IsTruncated"))
+        """Of how many entries the next checkpoints are, and whether there may be more. What somebody else has put
+        there is passed over, however much it is."""
+        start, most = _key(folder, after), most or _PAGE
+        while True:
+            page = self._asked("list_objects_v2", Prefix=folder, StartAfter=start, MaxKeys=most)
+            keys = [each["Key"] for each in page.get("Contents", ())]
+            counts = [count for key in keys if (count := _entries(key, folder)) is not None]
+            more = bool(page.get("IsTruncated") and keys)
+            if counts or not more:
+                return counts, more
+            start, most = keys[-1], _PAGE
 
     def _after(self, folder: str, entries: int) -> int | None:
         """The entries of the next checkpoint after so many."""
