@@ -125,7 +125,7 @@ def test_a_checkpoint_that_the_logs_signer_did_not_sign_is_reported(log: Log) ->
     assert ours(replace(log, checkpoints=(*log.checkpoints, b"garbage"))).verdict == "checkpoint"
     assert ours(replace(log, checkpoints=other.checkpoints)).verdict == "checkpoint"
     assert ours(replace(log, anchored=(forged,))).verdict == "checkpoint"
-    assert ours(replace(log, anchored=(*log.checkpoints, b"garbage"))).verdict == "checkpoint"
+    assert ours(replace(log, anchored=(b"torn", *log.checkpoints, b"garbage"))).verdict == "ok"
 
 
 def test_checkpoints_of_an_anchor_may_come_late(log: Log) -> None:
@@ -135,12 +135,13 @@ def test_checkpoints_of_an_anchor_may_come_late(log: Log) -> None:
     assert (report.verdict, report.anchored) == ("ok", 90)
 
 
-def test_an_anchor_that_also_tells_of_an_earlier_log_asks_for_the_id(log: Log) -> None:
+def test_an_anchor_that_also_tells_of_an_earlier_log_says_which_is_the_newest(log: Log) -> None:
     earlier = made(random.Random(10), 30)
-    both = replace(log, anchored=(*earlier.checkpoints, *log.checkpoints))
+    both = (*earlier.checkpoints, *log.checkpoints)
 
-    assert ours(both) == ("swapped", 0)
-    assert ours(replace(both, expected=log.id)).verdict == "ok"
+    assert ours(replace(log, anchored=both)).verdict == "ok"
+    assert ours(replace(earlier, anchored=both)) == ("swapped", 0)
+    assert ours(replace(earlier, anchored=both, expected=earlier.id)).verdict == "ok"
 
 
 def test_what_a_clock_hides_is_said_as_well(log: Log) -> None:

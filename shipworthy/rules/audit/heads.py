@@ -43,8 +43,8 @@ class Source:
         self.last: _Read | None = None
         self.signer: str | None = None
         """Who signs what the last one covers, as the log says; None where it covers more than there is."""
-        self.unread = 0
-        """Lines that are no checkpoints; of the log's own, only whether the last one is none."""
+        self.unread = False
+        """Whether the last line of the log's own is no checkpoint."""
         self.foreign: dict[str, _Read] = {}
 
     def peek(self) -> str | None:
@@ -66,14 +66,16 @@ class Source:
         for line in self._lines:
             read = checkpoint_of(line)
             if read is None:
-                self.unread = self.unread + 1 if self.outside else 1
+                self.unread = True
                 continue
             if not self.outside:
-                self.unread, self.last, self.signer = 0, read, None
+                self.unread, self.last, self.signer = False, read, None
             if read[0].log == self._log:
                 self.last, self.read, self.due = read, read, read[0].entries
                 return
-            self.foreign.setdefault(read[0].log, read)
+            kept = self.foreign.get(read[0].log)
+            if kept is None or kept[0].at < read[0].at:
+                self.foreign[read[0].log] = read
 
 
 class Heads:
@@ -91,6 +93,8 @@ class Heads:
         """The first that does not have a right signature."""
         self.rewritten = False
         self._named: set[str] = set()
+        self._newest = -1
+        """When the newest anchored checkpoint of this log was made."""
         self._roots: OrderedDict[int, str] = OrderedDict()
         self._signed: tuple[bytes, bytes, str, bool] | None = None
 
@@ -124,6 +128,8 @@ class Heads:
         if same and not source.outside:
             return  # who signed it says nothing that the root does not; the last one's signature is looked at later
         right = (now or head.signer in self._named) and self._is_right(read, signer if now else head.signer)
+        if right and source.outside:
+            self._newest = max(self._newest, head.at)
         if right and not same:
             self.rewritten = True
         elif right and root is not None:
@@ -151,15 +157,14 @@ class Heads:
                 self.seen += 1
                 if read[0].signer in known and self._is_right(read, read[0].signer):
                     self.beyond = max(self.beyond, read[0].entries)
+                    if source.outside:
+                        self._newest = max(self._newest, read[0].at)
                 elif source.outside:
                     self._unsigned(f"an anchored checkpoint of {read[0].entries} entries")
                 source.take()
         own = self.sources[0]
         if own.unread or (own.last and not self._is_last_right(own.last, known, log)):
             self._unsigned("the last of the log's own checkpoints")
-        for source in self.sources[1:]:
-            if source.unread:
-                self._unsigned(f"{source.unread} lines of an anchor that are no checkpoints")
 
     def _is_last_right(self, read: _Read, known: Sequence[str], log: str) -> bool:
         named = self.sources[0].signer
@@ -167,14 +172,18 @@ class Heads:
         return read[0].log == log and by_it and self._is_right(read, read[0].signer)
 
     def foreign(self, signers: Callable[[str], Sequence[str]]) -> str | None:
-        """Another log, of which an anchor has a checkpoint with a right signature."""
+        """Another log, of which an anchor has a checkpoint that is right, and newer than any of this one."""
         for source in self.sources[1:]:
             for log, read in source.foreign.items():
-                if read[0].signer in signers(log) and self._is_right(read, read[0].signer):
+                newer = read[0].at > self._newest and read[0].signer in signers(log)
+                if newer and self._is_right(read, read[0].signer):
                     return log
         return None
 
     def expected(self) -> str | None:
-        """The log that they tell of, an anchored one first; "" where nothing can be read of it, None where none is."""
-        logs = [source.peek() for source in (*self.sources[1:], self.sources[0])]
-        return next((log for log in logs if log is not None), None)
+        """The log that an anchor tells of; None where none does."""
+        return next((log for source in self.sources[1:] if (log := source.peek())), None)
+
+    def tells(self) -> bool:
+        """Whether there is any."""
+        return any([source.peek() is not None for source in self.sources])

@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from shipworthy.domain.audit import EpochKeys
 from shipworthy.rules.audit.chain import Seal, seal_of
 from shipworthy.rules.audit.epochs import Epochs
 from shipworthy.rules.audit.heads import NEVER
-from shipworthy.rules.audit.keys import following
 
 _LOG = re.compile(r"[0-9a-f]{32}\Z")
 _MAC = re.compile(r"[0-9a-f]{64}\Z")
@@ -59,19 +57,9 @@ class Seals:
         epoch = (seal.count - 1) // self._every
         return epochs.key(epoch) if epochs.made_to(epoch) <= _FARTHEST else b""
 
-    def foreign(self, secrets: Sequence[EpochKeys]) -> str | None:
-        """Another log, which a right seal is of."""
-        if self._next:
-            return None
-        for seal in reversed(self._seals):
-            epoch = (seal.count - 1) // self._every
-            for secret in secrets if epoch <= _FARTHEST else ():
-                key = secret.epoch(seal.log, 0)
-                for _ in range(epoch):
-                    key = following(key)
-                if _is_right(seal, key):
-                    return seal.log
-        return None
+    def foreign(self) -> str | None:
+        """Another log, which the seal is of as it stands."""
+        return None if self._next else self.log
 
 
 def _is_formed(seal: Seal) -> bool:

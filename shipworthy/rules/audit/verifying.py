@@ -66,7 +66,7 @@ class Verifier:
         self._heads = Heads(checkpoints, anchored)
         self._anchors = len(anchored)
         self._expected = expected_log
-        self._told = bool(seals) or expected_log is not None or self._heads.expected() is not None
+        self._told = bool(seals) or expected_log is not None or self._heads.tells()
         self._bodies = Beside()
         self._log: str | None = None
         self._name: str | None = None
@@ -161,10 +161,7 @@ class Verifier:
         return False
 
     def _is_expected(self, log: str) -> None:
-        if self._expected is not None:
-            other = self._expected if self._expected != log else None
-        else:
-            other = self._seals.foreign(self._secrets)
+        other = self._seals.foreign() if self._expected in (None, log) else self._expected
         if other is not None:
             self._find("swapped", 0, f"This is the log {log}, and {other} is expected here.")
 
@@ -220,7 +217,7 @@ class Verifier:
         """A line that is not the entry that is due."""
         due = self._due
         if entry is not None and _is_formed(entry):
-            if entry.log != self._log:
+            if entry.log != self._log and _LOG.match(entry.log):
                 self._doubt(line, spliced=True)
                 return
             if self._is_authentic(entry, line):
@@ -337,7 +334,9 @@ class Verifier:
         self._bodies.finish()
         found = self._found or self._at_end(missing)
         if self._expected is None and self._every and (other := self._heads.foreign(self._signers)):
-            found = Finding("swapped", 0, 1, f"This is the log {self._log}, and an anchor tells of {other}.")
+            found = Finding(
+                "swapped", 0, 1, f"This is the log {self._log}, and an anchor's newest is {other}."
+            )
         also = ""
         if self._clock is not None and found.verdict != "swapped":
             also = "" if found.verdict == "ok" else f"{found.verdict}: {found.what}"
