@@ -358,6 +358,24 @@ def test_bad_options_are_named_with_their_fix(options: dict[str, Any], words: st
             kind(**options)
 
 
+def test_what_is_left_when_a_process_ends_is_told_before_the_exporter_ends() -> None:
+    code = """
+import asyncio
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+import shipworthy
+provider = TracerProvider()
+provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter()))
+telemetry = shipworthy.OTelTelemetry(provider, NoOpMeterProvider())
+asyncio.run(shipworthy.Agent("", model=shipworthy.mock("x"), telemetry=telemetry).run("Go", tenant_id="acme"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert '"name": "invoke_agent agent"' in done.stdout
+    assert '"name": "chat mock"' in done.stdout
+
+
 def test_without_the_extra_it_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['opentelemetry'] = None\n"

@@ -14,6 +14,7 @@ import pytest
 from shipworthy import (
     Agent,
     BudgetConfig,
+    Charge,
     InMemoryTelemetry,
     PriceTable,
     Scope,
@@ -33,6 +34,7 @@ from shipworthy.rules.codec import decode_events
 from shipworthy.rules.state import replay
 from shipworthy.rules.telemetry import names
 from shipworthy.rules.telemetry.identity import Identities
+from shipworthy.rules.telemetry.past import left_from
 from shipworthy.rules.telemetry.records import Measured, Record, SpanClosed, SpanOpened
 from shipworthy.rules.telemetry.spans import TELLS, Fold
 from shipworthy.rules.telemetry.whose import Told
@@ -167,6 +169,32 @@ def test_what_was_said_is_on_spans_only_where_it_is_asked_for(content: bool) -> 
         on += [name for r in records for name in r.attributes if name in names.CONTENT]
     assert bool(found) == content
     assert set(on) == (set(names.CONTENT) if content else set())
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "again"])
+@pytest.mark.parametrize("events", GOLDEN, ids=IDS)
+def test_wherever_a_process_dies_its_spans_are_told_once(events: list[AnyEvent], again: bool) -> None:
+    for died in range(1, len(events)):
+        before = events[:died]
+        resumed = facts.RunResumed(fence=9, previous="dead", seq=died + 1, at=before[-1].at + 5)
+        charged = facts.ModelAbandoned(charged=Charge(1, 1), reason="crashed", seq=died + 2, at=resumed.at)
+        first = said_of(before)
+        second = fold_of(events, past=before, again=again).feed([resumed, charged])
+        opened = {r.key for r in first if isinstance(r, SpanOpened)}
+        ended = {r.key for r in first if isinstance(r, SpanClosed)}
+        told = Counter(r.key for r in second if isinstance(r, SpanClosed))
+        assert set(told.values()) <= {1}
+        assert opened <= ended | set(told), "what was under way is told by the one that goes on"
+        if again:
+            assert all([r.past for r in second if isinstance(r, SpanOpened) and r.key in opened])
+            kept = said_of(before[: left_from(before)]) if left_from(before) else []
+            left = ended - {r.key for r in kept if isinstance(r, SpanClosed)}
+            assert told.keys() >= left, "and so is what had ended in the sittings that were left"
+        else:
+            assert not ended & set(told), "what had ended is not"
+        assert total(second, names.SESSION_DURATION) == total(second, names.TOKEN_USAGE) == 0, (
+            "nor measured again"
+        )
 
 
 # --- mutants ----------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from shipworthy.rules.learning import SUFFIX
 from shipworthy.rules.telemetry import content as said
 from shipworthy.rules.telemetry import names
 from shipworthy.rules.telemetry.measuring import NOTHING, Measuring
+from shipworthy.rules.telemetry.past import left_from
 from shipworthy.rules.telemetry.records import Attributes, Record, SpanClosed, SpanOpened, Value
 from shipworthy.rules.telemetry.whose import Known, Open, Told, of_usage
 
@@ -104,25 +105,13 @@ class Fold:
 
     def _read_back(self, past: Sequence[AnyEvent]) -> None:
         """Know what the sittings before left open, and tell those again that may have taken spans with them."""
-        tell_from = self._left_from(past) if self._again else len(past)
+        tell_from = left_from(past) if self._again else len(past)
         off, self._measured.off = self._measured.off, True
         self._of_past = True
         for i, event in enumerate(past):
             self._mute = i < tell_from
             self._follow(event)
         self._mute, self._of_past, self._measured.off = False, False, off
-
-    @staticmethod
-    def _left_from(past: Sequence[AnyEvent]) -> int:
-        """Where the sittings begin that were left one after the other; none of them came to an end or a pause."""
-        found = len(past)
-        for i in range(len(past) - 1, -1, -1):
-            kind = type(past[i])
-            if kind is RunParked or kind is RunEnded:
-                break
-            if kind is RunResumed or kind is RunStarted:
-                found = i
-        return found
 
     def _lost(self) -> None:
         """Events are missing: what is open may have ended in them."""
