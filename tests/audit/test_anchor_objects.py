@@ -30,7 +30,7 @@ class InPages(Anchors):
         return ObjectAnchor(self._bucket.name, prefix="pages/", client=self._bucket.client())
 
 
-PAGED = {"many_are_kept_in_their_order", "logs_are_kept_apart", "of_many_at_once_none_is_lost"}
+PAGED = {"many_are_kept_in_their_order", "logs_are_kept_apart"}
 
 
 @pytest.mark.parametrize("law", [law for law in LAWS if name(law) in PAGED], ids=name)
