@@ -7,12 +7,14 @@ import msgspec
 from shipworthy.domain.audit import EVERY, FORMAT, Draft, Entry, EpochKeys, Link, Standing
 from shipworthy.errors import AuditKeyWrong
 from shipworthy.rules.audit import form
+from shipworthy.rules.audit.epochs import Stamp
 from shipworthy.rules.audit.keys import mac
 from shipworthy.rules.audit.signatures import public_of
 
 BEGUN, ROTATED = "log.begun", "log.key_rotated"
 SCHEME = "hmac-sha256/1"
 SALT = 16
+_NONE = Stamp(b"")
 
 
 class Chain:
@@ -25,6 +27,7 @@ class Chain:
         self._epoch = -1
         self._key = b""
         self._key_id = ""
+        self._stamp = _NONE
 
     def link(self, draft: Draft, logged: int, salt: bytes) -> Link:
         """The next entry, made at *logged*, and its body. Raises AuditKeyWrong: nothing changed."""
@@ -36,30 +39,36 @@ class Chain:
     def line(self, draft: Draft, logged: int, salt: bytes) -> bytes:
         """The same, without its body."""
         at = self.standing
-        entry = Entry(
-            action=draft.action,
-            actor=draft.actor,
-            at=draft.at,
-            body=form.digest_of(salt, draft.body) if draft.body else "",
-            epoch=at.count // at.every,
-            facts=draft.facts,
-            fence=draft.fence,
-            log=at.log,
-            logged=logged,
-            n=draft.n,
-            prev=at.mac,
-            run=draft.run,
-            seq=at.count,
-            session=draft.session,
-            tenant=draft.tenant,
-            user=draft.user,
-            v=FORMAT,
+        count = at.count
+        epoch = count // at.every
+        stamp = self._stamp_of(epoch)
+        body = draft.body
+        plain = form.encode(
+            Entry(
+                action=draft.action,
+                actor=draft.actor,
+                at=draft.at,
+                body=form.digest_of(salt, body) if body else "",
+                epoch=epoch,
+                facts=draft.facts,
+                fence=draft.fence,
+                log=at.log,
+                logged=logged,
+                n=draft.n,
+                prev=at.mac,
+                run=draft.run,
+                seq=count,
+                session=draft.session,
+                tenant=draft.tenant,
+                user=draft.user,
+                v=FORMAT,
+            )
         )
-        line = form.entry_line(self._key_of(entry.epoch), entry)
-        at.count += 1
-        at.mac = form.mac_of(line)
-        at.logged = max(at.logged, logged)
-        return line
+        stamped = stamp.of(plain)
+        at.count, at.mac = count + 1, stamped
+        if logged > at.logged:
+            at.logged = logged
+        return form.with_mac(plain, stamped)
 
     def rotation(self, now: int) -> Draft | None:
         """The entry with which the first key takes over, if another one is in use. After it is linked, `rotate`."""
@@ -77,7 +86,9 @@ class Chain:
     def seal(self) -> bytes:
         """The seal of the log as it stands, under the key of the entry that was linked last."""
         at = self.standing
-        return seal_of(self._key or self._key_of((at.count - 1) // at.every), at.log, at.count, at.mac)
+        if not self._key:
+            self._stamp_of((at.count - 1) // at.every)
+        return seal_of(self._key, at.log, at.count, at.mac)
 
     def active(self) -> EpochKeys:
         """The keys in use. Raises AuditKeyWrong."""
@@ -89,11 +100,11 @@ class Chain:
             f"The log {self.standing.name!r} goes on under key {self.standing.key}, and here is {have}."
         )
 
-    def _key_of(self, epoch: int) -> bytes:
+    def _stamp_of(self, epoch: int) -> Stamp:
         if epoch != self._epoch or self.standing.key != self._key_id:
             key = self.active().epoch(self.standing.log, epoch)
-            self._epoch, self._key, self._key_id = epoch, key, self.standing.key
-        return self._key
+            self._epoch, self._key, self._key_id, self._stamp = epoch, key, self.standing.key, Stamp(key)
+        return self._stamp
 
 
 def genesis(keys: EpochKeys, name: str, log: str, now: int, every: int = EVERY) -> tuple[Standing, Draft]:

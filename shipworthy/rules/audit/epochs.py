@@ -1,4 +1,4 @@
-"""What a verifier makes of a secret: for one log the key of each epoch, ready to hold lines to."""
+"""The key of an epoch, ready to make macs with; and what a verifier makes of a secret: for one log the keys of all."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ class Stamp:
         padded = key.ljust(_BLOCK, b"\0")
         self._inner = hashlib.sha256(padded.translate(_INNER))
         self._outer = hashlib.sha256(padded.translate(_OUTER))
+
+    def of(self, plain: bytes) -> str:
+        """The mac of this."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(plain)
+        outer.update(inner.digest())
+        return outer.hexdigest()
 
     def is_right(self, line: bytes) -> bool:
         """Whether the line's mac is right under this key."""

@@ -37,7 +37,12 @@ _bodies = msgspec.json.Decoder(Body)
 def entry_line(key: bytes, entry: Entry) -> bytes:
     """The entry with its mac."""
     plain = _encoder.encode(entry)
-    return plain[:-1] + _MAC + mac(key, plain).hex().encode() + b'"}'
+    return with_mac(plain, mac(key, plain).hex())
+
+
+def with_mac(plain: bytes, stamped: str) -> bytes:
+    """An entry that was encoded, with its mac."""
+    return b'%b,"mac":"%b"}' % (plain[:-1], stamped.encode())
 
 
 def mac_of(line: bytes) -> str:
