@@ -185,6 +185,25 @@ def test_a_log_that_an_anchor_knows_is_not_begun_anew(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_no_byte_of_what_was_erased_is_left_in_a_file_of_its_own(tmp_path: Path) -> None:
+    def left() -> list[str]:
+        return [file.name for file in tmp_path.iterdir() if b"of Alice" in file.read_bytes()]
+
+    async def scenario() -> None:
+        log = SqliteAuditLog(tmp_path / "a.db", secret=SECRET)
+        await log.open()
+        for _ in range(30):
+            await log.append(
+                [said("a", b'"of Alice %s"' % (b"x" * 3000), user="alice"), said("b", user="bob")]
+            )
+        assert left() != []
+        assert await log.erase(lambda entry: entry.user == "alice") == 30
+        assert left() == []
+        await log.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_copy_makes_no_file_and_says_that_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(AuditUnavailable, match="no file"):
         list(copy_in_sqlite(tmp_path / "none.db").lines())

@@ -146,6 +146,9 @@ class PostgresAudits:
         """Put a checkpoint to the log's own, on this thread."""
         self.ask(lambda on: audit.keep(on, key, entries, line))
 
+    def scrubbing(self) -> None:
+        """Nothing: the role owns no table, and so may not have one written anew."""
+
     def close(self) -> None:
         """Let go of what is not the lane's."""
         with self._lock:

@@ -68,6 +68,10 @@ class Database(Protocol):
         """Put a checkpoint to the log's own, on this thread."""
         ...
 
+    def scrubbing(self) -> Callable[[Any], None] | None:
+        """The lane's work: leave no byte of what was erased; None where that is not in its power."""
+        ...
+
     def close(self) -> None:
         """Let go of what is not the lane's."""
         ...
@@ -150,6 +154,7 @@ class KeptLog(Copy):
         self._opening = threading.Lock()
         self._log = ""
         self._linked = 0
+        self._joined = False
         self._forks = 0
         self._lane: Lane | None = None
         self.notary: Notary | None = None
@@ -212,6 +217,7 @@ class KeptLog(Copy):
     def links(self, drafts: Sequence[Draft]) -> Links:
         """The same, to be carried by a commit of the store at its `place`. Raises AuditClosed."""
         self._ready()
+        self._joined = True
         self._linked += len(drafts)
         return Links(self.name, self._keys, tuple(drafts), self._log)
 
@@ -222,7 +228,8 @@ class KeptLog(Copy):
             self.notary.made(linked)
 
     async def erase(self, match: Callable[[Entry], bool]) -> int:
-        """Forget the bodies and salts of the entries that match; the entries stay, and verify. How many."""
+        """Forget the bodies and salts of the entries that match; the entries stay, and verify. How many. Where commits
+        of a store carry them, bytes are left until that is scrubbed."""
         lane, key, gone, at = self._ready(), await asyncio.to_thread(self._key), 0, 0
         while key is not None:
             numbers, after = await asyncio.to_thread(self._matching, key, at, match)
@@ -233,6 +240,9 @@ class KeptLog(Copy):
             if after is None:
                 break
             at = after
+        if gone and not self._joined and (scrub := self._database.scrubbing()):
+            with translated():
+                await lane.submit(scrub)
         return gone
 
     def _matching(self, key: int, at: int, match: Callable[[Entry], bool]) -> tuple[list[int], int | None]:

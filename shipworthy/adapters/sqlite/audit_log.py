@@ -12,6 +12,7 @@ import apsw
 from msgspec.structs import replace
 
 import shipworthy.adapters.sqlite.audit as audit
+import shipworthy.adapters.sqlite.erasing as erasing
 from shipworthy.adapters.shared.lane import Lane
 from shipworthy.adapters.sqlite.connection import (
     RUNS,
@@ -22,7 +23,7 @@ from shipworthy.adapters.sqlite.connection import (
     rows,
     translating,
 )
-from shipworthy.adapters.sqlite.writer import Committer
+from shipworthy.adapters.sqlite.writer import Alone, Committer
 from shipworthy.domain.audit import EpochKeys, Links, Standing
 from shipworthy.errors import AuditUnavailable, ConfigurationError
 
@@ -97,6 +98,10 @@ class SqliteAudits:
             if self._hand is None:
                 self._hand = Committer(self._relaxed, translating(self._relaxed, connect))
             self._hand.do(lambda cursor: audit.keep(cursor, key, entries, line))
+
+    def scrubbing(self) -> Alone[None]:
+        """The lane's work: write the file anew, and cut its WAL to nothing."""
+        return Alone(erasing.scrub)
 
     def close(self) -> None:
         """Let go of what is not the lane's."""
