@@ -17,13 +17,14 @@ class SealFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self._fd = -1
+        self._id = (0, 0)
         self._slot = 0
 
     def read(self) -> list[tuple[int, Seal]]:
         """The seals that can be read, with their slots, the highest count first. [] where there is no file."""
         self.close()
         try:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            self._has(os.open(self.path, os.O_RDWR | os.O_CLOEXEC))
         except FileNotFoundError:
             return []
         data = os.pread(self._fd, 2 * SLOT, 0)
@@ -34,9 +35,10 @@ class SealFile:
     def is_there(self) -> bool:
         """Whether the file that was read is still the one of this name."""
         try:
-            return self._fd >= 0 and os.path.samestat(os.fstat(self._fd), os.stat(self.path))
+            at = os.stat(self.path)
         except FileNotFoundError:
             return False
+        return self._fd >= 0 and (at.st_dev, at.st_ino) == self._id
 
     def holds(self, slot: int) -> None:
         """This slot is the one that must not be lost: the other one is written next."""
@@ -54,7 +56,7 @@ class SealFile:
         except BaseException:
             os.close(fd)
             raise
-        self._fd = fd
+        self._has(fd)
         sync_folder(self.path)
         self.holds(0)
 
@@ -70,6 +72,10 @@ class SealFile:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def _has(self, fd: int) -> None:
+        at = os.fstat(fd)
+        self._fd, self._id = fd, (at.st_dev, at.st_ino)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -24,6 +24,7 @@ class FileLock:
     def __init__(self, path: str, patience: float = 10.0) -> None:
         self.path, self.patience = path, patience
         self._fd = -1
+        self._id = (0, 0)
         self._forks = forks()
 
     def __enter__(self) -> None:
@@ -34,6 +35,8 @@ class FileLock:
         while True:
             if self._fd < 0:
                 self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                at = os.fstat(self._fd)
+                self._id = (at.st_dev, at.st_ino)
             try:
                 self._take()
             except OSError as error:
@@ -72,9 +75,10 @@ class FileLock:
 
     def _is_there(self) -> bool:
         try:
-            return os.path.samestat(os.fstat(self._fd), os.stat(self.path))
+            at = os.stat(self.path)
         except FileNotFoundError:
             return False
+        return (at.st_dev, at.st_ino) == self._id
 
 
 def sync_folder(path: str) -> None:

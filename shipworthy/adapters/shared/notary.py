@@ -24,6 +24,8 @@ from shipworthy.rules.audit.signatures import checkpoint, is_signed, public_of
 log = logging.getLogger("shipworthy.audit")
 _EVOLVE = 1.0
 """Seconds between two moves of a sealed key; the file is synced for each."""
+_BREATH = 0.05
+"""Seconds between two checkpoints, however many entries are made: each costs a signature."""
 _LAST_WORD = 5.0
 """Seconds that closing waits for anchors."""
 
@@ -61,9 +63,11 @@ class Notary:
         self._log, self._every, self._patience = of, every, patience
         self._couriers = [Courier(anchor, self._own) for anchor in anchors]
         self._tree = Tree()
+        self._sound: tuple[bytes, TreeHead | None] = (b"", None)
         self._news = threading.Condition()
         self._pending = 0
         self._due = 0.0
+        self._earliest = 0.0
         self._closing = False
         self._thread: threading.Thread | None = None
         self._evolved = (-1, "")
@@ -140,19 +144,25 @@ class Notary:
                     self._news.wait(self._wait())
                 closing = self._closing
                 pending, self._pending, self._due = self._pending, 0, 0.0
+                self._earliest = time.monotonic() + _BREATH
             if (pending or closing) and not self._tried(closing) and not closing:
                 with self._news:  # not at once, however many there are
-                    self._due = time.monotonic() + self._patience
+                    self._due = self._due or time.monotonic() + self._patience
+                    self._earliest = self._due
             if closing:
                 return
 
     def _wait(self) -> float | None:
-        return max(self._due - time.monotonic(), 0.0) if self._due else None
+        if not self._due:
+            return None
+        until = min(self._due, self._earliest) if self._pending >= self._every else self._due
+        return max(until - time.monotonic(), 0.0)
 
     def _is_due(self) -> bool:
-        if self._closing or self._pending >= self._every:
-            return True
-        return bool(self._due) and time.monotonic() >= self._due
+        if self._closing or not self._due:
+            return self._closing
+        now = time.monotonic()
+        return now >= self._due or (self._pending >= self._every and now >= self._earliest)
 
     def _tried(self, closing: bool) -> bool:
         try:
@@ -191,6 +201,8 @@ class Notary:
         line = self._log.last_checkpoint()
         if line is None:
             return None
+        if line == self._sound[0]:
+            return self._sound[1]
         found = form.head_of(line)
         if (
             found is None
@@ -198,6 +210,7 @@ class Notary:
             or _root(found[0]) != found[0].root
         ):
             raise AuditDamaged("The newest checkpoint of an audit log is not one (checkpoint).")
+        self._sound = line, found[0]
         return found[0]
 
     def _grown_to(self, head: TreeHead, standing: Standing, keys: EpochKeys) -> Tree:
