@@ -34,9 +34,14 @@ def test_a_golden_journal_folds_to_the_same_end(file: str, golden: dict[str, Any
     assert decide(state) == Finished()
 
 
+ADDED: dict[str, dict[str, Any]] = {"run_started": {"trace": ""}, "run_resumed": {"trace": ""}}
+"""Fields that later releases added to events which are written whole, with their defaults."""
+
+
 @pytest.mark.parametrize(("file", "golden"), RUNS, ids=[f"{f}:{g['run_id']}" for f, g in RUNS])
 def test_a_golden_journal_is_written_back_as_it_was(file: str, golden: dict[str, Any]) -> None:
-    assert json.loads(encode_events(decode_events(json.dumps(golden["events"])))) == golden["events"]
+    expected = [{**ADDED.get(event["kind"], {}), **event} for event in golden["events"]]
+    assert json.loads(encode_events(decode_events(json.dumps(golden["events"])))) == expected
 
 
 def test_the_golden_journals_have_every_kind_of_event() -> None:
