@@ -15,6 +15,7 @@ from shipworthy import (
     Agent,
     BudgetConfig,
     Charge,
+    InMemoryMemory,
     InMemoryTelemetry,
     PriceTable,
     Scope,
@@ -373,3 +374,51 @@ def test_what_is_not_attempted_has_no_span() -> None:
     assert Counter(span.operation for span in telemetry.spans) == {"chat": 3, "invoke_agent": 1}
     assert telemetry.sum("loom.tokens.input") == 30
     assert telemetry.sum(names.TOKEN_USAGE, {names.TOKEN_TYPE: "input"}) == 30, "conventions keep their names"
+
+
+def test_a_run_that_remembers_and_learns_has_spans_for_both() -> None:
+    def answer(request: Any) -> Any:
+        if "extract facts" not in request.instructions:
+            return turn("What a lovely town.")
+        fact = {
+            "subject": "user",
+            "predicate": "lives in",
+            "object": "Turin",
+            "single": True,
+            "confidence": 0.95,
+        }
+        return turn(ToolCall("final_answer", {"facts": [fact]}))
+
+    telemetry = InMemoryTelemetry()
+
+    async def learned() -> None:
+        memory = InMemoryMemory(embedder=None)
+        agent = Agent(
+            "",
+            model=ScriptedModel([answer]),
+            memory=memory,
+            auto_extract=True,
+            name="concierge",
+            telemetry=telemetry,
+        )
+        async with agent:
+            await agent.run("I have moved to Turin.", **ALICE)
+
+    asyncio.run(learned())
+    spans = {span.key: span for span in telemetry.spans}
+    within = Counter((span.name, spans[span.parent].name if span.parent else "") for span in spans.values())
+    assert within == {
+        ("search_memory", "invoke_agent concierge"): 1,
+        ("chat scripted", "invoke_agent concierge"): 1,
+        ("upsert_memory", "invoke_agent concierge"): 1,
+        ("invoke_agent concierge", ""): 1,
+        ("chat scripted", "invoke_agent concierge~learner"): 1,
+        ("upsert_memory", "invoke_agent concierge~learner"): 1,
+        ("invoke_agent concierge~learner", ""): 1,
+    }
+    assert telemetry.sum(names.EXTRACT_INVOCATIONS) == 1
+    assert [
+        each.attributes[names.STATUS]
+        for each in telemetry.measurements
+        if each.metric == names.EXTRACT_DURATION
+    ] == ["completed"]
