@@ -16,7 +16,7 @@ DEV  := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint format types bench proof-budget proof-control proof-crash proof-isolation proof-machines proof-memory proof-telemetry extras lock clean
+.PHONY: help demo test check lint format types bench proof-audit proof-budget proof-control proof-crash proof-isolation proof-machines proof-memory proof-telemetry extras lock clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -59,6 +59,9 @@ proof-memory: $(DEV) ## the long form of the crash proofs of memory, on every st
 
 proof-budget: $(DEV) ## the long form of the budget proofs on SQLite, Postgres and Redis, one after the other
 	SHIPWORTHY_PROOF=long $(BIN)/python -m pytest -n 0 tests/budget $(PYTEST_ARGS)
+
+proof-audit: $(DEV) ## the long attacks on audit logs, on files, SQLite and Postgres, and writers killed at random
+	SHIPWORTHY_PROOF=long $(BIN)/python -m pytest -n $(JOBS) tests/audit $(PYTEST_ARGS)
 
 proof-isolation: $(DEV) ## the long proof that no tenant sees another in any memory: 100,000 operations on each store
 	SHIPWORTHY_PROOF=long $(BIN)/python -m pytest -n $(JOBS) tests/memory/test_isolation.py tests/memory/test_isolation_mutants.py \
