@@ -221,6 +221,8 @@ class Answering:
             force_setattr(event, "at", _now())
         witness = await self._runtime.witness(state)
         await commit(self._store, witness, claim.fence, batch)
+        if witness is not None:
+            self._runtime.logs.entered(self._scope, self._run_id, state.seq + len(batch.events))
         return True
 
 

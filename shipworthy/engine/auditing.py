@@ -24,14 +24,17 @@ from shipworthy.rules.audit.entries import Narrator, beside
 from shipworthy.rules.state import RunState
 
 
+_REMEMBERED = 10_000
+
+
 def is_joined(log: AuditLog, store: Store) -> bool:
     """Whether the store's commits carry the log's entries."""
     return bool(log.place) and log.place == getattr(store, "place", None)
 
 
 class Witness:
-    """Enters the events of one run. `late`: its first event, which may be in the journal and not in the log, since only
-    the journal knows whether there was a run of this id."""
+    """Enters the events of one run. `late`: events that may be in the journal and not in the log: its first one, since
+    only the journal knows whether there was a run of this id, and what somebody appended who does not know the log."""
 
     __slots__ = ("_joined", "_late", "_narrator", "_store", "log")
 
@@ -49,10 +52,10 @@ class Witness:
         self._late = (event,)
         return None
 
-    def resumed(self, state: RunState) -> Witness:
-        """The same, for a run that goes on from there."""
+    def resumed(self, state: RunState, appended: Sequence[AnyEvent]) -> Witness:
+        """The same, for a run that goes on from there; *appended* while it was paused, by whomever."""
         self._narrator.recall({name: call.call.name for name, call in state.calls.items()})
-        self._late = (state.started,) if state.seq == 1 and not self._joined else ()
+        self._late = (state.started,) if state.seq == 1 and not self._joined else tuple(appended)
         return self
 
     async def commit(self, fence: Fence, batch: Batch) -> Sequence[Outcome]:
@@ -60,7 +63,12 @@ class Witness:
         drafts = self._drafts(batch.events, fence.token)
         if self._joined:
             batch.audit = self.log.links(drafts)
-            outcomes = await self._store.commit(fence, batch)
+            try:
+                outcomes = await self._store.commit(fence, batch)
+            except asyncio.CancelledError:
+                self._late = ()  # a commit completes before it is cancelled
+                raise
+            self._late = ()
             self.log.carried()
             return outcomes
         await _outlasting(self.log, drafts)
@@ -93,6 +101,7 @@ class Logs:
     def __init__(self) -> None:
         self._by_agent: dict[str, AuditLog] = {}
         self._open: list[AuditLog] = []
+        self._entered: dict[tuple[str, str], int] = {}
 
     def register(self, agent: str, log: AuditLog) -> None:
         """What is done to runs of this agent, by whomever, goes into *log*."""
@@ -101,6 +110,21 @@ class Logs:
     def of(self, started: RunStarted) -> AuditLog | None:
         """The log of a run: that of the outermost agent."""
         return self._by_agent.get(started.agent if started.parent is None else started.parent.agents[0])
+
+    def entered(self, scope: Scope, run_id: str, seq: int) -> None:
+        """A paused run's events are in its log up to this one."""
+        if len(self._entered) >= _REMEMBERED:
+            self._entered.clear()  # they are entered once more, which changes nothing
+        self._entered[scope.tenant, run_id] = seq
+
+    async def appended(self, store: Store, state: RunState) -> Sequence[AnyEvent]:
+        """What was appended to a run while it was paused, and perhaps by somebody who does not know its log. An event
+        that is entered again takes the place of the entry before, by the format's rule."""
+        started = state.started
+        entered = self._entered.pop((started.tenant, started.run_id), 0)
+        if not state.parked or state.seq <= (after := max(state.parked_at, entered)):
+            return ()
+        return await store.read(Scope(started.tenant), started.run_id, after)
 
     def all(self) -> list[AuditLog]:
         """Each of them once."""

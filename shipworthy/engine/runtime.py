@@ -222,7 +222,9 @@ class Runtime:
         if log is None:
             return None
         witness = Witness(await self.logs.opened(log), self.store, started)
-        return witness if isinstance(run, RunStarted) else witness.resumed(run)
+        if isinstance(run, RunStarted):
+            return witness
+        return witness.resumed(run, await self.logs.appended(self.store, run))
 
     async def sweep(self) -> None:
         """Charge the expired holds of every budget."""
