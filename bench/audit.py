@@ -4,7 +4,8 @@
 
 The bare logs and the bare verifier are in `chains.py`. In the rows of appends *raw* is one caller of the bare log and
 *governed* its group commit; in those of verifying *raw* is the bare verifier, on the very same file. In the rows of
-runs and turns *raw* is the same agent on the same runtime without an audit log, and ours the one with it.
+runs and turns *raw* is the same agent on the same runtime without an audit log, and ours the one with it; *governed*
+is the loop of `floors.py`, which has an audit log of its own, in memory.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import chains
 import durable
 import msgspec
 from measure import Row, as_json, cpu_of, interleave, machine, progress, repeat, table
-from workloads import ARGUMENTS, DONE, OURS, PROMPT, USAGE
+from workloads import ARGUMENTS, DONE, OURS, PROMPT, USAGE, Trio
 
 from shipworthy import Agent, FileAuditLog, ScriptedModel, ScriptedTurn, ToolCall
 from shipworthy.adapters.inmemory.audit import InMemoryAuditLog
@@ -268,13 +269,23 @@ def turn_rows(sizes: Sizes) -> list[Row]:
         asyncio.run(ask())
         return cpu_of(repeat(times, ask)) / times / parts
 
+    def governed(turns: int) -> float:
+        ask = Trio(turns=turns).ask_governed()
+        times, parts = (sizes.tens, turns + 1) if turns else (sizes.singles, 1)
+        asyncio.run(ask(0))
+        return cpu_of(repeat(times, lambda: ask(7))) / times / parts
+
     return [
         Row(
             name=f"{'one turn of a ten-tool run' if turns else 'single turn'}: InMemoryAuditLog",
             unit="us",
-            sides={"raw": lambda t=turns: cpu(t, False), "ours": lambda t=turns: cpu(t, True)},  # type: ignore[misc]
-            against="raw",
-            note="raw: without an audit log",
+            sides={
+                "raw": lambda t=turns: cpu(t, False),  # type: ignore[misc]
+                "governed": lambda t=turns: governed(t),  # type: ignore[misc]
+                "ours": lambda t=turns: cpu(t, True),  # type: ignore[misc]
+            },
+            at_most=1.5,
+            note="raw: the same agent without an audit log; governed: the loop of floors.py, with its own",
         )
         for turns in (0, 10)
     ]
