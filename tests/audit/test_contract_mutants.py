@@ -9,7 +9,7 @@ from typing import Any
 import apsw
 import pytest
 
-import shipworthy.adapters.postgres.audit as on_postgres
+import shipworthy.adapters.postgres.connection as connection
 import shipworthy.adapters.postgres.writer as writer
 import shipworthy.adapters.sqlite.audit as on_sqlite
 from shipworthy.adapters.postgres import PostgresStore
@@ -147,21 +147,16 @@ def link_all(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(writer, "_carried", carrying)
 
 
-def lock_nothing(patch: pytest.MonkeyPatch) -> None:
-    """Two who write a log do not wait for one another."""
-    patch.setattr(on_postgres, "_LOCK", on_postgres._LOG)
+def test_a_postgres_that_links_what_was_refused_is_caught(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    link_all(monkeypatch)
+    caught(audit_joined.who_is_refused_leaves_no_entry_among_others, OnPostgres(dsn))
 
 
-ON_POSTGRES: list[tuple[Patch, Law]] = [
-    (link_all, audit_joined.who_is_refused_leaves_no_entry_among_others),
-    (lock_nothing, audit.two_writers_make_one_chain),
-    (lock_nothing, audit_joined.many_workers_make_one_chain),
-]
-
-
-@pytest.mark.parametrize(("broken", "law"), ON_POSTGRES, ids=lambda it: it.__name__)
-def test_a_broken_postgres_is_caught(
-    broken: Patch, law: Law, dsn: str, monkeypatch: pytest.MonkeyPatch
+def test_a_postgres_on_which_two_who_write_a_log_do_not_wait_for_one_another_is_caught(
+    database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken(monkeypatch)
-    caught(law, OnPostgres(dsn))
+    made = connection.schema().replace("WHERE name = called FOR UPDATE", "WHERE name = called")
+    assert made != connection.schema()
+    monkeypatch.setattr(connection, "schema", lambda: made)
+    caught(audit.two_writers_make_one_chain, OnPostgres(database))
+    caught(audit_joined.many_workers_make_one_chain, OnPostgres(database))

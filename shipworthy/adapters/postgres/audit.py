@@ -29,17 +29,12 @@ PAGE = 256
 Found = tuple[list[int], int | None]
 Place = tuple[int, int]
 """A batch of the journal: its run, and its first event."""
-_LOG = "SELECT key, standing, seal FROM audit_logs WHERE name = %s"
-_LOCK = f"{_LOG} FOR UPDATE"
-_LAST = """SELECT seq, line FROM audit_entries WHERE log = (SELECT key FROM audit_logs WHERE name = %s)
-ORDER BY seq DESC LIMIT 1"""
+_LOCK = "SELECT * FROM audit_lock(%s)"
 _KEPT = """SELECT l.key, l.standing, l.seal, e.seq, e.line FROM audit_logs AS l LEFT JOIN LATERAL
 (SELECT seq, line FROM audit_entries WHERE log = l.key ORDER BY seq DESC LIMIT 1) AS e ON true WHERE l.name = %s"""
 _BEGIN = """INSERT INTO audit_logs (name, standing, seal) VALUES (%s, %b, %b)
 ON CONFLICT (name) DO NOTHING RETURNING key"""
-_STAND = "UPDATE audit_logs SET standing = %b, seal = %b WHERE key = %s"
-_ENTER = """INSERT INTO audit_entries SELECT %s, * FROM
-unnest(%s::bigint[], %b::bytea[], %b::bytea[], %b::bytea[], %s::bigint[], %s::integer[])"""
+_GROW = "SELECT audit_grow(%s, %b, %b, %s, %b, %b, %b, %s, %s)"
 _KEEP = "INSERT INTO audit_checkpoints VALUES (%s, %s, %b) ON CONFLICT DO NOTHING"
 _LINES = "SELECT seq, line FROM audit_entries WHERE log = %s AND seq >= %s ORDER BY seq LIMIT %s"
 _SALTED = """SELECT seq, line FROM audit_entries WHERE log = %s AND seq >= %s AND salt IS NOT NULL
@@ -78,20 +73,19 @@ class Locked:
 
     def __init__(self, connection: Connection, names: Collection[str]) -> None:
         self._connection = connection
-        connection.execute("SELECT set_config('shipworthy.audit', 'on', true)")
-        # The last entry is asked for by itself: a statement that waited for the lock would not see it.
-        self._asked = {
-            name: (connection.execute(_LOCK, (name,)), connection.execute(_LAST, (name,)))
-            for name in sorted(names)  # in one order, whoever commits beside us
-        }
-        self._kept: dict[str, Kept | None] = {}
+        # In one order, whoever commits beside us.
+        self._asked = connection.execute(_LOCK, (sorted(names),), prepare=True)
+        self._found: dict[str, tuple[Kept, int]] | None = None
 
     def kept(self, name: str) -> Kept | None:
         """What the database has of a log."""
-        if name not in self._kept:
-            found, last = [cursor.fetchall() for cursor in self._asked[name]]
-            self._kept[name] = Kept(*found[0], *(last[0] if last else (None, None))) if found else None
-        return self._kept[name]
+        return self._kept(name)[0]
+
+    def _kept(self, name: str) -> tuple[Kept, int] | tuple[None, None]:
+        """The same, and what time it is there: one clock for all who share the log."""
+        if self._found is None:
+            self._found = {row[0]: (Kept(*row[2:]), row[1]) for row in self._asked.fetchall()}
+        return self._found.get(name, (None, None))
 
     def carry(self, carried: Sequence[Carried]) -> list[Growth]:
         """Enter what comes with these batches, in their order; what was entered. Raises Unwritten."""
@@ -101,7 +95,7 @@ class Locked:
         for each in carried:
             name = each.links.name
             try:
-                growth = growing.get(name) or grown(self.kept(name), each.links)
+                growth = growing.get(name) or self._grown(each.links)
                 demand_log(growth.standing, each.links)
                 rows = growth.add(each.links.keys, each.links.drafts, each.first, each.last)
             except AuditError as error:
@@ -118,6 +112,10 @@ class Locked:
             write(self._connection, growth, places.get(name, {}))
         return [*growing.values()]
 
+    def _grown(self, links: Links) -> Growth:
+        kept, at = self._kept(links.name)
+        return grown(kept, links, at)
+
 
 def write(connection: Connection, made: Growth, places: Mapping[int, Place]) -> None:
     """Write what a log grows by, and where it stands then; *places*: where in the journal bodies of its rows are, by
@@ -128,8 +126,6 @@ def write(connection: Connection, made: Growth, places: Mapping[int, Place]) -> 
         if not found:
             raise Unwritten({})
         made.key = int(found[0][0])
-    else:
-        connection.execute(_STAND, (*standing, made.key))
     nowhere = (None, None)
     where = [places.get(row.seq, nowhere) for row in made.rows]
     columns: list[list[Any]] = [
@@ -140,7 +136,7 @@ def write(connection: Connection, made: Growth, places: Mapping[int, Place]) -> 
         [run for run, _ in where],
         [first for _, first in where],
     ]
-    connection.execute(_ENTER, (made.key, *columns))
+    connection.execute(_GROW, (made.key, *standing, *columns), prepare=True)
 
 
 def begin(connection: Connection, keys: tuple[EpochKeys, ...], name: str) -> Standing:

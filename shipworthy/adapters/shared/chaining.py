@@ -48,13 +48,14 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 class Growth:
     """A log inside a transaction: where it stands, and what is to be added. `key` is None for one that is begun by
-    it."""
+    it; *at*: what time it is, where that is not this machine's affair."""
 
-    def __init__(self, key: int | None, standing: Standing) -> None:
+    def __init__(self, key: int | None, standing: Standing, at: int | None = None) -> None:
         self.key = key
         self.standing = standing
         self.rows: list[Row] = []
-        self.seal = b""
+        self._at = at
+        self._chain: Chain | None = None
 
     def add(
         self, keys: tuple[EpochKeys, ...], drafts: Sequence[Draft], first: int = 1, last: int = 0
@@ -62,7 +63,9 @@ class Growth:
         """Link these, after the entry by which a new key takes over; the bodies of the events from *first* to *last*
         are in the journal. Raises AuditKeyWrong, and AuditError for what cannot be written; then this is of no use any
         more."""
-        chain, now, seq = Chain(keys, self.standing), now_ms(), self.standing.count
+        if self._chain is None or self._chain.keys is not keys:
+            self._chain = Chain(keys, self.standing)
+        chain, now, seq = self._chain, self._at or now_ms(), self.standing.count
         made: list[Row] = []
         try:
             if rotation := chain.rotation(now):
@@ -77,9 +80,14 @@ class Growth:
                 made.append(Row(seq, line, salt or None, None if joined else draft.body or None, joined))
         except (UnicodeError, TypeError, OverflowError) as error:
             raise _unwritable(error) from error
-        self.seal = chain.seal()
         self.rows += made
         return made
+
+    @property
+    def seal(self) -> bytes:
+        """Its seal then."""
+        assert self._chain is not None, "nothing was added"
+        return self._chain.seal()
 
     @property
     def encoded(self) -> bytes:
@@ -101,12 +109,12 @@ def begun(keys: tuple[EpochKeys, ...], name: str) -> Growth:
     return growth
 
 
-def grown(kept: Kept | None, links: Links) -> Growth:
-    """The log of these links, ready for them. Raises AuditDamaged, AuditKeyWrong."""
+def grown(kept: Kept | None, links: Links, at: int | None = None) -> Growth:
+    """The log of these links, ready for them, *at* this time. Raises AuditDamaged, AuditKeyWrong."""
     if kept is not None:
         standing = sound(kept, links.keys, links.name)
         demand_log(standing, links)
-        return Growth(kept.key, standing)
+        return Growth(kept.key, standing, at)
     if links.log:
         raise AuditDamaged(f"The log {links.name!r} is gone.")
     return begun(links.keys, links.name)
