@@ -142,15 +142,20 @@ def test_what_was_left_open_has_its_first_start_and_the_trace_that_it_began_in(
 
 
 @pytest.mark.crash
-def test_money_adds_up_over_the_spans_of_dead_and_living(
+def test_tokens_and_money_add_up_over_the_spans_of_dead_and_living(
     dead: dict[tuple[str, int, str], Path], tmp_path: Path
 ) -> None:
     folder = copy_of(dead["model", 99, "stable"], tmp_path)
     events = resumed(folder, telemetry(folder, stable=True))
     unique = {key_of(span): span for span in exported(folder)}.values()
     charged = [event.charged for event in events if getattr(event, "charged", None) and event.charged.cost]  # type: ignore[union-attr]
-    cents = sum([span["attributes"].get(names.COST, 0.0) for span in unique])
-    assert cents == pytest.approx(sum([each.cost for each in charged]) / 1e9, abs=1e-12)
+    for attribute, total in (
+        (names.COST, sum([each.cost for each in charged]) / 1e9),
+        (names.CHARGED_INPUT, sum([each.input_tokens for each in charged])),
+        (names.CHARGED_OUTPUT, sum([each.output_tokens for each in charged])),
+    ):
+        told = sum([span["attributes"].get(attribute, 0) for span in unique])
+        assert told == pytest.approx(total, abs=1e-12)
     assert len(charged) == 4, "the attempt that died is charged, too"
 
 

@@ -52,7 +52,7 @@ ATTRIBUTES = {
     "chat": "gen_ai.provider.name gen_ai.request.model gen_ai.response.model gen_ai.response.finish_reasons"
     " gen_ai.usage.input_tokens gen_ai.usage.output_tokens gen_ai.usage.cache_read.input_tokens"
     " gen_ai.usage.cache_creation.input_tokens gen_ai.usage.reasoning.output_tokens shipworthy.cost.usd"
-    " shipworthy.model.purpose gen_ai.output.messages",
+    " shipworthy.charged.input_tokens shipworthy.charged.output_tokens shipworthy.model.purpose gen_ai.output.messages",
     "execute_tool": "gen_ai.tool.name gen_ai.tool.type gen_ai.tool.call.id shipworthy.tool.attempt"
     " shipworthy.tool.effect shipworthy.tool.outcome gen_ai.tool.call.arguments gen_ai.tool.call.result",
     "search_memory": "shipworthy.memory.items",

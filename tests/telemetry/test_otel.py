@@ -376,6 +376,29 @@ asyncio.run(shipworthy.Agent("", model=shipworthy.mock("x"), telemetry=telemetry
     assert '"name": "chat mock"' in done.stdout
 
 
+def test_a_forked_child_tells_of_its_own_runs() -> None:
+    code = """
+import asyncio, os, warnings
+warnings.simplefilter("ignore")
+import shipworthy
+telemetry = shipworthy.InMemoryTelemetry()
+def run():
+    agent = shipworthy.Agent("", model=shipworthy.mock("x"), telemetry=telemetry)
+    asyncio.run(agent.run("Go", tenant_id="acme"))
+    assert telemetry.flush(5)
+run()
+child = os.fork()
+if not child:
+    telemetry.clear()
+    run()
+    os._exit(0 if len(telemetry.spans) == 2 else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert len(telemetry.spans) == 2
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_without_the_extra_it_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['opentelemetry'] = None\n"

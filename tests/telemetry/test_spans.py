@@ -116,6 +116,8 @@ def test_tokens_and_money_are_those_of_the_journal(events: list[AnyEvent]) -> No
         assert total(records, names.COST_USD) == pytest.approx((state.charged.cost or 0) / 1e9, abs=1e-12)
         assert total(records, names.TOKENS_INPUT) == state.charged.input_tokens
         assert total(records, names.TOKENS_OUTPUT) == state.charged.output_tokens
+        told = [r.attributes.get(names.CHARGED_INPUT, 0) for r in records if isinstance(r, SpanClosed)]
+        assert sum(told) == state.charged.input_tokens  # type: ignore[arg-type]
 
 
 def test_every_kind_of_event_is_told_or_known_to_say_nothing() -> None:

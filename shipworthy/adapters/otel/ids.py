@@ -8,9 +8,15 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what a type checker wants an `id_generator` to be; nothing of it is there when it runs
+    from opentelemetry.sdk.trace.id_generator import IdGenerator
+else:
+    IdGenerator = object
 
 
-class StableIds:
+class StableIds(IdGenerator):
     """An `id_generator` for a TracerProvider: spans of runs get ids that follow from the run's journal, all others
     random ones. A sitting that a crash took is then told of again, in full and under the same ids, by the one that goes
     on: no span is lost with the process, and a backend that keeps one span of an id keeps one."""

@@ -53,6 +53,8 @@ STATUS = "shipworthy.run.status"
 STOP_REASON = "shipworthy.run.stop_reason"
 PURPOSE = "shipworthy.model.purpose"
 COST = "shipworthy.cost.usd"
+CHARGED_INPUT = "shipworthy.charged.input_tokens"
+CHARGED_OUTPUT = "shipworthy.charged.output_tokens"
 ATTEMPT = "shipworthy.tool.attempt"
 EFFECT = "shipworthy.tool.effect"
 OUTCOME = "shipworthy.tool.outcome"
@@ -112,6 +114,8 @@ SPAN_ATTRIBUTES: dict[Operation, tuple[str, ...]] = {
         CACHE_WRITE_TOKENS,
         REASONING_TOKENS,
         COST,
+        CHARGED_INPUT,
+        CHARGED_OUTPUT,
         PURPOSE,
         OUTPUT_MESSAGES,
     ),

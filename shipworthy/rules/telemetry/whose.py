@@ -127,6 +127,8 @@ def of_usage(usage: Usage, charged: Charge | None, purpose: str) -> dict[str, Va
     ):
         if value is not None:
             found[attribute] = value
-    if charged is not None and charged.cost is not None:
-        found[names.COST] = charged.cost / BILLION
+    if charged is not None:
+        found[names.CHARGED_INPUT], found[names.CHARGED_OUTPUT] = charged.input_tokens, charged.output_tokens
+        if charged.cost is not None:
+            found[names.COST] = charged.cost / BILLION
     return found
