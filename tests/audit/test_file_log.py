@@ -28,6 +28,8 @@ from shipworthy.errors import (
     ConfigurationError,
     ShipworthyError,
 )
+from shipworthy.rules.audit.chain import Seal, seals_of
+from shipworthy.rules.audit.form import encode
 from tests.audit.file_logs import OTHER, SECRET, draft, entries, said, verified
 from tests.audit.file_mutants import broken
 
@@ -83,6 +85,12 @@ def smear_seal(path: Path) -> None:
     )
 
 
+def seal_far_ahead(path: Path) -> None:
+    seal = seals_of(beside(path, "seal").read_bytes())[0]
+    text = encode(Seal(1 << 62, seal.log, seal.mac, seal.seal))
+    beside(path, "seal").write_bytes((text.ljust(511) + b"\n") * 2)
+
+
 def empty(path: Path) -> None:
     path.write_bytes(b"")
 
@@ -127,6 +135,7 @@ DAMAGE: list[tuple[Callable[[Path], None], str]] = [
     (edit_first, "edited"),
     (unseal, "unsealed"),
     (smear_seal, "unsealed"),
+    (seal_far_ahead, "unsealed"),
     (Path.unlink, "missing"),
     (empty, "emptied"),
     (remove_all_but_checkpoints, "missing"),
@@ -166,6 +175,11 @@ def test_a_log_that_is_not_as_it_was_left_is_not_appended_to(
 def test_a_log_that_trusts_its_tail_is_found_out(path: Path) -> None:
     with broken("trusting"):
         assert "(edited)" not in asyncio.run(damaged(path, edit_last))
+
+
+def test_a_log_without_seals_is_found_out(path: Path) -> None:
+    with broken("no_seal"):
+        assert "(truncated)" not in asyncio.run(damaged(path, cut))
 
 
 @pytest.mark.parametrize(
@@ -439,6 +453,18 @@ def test_a_clock_that_was_set_back_stops_nothing_and_is_said_once(
         asyncio.run(scene())
     assert [record.getMessage().count("The clock is behind") for record in caplog.records] == [1]
     assert (verified(path).verdict, said(path)) == ("clock_back", ["first", "second", "third"])
+
+
+def test_without_syncs_the_laws_of_a_process_that_dies_hold_all_the_same(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(audit_lane, "_sync", synced.append)
+    asyncio.run(entered(path, "first", "second", durability="process"))
+    assert synced == []
+    asyncio.run(entered(path, "third", "fourth"))
+    assert len(synced) == 2
+    assert (verified(path).verdict, said(path)) == ("ok", ["first", "second", "third", "fourth"])
 
 
 # erasing

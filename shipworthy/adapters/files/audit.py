@@ -120,6 +120,7 @@ class FileLog:
                 notary.close(0)
                 lane.end()
                 raise
+            self.name = self.standing()[0].name
             lane.start()
             self._lane, self._notary = lane, notary
             notary.made()  # what a writer that died may have left without a checkpoint

@@ -7,6 +7,7 @@ appended; link, write, sync, seal; and only then is anybody told.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import time
@@ -27,7 +28,15 @@ from shipworthy.rules.audit.chain import SALT, Chain, genesis, seal_of
 log = logging.getLogger("shipworthy.audit")
 _BACK = 5_000
 """Milliseconds by which a clock may be behind before it is said."""
-_sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+_FULL = getattr(fcntl, "F_FULLFSYNC", None)
+
+
+def _sync(fd: int) -> None:
+    """Have it on the disk; on a Mac that takes more than fsync."""
+    if _FULL is not None:
+        fcntl.fcntl(fd, _FULL)
+    else:
+        os.fdatasync(fd)
 
 
 class Place(msgspec.Struct, frozen=True):
