@@ -22,8 +22,9 @@ _CHANGES = "SELECT nth, level, tenant, name FROM changes WHERE tenant = ?"
 REMAINS = (
     "{name}: PostgreSQL keeps rows that were replaced or deleted until it vacuums their tables, and bytes of them in "
     "its files until those are written anew: VACUUM (FULL) shipworthy.runs, shipworthy.journal, shipworthy.bodies, "
-    "shipworthy.grants, shipworthy.counters, shipworthy.holds, shipworthy.changes. Its write-ahead log, archives of "
-    "that, replicas, backups and the server's own log may hold copies for as long as they are kept."
+    "shipworthy.grants, shipworthy.counters, shipworthy.holds, shipworthy.changes, shipworthy.audit_entries. Its "
+    "write-ahead log, archives of that, replicas, backups and the server's own log may hold copies for as long as they "
+    "are kept."
 )
 
 
