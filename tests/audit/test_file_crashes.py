@@ -43,6 +43,13 @@ def enter(path: Path, *what: str, rotate: int = 0) -> None:
         lane.end()
 
 
+def put(path: Path, data: bytes) -> None:
+    """Make it this, and not by way of an empty file: of those, file systems see to it that they are written at once."""
+    with path.open("r+b") as file:
+        file.write(data)
+        file.truncate()
+
+
 def points(path: Path) -> Iterator[tuple[int, bool]]:
     """Each state that a crash in the last append may leave, and whether that append is whole."""
     seal = path.with_name(path.name + ".seal")
@@ -52,8 +59,8 @@ def points(path: Path) -> Iterator[tuple[int, bool]]:
     first, last = len(before), len(after)
     sizes = range(first, last + 1)
     for size in sizes if LONG else sorted({first, first + 1, *sizes[::3], last - 1, last}):
-        path.write_bytes(after[:size])
-        seal.write_bytes(sealed)
+        put(path, after[:size])
+        put(seal, sealed)
         yield size, size == len(after)
 
 
@@ -101,7 +108,7 @@ def test_a_log_whose_beginning_was_cut_at_any_byte_begins_again(path: Path) -> N
     seal = path.with_name(path.name + ".seal")
     begun = path.read_bytes()
     for size in [*range(0, len(begun), 23), len(begun) - 1, len(begun)]:
-        path.write_bytes(begun[:size])
+        put(path, begun[:size])
         seal.unlink(missing_ok=True)
         assert verified(path).verdict == "ok"  # it may have no seal yet
         enter(path, "next")
