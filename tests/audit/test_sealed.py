@@ -142,7 +142,7 @@ def crashed(path: Path, key: Path, step: str, when: str, patch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("step", ["open", "write", "fsync", "rename", "sync_folder"])
+@pytest.mark.parametrize("step", ["open", "write_at", "fsync", "rename", "sync_folder"])
 def test_the_key_file_and_the_log_fit_wherever_the_power_went(
     path: Path, key: Path, step: str, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from shipworthy.adapters.files.audit_lines import backwards
-from shipworthy.adapters.shared.filelock import FileLock
+from shipworthy.adapters.shared.filelock import FileLock, write_at
 from shipworthy.rules.audit.form import head_of
 
 
@@ -31,7 +31,7 @@ class Heads:
             try:
                 if os.fstat(fd).st_size > end:
                     os.ftruncate(fd, end)
-                os.pwrite(fd, line + b"\n", end)
+                write_at(fd, line + b"\n", end)
             finally:
                 os.close(fd)
 

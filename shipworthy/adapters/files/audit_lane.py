@@ -19,7 +19,7 @@ import msgspec
 from shipworthy.adapters.files.audit_lines import Identity, Part, numbers, older, parts
 from shipworthy.adapters.files.audit_seal import SealFile
 from shipworthy.adapters.files.audit_tail import Begin, Tail, beginning, damaged, tail_of
-from shipworthy.adapters.shared.filelock import FileLock, sync_folder
+from shipworthy.adapters.shared.filelock import FileLock, sync_folder, write_at
 from shipworthy.adapters.shared.lane import Job, Lane
 from shipworthy.domain.audit import Draft, EpochKeys, Standing
 from shipworthy.errors import AuditClosed, AuditError, AuditKeyWrong, AuditUnavailable, ShipworthyError
@@ -154,18 +154,15 @@ class Appender(Lane):
 
     def _write(self, data: bytes) -> None:
         """Append, durably, whole or not at all. Raises OSError: what was written is cut off again."""
-        rest, at = memoryview(data), self._size
         try:
-            while rest:
-                written = os.pwrite(self._fd, rest, at)
-                rest, at = rest[written:], at + written
+            write_at(self._fd, data, self._size)
             if self._place.synced:
                 _sync(self._fd)
         except OSError:
             with contextlib.suppress(OSError):  # then it is a torn end, and whoever looks next cuts it off
                 os.ftruncate(self._fd, self._size)
             raise
-        self._size = at
+        self._size += len(data)
 
     def _sealed(self, standing: Standing, seal: bytes) -> None:
         try:
@@ -289,7 +286,7 @@ class Appender(Lane):
         os.ftruncate(self._fd, 0)
         self._size = 0
         line = chain.link(draft, now, b"").line + b"\n"
-        os.pwrite(self._fd, line, 0)
+        write_at(self._fd, line, 0)
         os.fsync(self._fd)
         self._size = len(line)
         self._seal.create(standing, chain.seal())

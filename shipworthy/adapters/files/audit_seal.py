@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from shipworthy.adapters.shared.filelock import sync_folder
+from shipworthy.adapters.shared.filelock import sync_folder, write_at
 from shipworthy.domain.audit import Standing
 from shipworthy.rules.audit.chain import SLOT, Seal, seals_of, slot_of
 
@@ -50,7 +50,7 @@ class SealFile:
         beside = self.path + ".new"
         fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, slot_of(standing, seal) + _BLANK)
+            write_at(fd, slot_of(standing, seal) + _BLANK, 0)
             os.fsync(fd)
             os.rename(beside, self.path)
         except BaseException:
@@ -62,7 +62,7 @@ class SealFile:
 
     def write(self, standing: Standing, seal: bytes) -> None:
         """Seal what is durable. Not synced: a seal that is behind does no harm."""
-        os.pwrite(self._fd, slot_of(standing, seal), self._slot * SLOT)
+        write_at(self._fd, slot_of(standing, seal), self._slot * SLOT)
         self.holds(self._slot)
 
     def sync(self) -> None:

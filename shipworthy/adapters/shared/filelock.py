@@ -1,4 +1,4 @@
-"""A lock between processes, which the kernel drops when its holder dies."""
+"""Files that several processes share: a lock, which the kernel drops when its holder dies, and writing whole."""
 
 from __future__ import annotations
 
@@ -79,6 +79,14 @@ class FileLock:
         except FileNotFoundError:
             return False
         return (at.st_dev, at.st_ino) == self._id
+
+
+def write_at(fd: int, data: bytes, at: int) -> None:
+    """Write all of it there. Raises OSError; some of it may be there then."""
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(fd, rest, at)
+        rest, at = rest[written:], at + written
 
 
 def sync_folder(path: str) -> None:

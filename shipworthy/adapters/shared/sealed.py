@@ -14,7 +14,7 @@ import threading
 
 import msgspec
 
-from shipworthy.adapters.shared.filelock import FileLock, sync_folder
+from shipworthy.adapters.shared.filelock import FileLock, sync_folder, write_at
 from shipworthy.errors import AuditKeyWrong, AuditUnavailable, ConfigurationError
 from shipworthy.rules.audit.form import encode
 from shipworthy.rules.audit.keys import Secret, following
@@ -167,7 +167,7 @@ def _write(path: str, kept: _Kept) -> None:
     beside = f"{path}.new"
     fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, encode(kept) + b"\n")
+        write_at(fd, encode(kept) + b"\n", 0)
         os.fsync(fd)
     except OSError:
         with contextlib.suppress(OSError):
