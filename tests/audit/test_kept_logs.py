@@ -16,9 +16,14 @@ import shipworthy.adapters.postgres.audit as on_postgres
 import shipworthy.adapters.postgres.writer as writer
 import shipworthy.adapters.shared.chaining as chaining
 from shipworthy.adapters.anchors.file import FileAnchor
+from shipworthy.adapters.shared.kept_logs import KeptLog
+from shipworthy.adapters.shared.sealed import SealedKey, seal_key
+from shipworthy.adapters.sqlite import SqliteStore
+from shipworthy.adapters.sqlite.audit_log import SqliteAudits
+from shipworthy.adapters.sqlite.power import PowerLossVfs
 from shipworthy.app.audit_logs import SqliteAuditLog, copy_in_sqlite
 from shipworthy.domain.audit import Standing
-from shipworthy.errors import AuditDamaged, AuditUnavailable
+from shipworthy.errors import AuditDamaged, AuditKeyWrong, AuditUnavailable
 from shipworthy.rules.audit.keys import Secret
 from shipworthy.rules.audit.verifying import Verifier
 from shipworthy.testing.contracts.audit import SECRET, said
@@ -183,6 +188,75 @@ def test_a_log_that_an_anchor_knows_is_not_begun_anew(tmp_path: Path) -> None:
             await SqliteAuditLog(logs.path, **anchored).open()  # type: ignore[arg-type]
 
     asyncio.run(scenario())
+
+
+def a_sealed_key_moves_on(logs: Kept, folder: Path) -> None:
+    """Behind entries that were carried, appended, and found again by another process; nobody goes back."""
+    path = folder / "writer.key"
+    seal_key(path, SECRET, "ab" * 16)
+
+    async def law() -> None:
+        store = await logs.store()
+        for turn in range(3):
+            log = logs.make(SealedKey(path))  # type: ignore[arg-type]
+            await log.open()
+            fence = await begun(logs, log, store, f"r{turn}")
+            for seq in range(3, 30):
+                await store.commit(fence, told(logs, log, f"r{turn}", answer(seq)))
+            log.carried()
+            await log.append([said("beside", b"{}")])
+            await log.close()
+        assert logs.verified().forward_secure
+        with pytest.raises(AuditKeyWrong, match="at epoch 1"):
+            SealedKey(path).epoch("ab" * 16, 0)
+
+    do(logs, law)
+
+
+def test_a_sealed_key_moves_on_behind_entries_that_commits_carried(tmp_path: Path, dsn: str) -> None:
+    a_sealed_key_moves_on(Sqlite(tmp_path / "bot.db"), tmp_path)
+    (tmp_path / "other").mkdir()
+    a_sealed_key_moves_on(OnPostgres(dsn), tmp_path / "other")
+
+
+def after_a_power_loss(folder: Path) -> None:
+    """A store that syncs nothing carried the entries; a process goes on with what the disk has of them."""
+    name = f"lossy-{folder.name}"
+    disk, path, left = PowerLossVfs(name), folder / "bot.db", folder / "left"
+    seal_key(folder / "writer.key", SECRET, "cd" * 16)
+    left.mkdir()
+
+    async def scenario() -> None:
+        logs = Sqlite(path)
+        store = SqliteStore(path, durability="process", vfs=name)
+        await store.open()
+        keys = (SealedKey(folder / "writer.key"),)
+        log = KeptLog(SqliteAudits(path, vfs=name), name="audit", keys=keys)
+        await log.open()
+        fence = await begun(logs, log, store, "r")
+        for seq in range(3, 70):
+            await store.commit(fence, told(logs, log, "r", answer(seq)))
+        log.carried()
+        await log.close()
+        disk.lose_power(left)
+        await store.close()
+        on = SqliteAuditLog(left / "bot.db", secret=folder / "writer.key", name="audit")
+        await on.open()
+        await on.append([said("on")])
+        await on.close()
+
+    asyncio.run(scenario())
+
+
+def test_entries_are_durable_before_a_sealed_key_forgets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("right", "broken"):
+        (tmp_path / name).mkdir()
+    after_a_power_loss(tmp_path / "right")
+    monkeypatch.setattr(SqliteAudits, "settle", lambda *_: None)
+    with pytest.raises(AuditKeyWrong):
+        after_a_power_loss(tmp_path / "broken")
 
 
 def test_no_byte_of_what_was_erased_is_left_in_a_file_of_its_own(tmp_path: Path) -> None:

@@ -146,6 +146,10 @@ class PostgresAudits:
         """Put a checkpoint to the log's own, on this thread."""
         self.ask(lambda on: audit.keep(on, key, entries, line))
 
+    def settle(self, key: int) -> None:
+        """Make durable, on this thread, what was committed of a log: the server's log is synced up to there."""
+        self.ask(lambda on: audit.touch(on, key))
+
     def scrubbing(self) -> None:
         """Nothing: the role owns no table, and so may not have one written anew."""
 

@@ -68,6 +68,10 @@ class Database(Protocol):
         """Put a checkpoint to the log's own, on this thread."""
         ...
 
+    def settle(self, key: int) -> None:
+        """Make durable, on this thread, what was committed of a log."""
+        ...
+
     def scrubbing(self) -> Callable[[Any], None] | None:
         """The lane's work: leave no byte of what was erased; None where that is not in its power."""
         ...
@@ -280,7 +284,11 @@ class KeptLog(Copy):
                 self._database.keep(key, head[0].entries, line)
 
     def settle(self) -> None:
-        """A seal is in the commit of the entries that it counts."""
+        """Make durable what `standing` gave: the store whose commits carried it may not have waited for that."""
+        key = self._key()
+        if key is not None:
+            with translated():
+                self._database.settle(key)
 
     def _ready(self) -> Lane:
         if self._lane is None:

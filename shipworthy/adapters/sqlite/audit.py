@@ -189,6 +189,11 @@ def keep(cursor: apsw.Cursor, key: int, entries: int, line: bytes) -> None:
     cursor.execute(_KEEP, ((key << SHIFT) + entries, line))
 
 
+def touch(cursor: apsw.Cursor, key: int) -> None:
+    """Write something, for the sake of the sync: SQLite sees it if nothing changes, and does without."""
+    cursor.execute("UPDATE audit_logs SET settled = settled + 1 WHERE key = ?", (key,))
+
+
 def matching(cursor: apsw.Cursor, key: int, start: int, match: Callable[[Entry], bool]) -> Found:
     """The numbers of entries of a page that match and have a body or a salt; and where the next page begins."""
     found = rows(cursor, _SALTED, (key, start, PAGE))

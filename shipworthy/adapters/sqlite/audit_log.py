@@ -70,7 +70,7 @@ class SqliteAudits:
         self._relaxed = replace(self._file, durability="process")
         self._lock = threading.Lock()
         self._reader: apsw.Connection | None = None
-        self._hand: Committer | None = None
+        self._hands: dict[Durability, Committer] = {}
 
     def ask(self, work: Callable[[apsw.Cursor], T]) -> T:
         """What *work* gives, which only reads, done on this thread."""
@@ -94,10 +94,18 @@ class SqliteAudits:
 
     def keep(self, key: int, entries: int, line: bytes) -> None:
         """Put a checkpoint to the log's own, on this thread."""
+        self._done(self._relaxed, lambda cursor: audit.keep(cursor, key, entries, line))
+
+    def settle(self, key: int) -> None:
+        """Make durable, on this thread, what was committed of a log: a sync is of the whole WAL."""
+        self._done(self._file, lambda cursor: audit.touch(cursor, key))
+
+    def _done(self, file: Database, work: Callable[[apsw.Cursor], None]) -> None:
         with self._lock:
-            if self._hand is None:
-                self._hand = Committer(self._relaxed, translating(self._relaxed, connect))
-            self._hand.do(lambda cursor: audit.keep(cursor, key, entries, line))
+            hand = self._hands.get(file.durability)
+            if hand is None:
+                hand = self._hands[file.durability] = Committer(file, translating(file, connect))
+            hand.do(work)
 
     def scrubbing(self) -> Alone[None]:
         """The lane's work: write the file anew, and cut its WAL to nothing."""
@@ -106,9 +114,9 @@ class SqliteAudits:
     def close(self) -> None:
         """Let go of what is not the lane's."""
         with self._lock:
-            hand, self._hand = self._hand, None
+            hands, self._hands = self._hands, {}
             reader, self._reader = self._reader, None
-            if hand is not None:
+            for hand in hands.values():
                 hand.end()
             if reader is not None:
                 reader.close()

@@ -163,7 +163,8 @@ CREATE TABLE audit_logs (
   key      INTEGER PRIMARY KEY AUTOINCREMENT,    -- never used again: entries that are left of a log fit no other one
   name     TEXT NOT NULL UNIQUE,
   standing BLOB NOT NULL,                        -- JSON, UTF-8: where the log stands
-  seal     BLOB NOT NULL
+  seal     BLOB NOT NULL,
+  settled  INTEGER NOT NULL DEFAULT 0            -- grows where a commit is there for its sync alone
 ) STRICT;
 
 CREATE TABLE audit_entries (
