@@ -99,7 +99,9 @@ def test_a_run_that_loses_its_journal_and_goes_on_has_every_span_once() -> None:
 
 def test_with_stable_ids_also_what_was_written_and_not_acknowledged_is_told() -> None:
     async def all_of_them() -> None:
-        for point in (await commits())[:-1]:  # after the last one the run has ended, and nobody goes on with it
+        for point in (await commits())[
+            :-1
+        ]:  # after the last one the run has ended, and nobody goes on with it
             exporter = InMemorySpanExporter()
             provider = TracerProvider(id_generator=StableIds(), shutdown_on_exit=False)
             provider.add_span_processor(SimpleSpanProcessor(exporter))

@@ -279,6 +279,19 @@ def test_the_time_in_which_nobody_drives_a_run_is_none_of_its_session() -> None:
     )
 
 
+def test_a_run_that_others_drive_is_handed_over_and_not_interrupted() -> None:
+    begun = numbered(RunStarted(run_id="r", tenant="acme", prompt=()))
+    driven = [
+        facts.RunResumed(fence=2, previous="expired", seq=2, at=1_200),
+        facts.RunEnded(status="completed", seq=3, at=1_300),
+    ]
+    records = fold_of(begun, past=begun).feed(driven)
+    assert [(r.error, r.attributes[names.STATUS]) for r in records if isinstance(r, SpanClosed)] == [
+        ("", "running"),
+        ("", "completed"),
+    ]
+
+
 def test_a_call_that_a_dead_process_left_in_doubt_is_counted_once() -> None:
     start = numbered(
         RunStarted(run_id="r", tenant="acme", prompt=()),

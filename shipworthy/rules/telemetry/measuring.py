@@ -8,7 +8,7 @@ from shipworthy.domain.usage import Charge, Usage
 from shipworthy.rules.telemetry import names
 from shipworthy.rules.telemetry.names import AGENT, CHAT, OPERATION, PROVIDER, REQUEST_MODEL
 from shipworthy.rules.telemetry.records import Attributes, Measured, Record
-from shipworthy.rules.telemetry.whose import BILLION, Open
+from shipworthy.rules.telemetry.whose import BILLION, Open, Told
 
 NOTHING = Usage()
 
@@ -16,10 +16,10 @@ NOTHING = Usage()
 class Measuring:
     """Adds measurements to what is told; while it is `off`, none. Those of the same attributes share one mapping."""
 
-    def __init__(self, whose: Mapping[str, str], agent: str, *, off: bool) -> None:
+    def __init__(self, whose: Mapping[str, str], told: Told, *, off: bool) -> None:
         self.off = off
         self.out: list[Record] = []
-        self._whose, self._agent = dict(whose), agent
+        self._whose, self._agent, self._model = dict(whose), told.agent, told.model
         self._known: dict[tuple[str, ...], Attributes] = {}
 
     def count(self, metric: str, value: int | float, *more: str) -> None:
@@ -27,10 +27,11 @@ class Measuring:
         if not self.off:
             self.out.append(Measured(metric, value, self._of(AGENT, self._agent, *more)))
 
-    def spent(self, model: str, usage: Usage, charged: Charge | None) -> None:
+    def spent(self, span: Open | None, usage: Usage, charged: Charge | None) -> None:
         """What an attempt is charged, or else what its provider reported."""
         if self.off:
             return
+        model = self._model if span is None else span.model
         what = usage if charged is None else charged
         of = self._of(AGENT, self._agent, REQUEST_MODEL, names.provider_and_model(model)[1])
         if what.input_tokens:

@@ -64,7 +64,7 @@ class Fold:
     ) -> None:
         self.told, self._past = told, past
         self._content, self._again = content, again
-        self._measured = Measuring(whose, told.agent, off=not measures)
+        self._measured = Measuring(whose, told, off=not measures)
         self._out = self._measured.out
         self._mute = self._of_past = False
         self._seq = self._at = 0
@@ -198,7 +198,8 @@ class Fold:
         )
 
     def _was_left(self, root: Open) -> None:
-        """The sitting before ended with its last event. What its attempt of a model is charged is still to come."""
+        """The sitting before ended with its last event. What its attempt of a model is charged is still to come. One
+        that only began, as where others drive the run, was handed over."""
         if not root.told and not self._mute:
             root.opened, root.told = replace(root.opened, past=True), True
             self._out.append(root.opened)
@@ -206,7 +207,7 @@ class Fold:
         self._chat = None if orphan is not None else self._chat
         self._close_all(self._at, INTERRUPTED)
         self._orphan = orphan
-        self._close(root, self._at, {names.STATUS: "running"}, INTERRUPTED)
+        self._close(root, self._at, {names.STATUS: "running"}, "" if self._seq == 1 else INTERRUPTED)
 
     def parked(self, event: RunParked) -> None:
         self._parked_at = event.at
@@ -251,7 +252,7 @@ class Fold:
         self._calls = {part.call_id: Known(part) for part in event.parts if type(part) is ToolCall}
         if self._tools:  # their results are missing
             self._tools = {}
-        self._measured.spent(self._model_of(span), event.usage, event.charged)
+        self._measured.spent(span, event.usage, event.charged)
         if span is None or self._mute:
             return
         self._measured.operated(span, event.at, event.usage, event.model)
@@ -265,7 +266,7 @@ class Fold:
 
     def failed(self, event: ModelFailed) -> None:
         span, self._chat = self._chat, None
-        self._measured.spent(self._model_of(span), event.usage, event.charged)
+        self._measured.spent(span, event.usage, event.charged)
         if span is not None:
             self._measured.operated(span, event.at, event.usage, error=event.error)
             attributes = of_usage(event.usage, event.charged, span.purpose)
@@ -275,7 +276,7 @@ class Fold:
         """An attempt that a crash left ended when it began, as far as anybody knows."""
         left = self._orphan is not None
         span = self._orphan if left else self._chat
-        self._measured.spent(self._model_of(span), NOTHING, event.charged)
+        self._measured.spent(span, NOTHING, event.charged)
         if span is not None:
             attributes = of_usage(NOTHING, event.charged, span.purpose)
             self._close(
@@ -287,9 +288,6 @@ class Fold:
         if self._chat is not None:
             self._close(self._chat, event.at, {names.PURPOSE: self._chat.purpose}, event.cause)
             self._chat = None
-
-    def _model_of(self, span: Open | None) -> str:
-        return self.told.model if span is None else span.model
 
     # tools
 
