@@ -23,8 +23,8 @@ from shipworthy.ports.store import Store
 from shipworthy.rules.audit.entries import Narrator, beside
 from shipworthy.rules.state import RunState
 
-
 _REMEMBERED = 10_000
+"""Runs of which is remembered how far they are entered."""
 
 
 def is_joined(log: AuditLog, store: Store) -> bool:
@@ -71,24 +71,25 @@ class Witness:
             self._late = ()
             self.log.carried()
             return outcomes
-        await _outlasting(self.log, drafts)
+        cancelled = await _outlasting(self.log, drafts)
         self._late = ()
-        return await self._store.commit(fence, batch)
+        outcomes = await self._store.commit(fence, batch)
+        if cancelled:
+            raise asyncio.CancelledError
+        return outcomes
 
     def _drafts(self, events: Sequence[AnyEvent], token: int) -> list[Draft]:
         return [self._narrator.draft(event, token) for event in (*self._late, *events)]
 
 
-async def _outlasting(log: AuditLog, drafts: Sequence[Draft]) -> None:
-    """Enter them. A cancellation takes effect at the commit that follows, which is not abandoned by it either."""
+async def _outlasting(log: AuditLog, drafts: Sequence[Draft]) -> bool:
+    """Enter them; True if somebody cancelled meanwhile. That takes effect when the commit that follows is done, which
+    is not abandoned by it either."""
     try:
         await log.append(drafts)
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None:
-            raise
-        task.uncancel()
-        task.cancel()
+        return True
+    return False
 
 
 _holders: dict[int, set[int]] = {}

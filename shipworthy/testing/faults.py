@@ -115,6 +115,11 @@ class PointedStore(Store):
     def ledger(self) -> OwnLedger:
         return self._store.ledger
 
+    @property
+    def place(self) -> str | None:
+        """That of the store, whose commits carry what is kept there as well."""
+        return getattr(self._store, "place", None)
+
     async def open(self) -> None:
         await self._store.open()
 

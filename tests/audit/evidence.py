@@ -1,4 +1,4 @@
-"""What the laws of audited runs need: a runtime and a log of each kind, and whether the log has what the journal has."""
+"""What the laws of audited runs need: runtimes and logs of each kind, and whether the log has what the journal has."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ from shipworthy.rules.codec import encode_event
 SECRET = "a secret of the log's owner, kept elsewhere"
 ALICE: dict[str, Any] = {"tenant_id": "acme", "user_id": "alice"}
 Kind = Literal["memory", "file", "apart", "joined", "postgres"]
-"""Where a log is: in memory, in a file, in an SQLite file beside the journal's, in the journal's own, in its database."""
+"""Where a log is: in memory, in a file, in an SQLite file beside the journal's, in the journal's own, or in its
+database."""
 KINDS: tuple[Kind, ...] = ("memory", "file", "apart", "joined", "postgres")
 LASTING: tuple[Kind, ...] = ("file", "apart", "joined")
 Journal = dict[tuple[str, str], list[AnyEvent]]
@@ -168,7 +169,8 @@ async def journal_of(store: Store) -> Journal:
     found: Journal = {}
     after = 0
     while page := await store.everything(Operator("a test"), after):
-        for after, run in page:
+        after = page[-1][0]
+        for _, run in page:
             scope = Scope(run.scope.tenant)
             found[run.scope.tenant, run.run_id] = await store.read(scope, run.run_id)
     return found
@@ -188,16 +190,19 @@ def differences(told: Sequence[Told], journal: Journal, *, behind: bool = False)
             yield f"{run}: its entries are not of one user and session"
     for run, events in journal.items():
         entries = by_run.get(run, [])
-        if behind and len(events) == 1 and not entries:
-            continue
         if behind:
             entries = entries[: len(events)]
-        if [e.entry.n for e in entries] != [event.seq for event in events]:
-            yield f"{run}: the log has {[e.entry.n for e in entries]}, the journal {len(events)} events"
-            continue
-        for each, event in zip(entries, events, strict=True):
-            if each.body != encode_event(event):
-                yield f"{run}: event {event.seq}, a {type(event).__name__}, is another in the log"
+        if entries or len(events) > 1 or not behind:
+            yield from _unlike(run, entries, events)
+
+
+def _unlike(run: Any, entries: Sequence[Told], events: Sequence[AnyEvent]) -> Iterator[str]:
+    if [e.entry.n for e in entries] != [event.seq for event in events]:
+        yield f"{run}: the log has {[e.entry.n for e in entries]}, the journal {len(events)} events"
+        return
+    for each, event in zip(entries, events, strict=True):
+        if each.body != encode_event(event):
+            yield f"{run}: event {event.seq}, a {type(event).__name__}, is another in the log"
 
 
 async def agrees(place: Place, store: Store) -> None:

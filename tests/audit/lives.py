@@ -246,7 +246,9 @@ async def nested(world: World) -> Life:
     assert (child.actor, child.user, child.facts["agent"]) == ("agent:clerk", "alice", "helper")
     assert child.run is not None
     assert world.place.actions(child.run)[-1] == "run.ended"
-    return Life("nested", result.status, (("tool.attempted", "agent:clerk"), ("tool.returned", "tool:helper")))
+    return Life(
+        "nested", result.status, (("tool.attempted", "agent:clerk"), ("tool.returned", "tool:helper"))
+    )
 
 
 async def handed_over(world: World) -> Life:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -162,7 +161,7 @@ def test_a_log_that_is_closed_stops_a_run_until_it_is_open(place: Place) -> None
 
 async def fill(trouble: Trouble) -> None:
     """No file may grow any more: the journal is in memory here."""
-    most = os.path.getsize(trouble.place.path) + 100
+    most = len(trouble.place.path.read_bytes()) + 100
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
 
 
@@ -230,7 +229,10 @@ def test_two_hundred_runs_at_once_of_twenty_tenants_are_in_one_chain(place: Plac
         runtime = place.runtime()
         model = ScriptedModel([ToolCall("look"), "Done."])
         async with place.agent(model=model, tools=[look], runtime=runtime) as agent:
-            who = [{"tenant_id": f"t{n % 20}", "user_id": f"u{n % 7}", "run_id": f"r{n // 20}"} for n in range(200)]
+            who = [
+                {"tenant_id": f"t{n % 20}", "user_id": f"u{n % 7}", "run_id": f"r{n // 20}"}
+                for n in range(200)
+            ]
             await asyncio.gather(*[finish(agent, n % 2 == 1, **each) for n, each in enumerate(who)])
             await agrees(place, runtime.store)
             journal = await journal_of(runtime.store)
