@@ -61,7 +61,7 @@ def test_the_demo_holds_every_claim_and_keeps_its_folder(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert said["ok"] is True
     assert set(verdicts(said["claims"]).values()) == {True}
-    assert len(said["claims"]) == 10
+    assert len(said["claims"]) == 12
     assert (tmp_path / "kept" / "support.db").exists()
     entries = Ledger(tmp_path / "kept" / "ledger.jsonl").entries()
     assert sorted([entry["kind"] for entry in entries]) == ["open_ticket", "refund"]
@@ -85,9 +85,9 @@ def test_the_demo_is_readable_without_colours_in_100_columns() -> None:
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
-    assert len(re.findall("^pass ", done.stdout, re.MULTILINE)) == 10
+    assert len(re.findall("^pass ", done.stdout, re.MULTILINE)) == 12
     assert "run_resumed" in done.stdout
-    assert "10 of 10 claims hold" in done.stdout
+    assert "12 of 12 claims hold" in done.stdout
     assert done.stderr == ""
 
 
@@ -198,6 +198,28 @@ def hand_it_over(e: Evidence) -> None:
     e.probes[0].foreign_answer = e.probes[0].unknown_answer = "completed: ..."
 
 
+def lose_an_entry(e: Evidence) -> None:
+    index, _ = list(e.audit.entries())[20]
+    del e.audit.lines[index]
+
+
+def lose_the_last_entries(e: Evidence) -> None:
+    index, _ = list(e.audit.entries())[-2]
+    del e.audit.lines[index:]
+
+
+def act_before_it_is_entered(e: Evidence) -> None:
+    e.ledger[0]["at"] -= 60_000
+
+
+def act_without_an_entry(e: Evidence) -> None:
+    e.ledger.append({**e.ledger[0], "call": "another"})
+
+
+def verify_with_another_secret(e: Evidence) -> None:
+    e.audit.secret = "a secret that this log never had"
+
+
 MUTANTS: list[tuple[Callable[[Evidence], Claim], Callable[[Evidence], None]]] = [
     (checks.killed, survive),
     (checks.killed, die_elsewhere),
@@ -216,6 +238,11 @@ MUTANTS: list[tuple[Callable[[Evidence], Claim], Callable[[Evidence], None]]] = 
     (checks.tenants_are_apart, look_for_words_that_nobody_said),
     (checks.tenants_are_apart, admit_that_it_exists),
     (checks.tenants_are_apart, hand_it_over),
+    (checks.audit_log_is_whole, lose_an_entry),
+    (checks.audit_log_is_whole, lose_the_last_entries),
+    (checks.audit_log_is_whole, act_before_it_is_entered),
+    (checks.audit_log_is_whole, act_without_an_entry),
+    (checks.edited_entry_is_named, verify_with_another_secret),
 ]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from shipworthy import Message, ToolCall, ToolResult
+from shipworthy.app.demo.audited import Copy
 from shipworthy.app.demo.workers import Sitting
 
 Journal = Sequence[Mapping[str, Any]]
@@ -43,6 +44,7 @@ class Evidence(msgspec.Struct, kw_only=True):
     probes: list[Probe]
     planned: list[str]
     scripted: bool
+    audit: Copy
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -211,6 +213,39 @@ def tenants_are_apart(e: Evidence) -> Claim:
     )
 
 
+def audit_log_is_whole(e: Evidence) -> Claim:
+    report = e.audit.verified()
+    intents: dict[tuple[str | None, Any], int] = {}
+    for _, entry in e.audit.entries():
+        if entry.action == "tool.attempted":
+            intents.setdefault((entry.tenant, entry.facts.get("call")), entry.logged)
+    before = [x for x in e.ledger if intents.get((x["tenant"], x["call"]), x["at"] + 1) <= x["at"]]
+    return Claim(
+        "The audit log verifies after the kills",
+        "each entry's HMAC, the chain and the seal; an intent was entered before each line of the ledger",
+        f"{report.verdict}: {report.entries} entries, {len(before)} of {len(e.ledger)} intents before",
+        report.verdict == "ok" and len(before) == len(e.ledger) and report.entries > 1,
+    )
+
+
+def edited_entry_is_named(e: Evidence) -> Claim:
+    """One byte of an entry is changed, in a copy: the intent of the first effect, or whatever is in the middle."""
+    entries = list(e.audit.entries())
+    calls = {(x["tenant"], x["call"]) for x in e.ledger}
+    intents = [x for x in entries if (x[1].tenant, x[1].facts.get("call")) in calls]
+    index, entry = next(iter(intents or entries[len(entries) // 2 :]), (0, None))
+    lines = list(e.audit.lines)
+    if entry is not None:
+        lines[index] = lines[index].replace(f'"tenant":"{entry.tenant}"'.encode(), b'"tenant":"nobody"')
+    report = msgspec.structs.replace(e.audit, lines=lines).verified()
+    return Claim(
+        "An edited entry is found and named",
+        "in a copy of the log an entry is changed to say another tenant; the verifier is asked",
+        f"{report.verdict}, entry {report.seq}: {'the one' if entry and report.seq == entry.seq else 'NOT it'}",
+        entry is not None and (report.verdict, report.seq) == ("edited", entry.seq),
+    )
+
+
 _CHECKS: tuple[Callable[[Evidence], Claim], ...] = (
     killed,
     resumed_elsewhere,
@@ -222,6 +257,8 @@ _CHECKS: tuple[Callable[[Evidence], Claim], ...] = (
     conversation_is_valid,
     session_goes_on,
     tenants_are_apart,
+    audit_log_is_whole,
+    edited_entry_is_named,
 )
 
 

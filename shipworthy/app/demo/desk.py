@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ class Ledger:
 
     def append(self, kind: str, reference: str, **details: Any) -> None:
         """Do it: from the moment this returns, it has happened."""
-        line = json.dumps({"kind": kind, "reference": reference, "pid": os.getpid(), **details}) + "\n"
+        done = {"kind": kind, "reference": reference, "at": time.time_ns() // 1_000_000, "pid": os.getpid()}
+        line = json.dumps(done | details) + "\n"
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             os.write(file, line.encode())

@@ -10,6 +10,7 @@ import msgspec
 
 from shipworthy.app.commands import timeline
 from shipworthy.app.commands.printing import WIDTH, Printer
+from shipworthy.app.demo.audited import SECRET
 from shipworthy.app.demo.checks import Claim, Evidence
 from shipworthy.domain.events import AnyEvent
 
@@ -86,6 +87,8 @@ class Show:
             self._print(
                 f"Look around: shipworthy runs list --store sqlite:{kept}/support.db --tenant harbor", "dim"
             )
+            verify = f"shipworthy audit verify sqlite:{kept}/support.db --secret-file {kept}/{SECRET}"
+            self._print(f"The audit log: {verify}", "dim")
 
     def _print(self, text: str = "", style: str | None = None) -> None:
         if not self._silent:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from shipworthy import Agent, RunResult, ShipworthyError
-from shipworthy.app.demo import script, world
+from shipworthy.app.demo import audited, script, world
 from shipworthy.app.demo.checks import Evidence, Probe
 from shipworthy.app.demo.support import Desk, support_agent
 from shipworthy.app.demo.worker import STREAMING, Task, model_of
@@ -71,7 +71,9 @@ class Story:
         self._teller = teller
         self._desk = world.build(setting.folder)
         model = model_of(setting.model, setting.base_url)
-        self._agent: Agent[Desk, str] = support_agent(model, world.database_in(setting.folder), self._desk)
+        self._database = world.database_in(setting.folder)
+        log = audited.log_in(setting.folder, self._database)
+        self._agent: Agent[Desk, str] = support_agent(model, self._database, self._desk, log)
         self._sittings: list[Sitting] = []
         self._run_ids: dict[str, list[str]] = {case.tenant: [] for case in CASES}
         self._last: dict[str, RunResult[str]] = {}
@@ -205,6 +207,7 @@ class Story:
             probes=list(probes),
             planned=[STREAMING] * len(CASES) if no_tools else [stop for case in CASES for stop in case.stops],
             scripted=self._setting.scripted,
+            audit=audited.copy_of(self._setting.folder, self._database),
         )
 
 

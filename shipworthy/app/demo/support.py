@@ -81,8 +81,8 @@ def open_ticket(ctx: Context, title: str) -> str:
     return f"Opened: {title}"
 
 
-def support_agent(model: Any, database: str, desk: Desk) -> Agent[Desk, str]:
-    """The agent, on a SQLite file. One object serves every tenant."""
+def support_agent(model: Any, database: str, desk: Desk, audit_log: Any) -> Agent[Desk, str]:
+    """The agent, on a SQLite file, with its audit log. One object serves every tenant."""
     tools: list[Any] = [search_documents, save_note, refund, open_ticket]
     if desk.repository is not None:
         tools += [search_commits, show_file]
@@ -95,4 +95,5 @@ def support_agent(model: Any, database: str, desk: Desk) -> Agent[Desk, str]:
         name="support",
         deps=lambda scope: desk,
         deps_type=Desk,
+        audit_log=audit_log,
     )

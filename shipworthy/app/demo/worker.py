@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from shipworthy import Agent, AgentStream, DidNotHappen, Happened, RunResult, TextDelta
+from shipworthy.app.demo import audited
 from shipworthy.app.demo.desk import Ledger, Notes
 from shipworthy.app.demo.script import scripted
 from shipworthy.app.demo.support import Desk, support_agent
@@ -117,7 +118,11 @@ async def work(task: Task) -> None:
     desk = desk_in(Path(task.folder))
     desk.ledger = WatchedLedger(desk.ledger.path, stop, forgetful=task.mutant == "twice")
     desk.notes = WatchedNotes(desk.notes.folder, stop)
-    agent = support_agent(model_of(task.model, task.base_url), database_in(Path(task.folder)), desk)
+    folder = Path(task.folder)
+    database = database_in(folder)
+    agent = support_agent(
+        model_of(task.model, task.base_url), database, desk, audited.log_in(folder, database)
+    )
     tell(pid=os.getpid())
     result = await (_resume(agent, task, stop) if task.prompt is None else _start(agent, task, stop))
     tell(status=result.status, error=result.error, pending=[c.call_id for c in result.pending])

@@ -6,6 +6,7 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
+from shipworthy.app.demo import audited
 from shipworthy.app.demo.desk import Documents, Ledger, Notes, Repository, git
 from shipworthy.app.demo.support import Desk
 
@@ -56,6 +57,7 @@ _COMMITS = (
 def build(folder: Path) -> Desk:
     """Make everything in *folder*, which is empty or not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
+    audited.make_secret(folder)
     documents = folder / "documents"
     documents.mkdir()
     for source in resources.files("shipworthy.app.demo").joinpath("documents").iterdir():
