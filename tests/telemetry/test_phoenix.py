@@ -67,10 +67,10 @@ class Phoenix:
         self.process = subprocess.Popen(
             [str(PHOENIX), "serve"], env=os.environ | given, stdout=self.log, stderr=self.log
         )
-        until = time.monotonic() + 120
+        until = time.monotonic() + 180
         while not self._answers():
             assert self.process.poll() is None, (folder / "log").read_text()[-2000:]
-            assert time.monotonic() < until, "Phoenix did not start in two minutes"
+            assert time.monotonic() < until, "Phoenix did not start in three minutes"
             time.sleep(0.2)
 
     def _answers(self) -> bool:
