@@ -159,4 +159,4 @@ class Courier:
             self._complained.add(kind)
             level = logging.WARNING if isinstance(error, AnchorError) else logging.ERROR
             level = logging.ERROR if isinstance(error, AnchorRefused) else level
-            log.log(level, "%s did not take a checkpoint of an audit log: %s", self._anchor.where, error)
+            log.log(level, "%s does not serve an audit log: %s", self._anchor.where, error)
