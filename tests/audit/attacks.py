@@ -428,6 +428,48 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
+def anything(log: Log, other: Log, rng: random.Random) -> Log:
+    """Something is done to a log's lines, or beside them."""
+    if rng.random() < 0.3:
+        return log.having(log.groups, **_beside(log, other, rng))
+    groups = list(log.groups or ())
+    if not groups:
+        return log
+    at = rng.randrange(len(groups))
+    entry, body = groups[at]
+    match rng.randrange(6):
+        case 0:
+            place = rng.randrange(len(entry))
+            byte = rng.choice([n for n in range(256) if n != 10])
+            groups[at] = Group(entry[:place] + bytes([byte]) + entry[place + 1 :], body)
+        case 1:
+            del groups[at]
+        case 2:
+            groups.insert(rng.randrange(len(groups) + 1), groups[at])
+        case 3:
+            groups.insert(at, rng.choice(other.groups or ()))
+        case 4:
+            groups = groups[:at]
+        case _:
+            stray = [None, b'{"body":"x","salt":"00","seq":1}', b'{"erased":%d}' % at, body]
+            groups[at] = Group(entry, rng.choice(stray))
+    return log.having(groups)
+
+
+def _beside(log: Log, other: Log, rng: random.Random) -> dict[str, Any]:
+    own = log.checkpoints
+    match rng.randrange(4):
+        case 0 if log.groups:
+            entry = rng.choice(log.groups).entry
+            return {"tail": entry[: rng.randrange(len(entry) + 1)]}
+        case 1:
+            return {"seal": rng.choice([None, other.seal, *[each.seal for each in log.earlier[:1]]])}
+        case 2:
+            return {"anchored": rng.choice([None, other.anchored, own, own[:2]])}
+        case _:
+            return {"checkpoints": rng.choice([(), own, own[:1], (*own, b"x"), other.checkpoints])}
+
+
 # logs that nobody attacked
 
 

@@ -11,7 +11,20 @@ from dataclasses import replace
 import pytest
 
 from tests.audit import attacks
-from tests.audit.attacks import ATTACKS, LATER, SECRET, Attack, Log, Said, crashed, made, ours, theirs, verify
+from tests.audit.attacks import (
+    ATTACKS,
+    LATER,
+    SECRET,
+    Attack,
+    Log,
+    Said,
+    anything,
+    crashed,
+    made,
+    ours,
+    theirs,
+    verify,
+)
 
 LONG = os.environ.get("SHIPWORTHY_PROOF") == "long"
 POSITIONS = 200 if LONG else 10
@@ -66,6 +79,35 @@ def test_no_log_is_called_attacked_that_was_not(check: str) -> None:
         log = replace(log, secrets=(LATER, SECRET))
         assert CHECKS[check](log).verdict == "ok", at
         assert CHECKS[check](crashed(log, rng)).verdict == "ok", at
+
+
+@pytest.mark.skipif("theirs" not in CHECKS, reason="the second verifier is not here")
+def test_both_verifiers_say_the_same_of_whatever_is_done_to_a_log() -> None:
+    different = []
+    log = other = None
+    for at in range(20 * POSITIONS):
+        if at % 40 == 0:
+            rng = random.Random(f"any/{at}")
+            log = made(
+                rng, rng.randrange(2, 70), every=rng.choice([1, 4, 8, 64]), rotate_at=rng.choice([None, 5])
+            )
+            other = made(rng, rng.randrange(2, 70), every=rng.choice([4, 8]))
+        assert log is not None
+        assert other is not None
+        rng = random.Random(f"any/{at}/{at}")
+        attacked = log
+        for _ in range(rng.randrange(1, 4)):
+            attacked = anything(attacked, other, rng)
+        one, two = ours(attacked), theirs(attacked)
+        # whether a first line that nobody could have made has the form of an entry is a question of taste
+        first = one.entry == two.entry == 0 and {one.verdict, two.verdict} <= {
+            "spliced",
+            "edited",
+            "inserted",
+        }
+        if one != two and not first:
+            different.append(f"{at}: {one}, and {two}")
+    assert different == []
 
 
 # what cannot be found, and is said

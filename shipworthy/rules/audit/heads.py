@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
 
 from shipworthy.domain.audit import FORMAT, TreeHead
@@ -17,6 +18,7 @@ _RECENT = 1024
 _Read = tuple[TreeHead, bytes, bytes]
 
 
+@lru_cache(maxsize=8)
 def checkpoint_of(line: bytes) -> _Read | None:
     """What `form.head_of` gives, of a checkpoint whose peaks are those of its root; None for anything else."""
     read = form.head_of(line)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from shipworthy.rules.audit.chain import Seal, seal_of
 from shipworthy.rules.audit.epochs import Epochs
+from shipworthy.rules.audit.formed import LOG, MAC
 from shipworthy.rules.audit.heads import NEVER
 
-_LOG = re.compile(r"[0-9a-f]{32}\Z")
-_MAC = re.compile(r"[0-9a-f]{64}\Z")
 _FARTHEST = 1 << 20
 """Epochs after a log's end that a seal is believed to count; making their keys takes a second."""
 
@@ -63,7 +61,7 @@ class Seals:
 
 
 def _is_formed(seal: Seal) -> bool:
-    texts = _LOG.match(seal.log) and _MAC.match(seal.mac) and _MAC.match(seal.seal)
+    texts = LOG.match(seal.log) and MAC.match(seal.mac) and MAC.match(seal.seal)
     return bool(texts) and 0 < seal.count < NEVER
 
 

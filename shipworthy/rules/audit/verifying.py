@@ -3,7 +3,6 @@ lines are, there is a verdict."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +10,8 @@ from shipworthy.domain.audit import FORMAT, Entry, EpochKeys, Verdict
 from shipworthy.rules.audit import form
 from shipworthy.rules.audit.besides import Beside
 from shipworthy.rules.audit.chain import BEGUN, ROTATED, Seal
-from shipworthy.rules.audit.epochs import Epochs, Stamp
+from shipworthy.rules.audit.epochs import TAIL, Epochs, Stamp
+from shipworthy.rules.audit.formed import LOG, is_formed, is_written
 from shipworthy.rules.audit.heads import NEVER, Heads
 from shipworthy.rules.audit.keys import mac
 from shipworthy.rules.audit.sealing import Seals
@@ -19,25 +19,10 @@ from shipworthy.rules.audit.verdicts import Finding, Report, windows
 
 CLOCK = 5_000
 """Milliseconds that clocks may differ by."""
-_LOG = re.compile(r"[0-9a-f]{32}\Z")
 _MOST_EVERY = 1 << 31
 _AHEAD = 1 << 16
 """Epochs beyond all that is told of in which an entry is looked for."""
 _NONE = Stamp(b"")
-_TOP = 1 << 63
-
-
-def _is_formed(entry: Entry) -> bool:
-    """Whether its numbers are those of an entry."""
-    return (
-        entry.v == FORMAT
-        and 0 <= entry.at < _TOP
-        and 0 <= entry.fence < _TOP
-        and 0 <= entry.logged < _TOP
-        and 0 <= entry.n < _TOP
-        and 0 <= entry.seq < _TOP
-        and 0 <= entry.epoch < _TOP
-    )
 
 
 class _Suspect(NamedTuple):
@@ -113,7 +98,7 @@ class Verifier:
             and entry.epoch == self._epoch
             and self._every
             and self._stamp.is_right(line)
-            and _is_formed(entry)
+            and is_formed(entry)
         ):
             self._accept(entry, line)
         else:
@@ -129,7 +114,7 @@ class Verifier:
             self._hold_to(entry.log)
             self._find("wrong_key", 0, f"Entry 0 names the key {key}; {self._have()}.")
             return
-        if entry is not None and secret is not None and _LOG.match(entry.log):
+        if entry is not None and secret is not None and LOG.match(entry.log):
             fits = type(every) is int and 0 < every < _MOST_EVERY and not entry.epoch and entry.v == FORMAT
             if fits and Epochs(secret, entry.log).stamp(0).is_right(line):
                 self._every = every
@@ -144,7 +129,7 @@ class Verifier:
 
     def _hold_to(self, log: str) -> None:
         self._log = log
-        if _LOG.match(log):
+        if LOG.match(log):
             self._epochs = [Epochs(secret, log) for secret in self._secrets]
         self._heads.begin(log)
         self._seals.begin(log, self._every)
@@ -216,8 +201,8 @@ class Verifier:
     def _stray(self, entry: Entry | None, line: bytes) -> None:
         """A line that is not the entry that is due."""
         due = self._due
-        if entry is not None and _is_formed(entry):
-            if entry.log != self._log and _LOG.match(entry.log):
+        if entry is not None and is_formed(entry):
+            if entry.log != self._log and is_written(entry, line):
                 self._doubt(line, spliced=True)
                 return
             if self._is_authentic(entry, line):
@@ -259,7 +244,7 @@ class Verifier:
             self._settle("edited")
             return
         due = self._due
-        if entry is None or not _is_formed(entry) or entry.log != self._log or entry.seq < due:
+        if entry is None or not is_formed(entry) or entry.log != self._log or entry.seq < due:
             return
         if self._ahead is not None:
             if entry.seq == due and self._is_authentic(entry, line):
@@ -290,7 +275,7 @@ class Verifier:
         """Whether it is made with a key of the log, of whatever epoch."""
         end = max(self._due + self._line, self._seals.most, self._heads.beyond)
         last = min(end // (self._every or 1), self._limit()) + 1
-        claimed, plain = form.mac_of(line), line[:-74] + b"}"
+        claimed, plain = form.mac_of(line), line[:-TAIL] + b"}"
         if not claimed:
             return False
         return any(
@@ -373,7 +358,7 @@ class Verifier:
     def _signers(self, log: str) -> Sequence[str]:
         if log == self._log:
             return [epochs.signer for epochs in self._epochs]
-        return [Epochs(secret, log).signer for secret in self._secrets] if _LOG.match(log) else []
+        return [Epochs(secret, log).signer for secret in self._secrets] if LOG.match(log) else []
 
     def _reported(self, found: Finding, also: str) -> Report:
         anchored = self._heads.anchored
