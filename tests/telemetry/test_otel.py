@@ -300,6 +300,24 @@ def test_an_exporter_that_raises_is_logged_once_and_harms_nobody(caplog: pytest.
     assert len([r for r in caplog.records if "no route" in r.message]) == 1
 
 
+def test_a_processor_that_raises_where_a_span_begins_harms_no_run_and_no_metric() -> None:
+    class Raises(SpanProcessor):
+        def on_start(self, span: Any, parent_context: Any = None) -> None:
+            raise OSError("no room")
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Raises())
+    reader = InMemoryMetricReader()
+    telemetry = OTelTelemetry(provider, MeterProvider([reader], shutdown_on_exit=False))
+    assert run(Agent("", model=ScriptedModel([turn("done")]), telemetry=telemetry)).value == "done"
+    assert telemetry.flush(10)
+    data = reader.get_metrics_data()
+    assert data is not None
+    metrics = {m.name: m for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics}
+    assert metrics[names.TOKENS_INPUT].data.data_points[0].value == 10
+    assert names.SESSION_DURATION in metrics
+
+
 def test_what_is_closed_takes_no_more() -> None:
     telemetry = InMemoryTelemetry()
     agent = Agent("", model=ScriptedModel([turn("done")]), telemetry=telemetry)

@@ -147,14 +147,20 @@ class OTelTelemetry(Telemetry):
 
     def told(self, watch: Watch, records: list[Record]) -> None:
         assert isinstance(watch, OTelWatch)
+        failed: Exception | None = None
         for record in records:
             kind = type(record)
-            if kind is Measured:
-                self._add[record.metric](record.value, record.attributes)  # type: ignore[union-attr]
-            elif kind is SpanClosed:
-                watch.closed(record)  # type: ignore[arg-type]
-            else:
-                watch.opened(record)  # type: ignore[arg-type]
+            try:
+                if kind is Measured:
+                    self._add[record.metric](record.value, record.attributes)  # type: ignore[union-attr]
+                elif kind is SpanClosed:
+                    watch.closed(record)  # type: ignore[arg-type]
+                else:
+                    watch.opened(record)  # type: ignore[arg-type]
+            except Exception as error:  # of a processor or an exporter of the user's
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
 
 class OTelWatch(Watch):
@@ -175,6 +181,12 @@ class OTelWatch(Watch):
     def saw(self, events: Sequence[AnyEvent]) -> None:
         """Begin what began, and have the rest done elsewhere."""
         asked = self.asked
+        try:
+            self._begin_spans(events)
+        finally:
+            self._spool.put((self, events, asked))
+
+    def _begin_spans(self, events: Sequence[AnyEvent]) -> None:
         for event in events:
             kind = type(event)
             if kind is ModelRequested:
@@ -192,7 +204,6 @@ class OTelWatch(Watch):
                 }
             elif kind is RunStarted or kind is RunResumed:
                 self._begin(event)  # type: ignore[arg-type]
-        self._spool.put((self, events, asked))
 
     def around(self, call_id: str) -> AbstractContextManager[None]:
         """The span of this call, or of the model's next attempt, is the current one."""
