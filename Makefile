@@ -7,6 +7,9 @@ JOBS   ?= 2
 UPGRADE ?=
 PYTEST_ARGS ?=
 
+# Images often set this: whatever a test starts would then compile the package again.
+export PYTHONDONTWRITEBYTECODE =
+
 BIN    := $(VENV)/bin
 EXTRAS := anthropic bedrock cohere dbos dynamodb local openai otel postgres redis s3 temporal
 

@@ -5,8 +5,9 @@ They fail, and do not skip, where they cannot be started.
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
 
 def pytest_configure() -> None:
     session.open_session(in_memory=os.environ.get("SHIPWORTHY_PROOF") != "long")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What was collected stays to the end: the collector is not to look through all of it again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_unconfigure() -> None:
