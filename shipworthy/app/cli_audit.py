@@ -120,6 +120,8 @@ def show(
     from shipworthy.app.commands import showing_audit as commands
     from shipworthy.app.commands.runs import moment_of
 
+    if sums and any([each is not None for each in (action, actor, since, until, last)]):
+        raise typer.BadParameter("--sums takes --tenant, --user and --run-id, and nothing else of these")
     times = [None if each is None else moment_of(each) for each in (since, until)]
     wanted = commands.Wanted(tenant, user, run_id, action, actor, *times)
     how = commands.How(bodies, holding, last, as_json)

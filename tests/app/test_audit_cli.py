@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from shipworthy.adapters.anchors.file import FileAnchor
 from shipworthy.app import cli
 from shipworthy.app.audit_logs import FileAuditLog, SqliteAuditLog
-from shipworthy.app.commands import showing_audit
+from shipworthy.app.commands import showing_audit, verifying_audit
 from shipworthy.domain.audit import Draft
 
 SECRET = "the secret of the log that is looked at"
@@ -173,6 +174,27 @@ def test_sums_are_of_what_holds(invoke: Invoke, ok: Any) -> None:
     assert (data["all"]["started"], data["all"]["open"]) == (6, 1)
     assert data["open_runs"] == [{"tenant": "acme", "run": "r5"}]
     assert "5 answers" in invoke("audit", "show", "audit.jsonl", "--sums")[1]
+    assert invoke("audit", "show", "audit.jsonl", "--sums", "--action", "run.")[0] == 2
+
+
+def test_what_cannot_be_read_is_said_with_what_to_do(invoke: Invoke, folder: Path) -> None:
+    for command in (("verify", *KEY), ("show",), ("export", "-o", "copy.jsonl")):
+        code, _, err = invoke("audit", command[0], str(folder), *command[1:])
+        assert code == 1
+        assert "cannot be read" in err
+        assert "Traceback" not in err
+    assert not Path("copy.jsonl").exists()
+
+
+def test_whoever_looks_at_a_terminal_sees_how_far_it_is(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written("audit.jsonl")
+    monkeypatch.setattr(verifying_audit, "_STEP", 2)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    code, out, err = invoke("audit", "verify", "audit.jsonl", *KEY)
+    assert (code, out.partition(":")[0]) == (0, "ok")
+    assert "verifying" in err
 
 
 @PLACES

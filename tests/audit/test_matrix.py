@@ -10,6 +10,11 @@ from dataclasses import replace
 
 import pytest
 
+from shipworthy.rules.audit import verifying
+from shipworthy.rules.audit.epochs import Stamp
+from shipworthy.rules.audit.heads import Heads
+from shipworthy.rules.audit.sealing import Seals
+from shipworthy.rules.audit.verifying import Verifier
 from tests.audit import attacks
 from tests.audit.attacks import (
     ATTACKS,
@@ -142,6 +147,32 @@ def test_with_a_plain_secret_it_is_said_that_the_log_is_not_forward_secure() -> 
 
     assert not report.forward_secure
     assert any(["not forward-secure" in window for window in report.windows])
+
+
+# mutants of the verifier: without a part of it, what that part is there for is called something else, or nothing
+
+
+@pytest.mark.parametrize(
+    ("attack", "of", "part", "mutant"),
+    [
+        ("edit", Stamp, "is_right", lambda self, line: True),
+        ("insert", Stamp, "is_right", lambda self, line: True),
+        ("delete_tail", Seals, "count", lambda self, now, known: 0),
+        ("empty", Heads, "tells", lambda self: False),
+        ("reorder", Verifier, "_look", lambda self, entry, line: None),
+        ("splice", verifying, "is_written", lambda entry, line: False),
+        ("rewrite", Verifier, "_is_rewritten", lambda self, line: False),
+        ("rewrite_now", Heads, "_hold", lambda self, *read, now: None),
+        ("roll_back", Heads, "finish", lambda self, signers, log: None),
+        ("swap", Verifier, "_is_expected", lambda self, log: None),
+        ("clock_back", verifying, "CLOCK", 1 << 62),
+    ],
+)
+def test_a_verifier_without_a_part_of_it_fails_the_matrix(
+    attack: str, of: object, part: str, mutant: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of, part, mutant)
+    assert wrongly_named(attack, ours)
 
 
 # mutants of the scheme: without a part of it, what that part is there for is not found

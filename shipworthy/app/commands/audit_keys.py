@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import secrets
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shipworthy.adapters.shared.sealed import SealedKey, seal_key
-from shipworthy.app.commands.opening_audit import Given, found, opened, secrets_of, texts_of
+from shipworthy.app.commands.opening_audit import Given, reading, secrets_of, texts_of
 from shipworthy.app.commands.printing import OK, Printer, note
 from shipworthy.domain.audit import Draft, Entry
 from shipworthy.errors import InputError
@@ -133,7 +132,7 @@ def _one(texts: list[str]) -> list[str]:
 
 def _ends(log: str) -> tuple[Entry, Entry]:
     """The first and the last entry of a log, as they stand. Raises InputError."""
-    with contextlib.closing(found(opened(log))) as read:
+    with reading(log) as read:
         first = last = None
         for line in read.entries(0):
             first, last = line if first is None else first, line

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from shipworthy.app.commands.opening_audit import Opened, found, opened
+from shipworthy.app.commands.opening_audit import Opened, reading
 from shipworthy.app.commands.printing import ERROR, OK, Printer, note
 from shipworthy.errors import InputError
 from shipworthy.rules.audit import form, proofs
@@ -19,7 +19,7 @@ def export(log: str, output: Path, *, as_json: bool) -> int:
     """Write a log as the files of docs/reference/audit-format.md: OUTPUT, OUTPUT.seal and OUTPUT.checkpoints."""
     printer = Printer(as_json=as_json)
     names = [output, Path(f"{output}.seal"), Path(f"{output}.checkpoints")]
-    with contextlib.closing(found(opened(log))) as read, contextlib.ExitStack() as undo:
+    with reading(log) as read, contextlib.ExitStack() as undo:
         seals, heads = read.seals(), read.checkpoints()
         for path in names:
             if path.exists():
@@ -72,7 +72,7 @@ class Asked(NamedTuple):
 
 def prove(log: str, asked: Asked) -> int:
     """Print a proof, on one line."""
-    with contextlib.closing(found(opened(log))) as read:
+    with reading(log) as read:
         if asked.entry is not None:
             under = (
                 _covering(read, asked.entry) if asked.checkpoint is None else _head(read, asked.checkpoint)

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from shipworthy.adapters.files.audit_lines import Reader, parts
 from shipworthy.app.anchors import anchor_for
-from shipworthy.errors import ConfigurationError, InputError
+from shipworthy.errors import AuditUnavailable, ConfigurationError, InputError
 from shipworthy.rules.audit import form
 from shipworthy.rules.audit.chain import SLOT, Seal, seals_of
 from shipworthy.rules.audit.keys import Secret
@@ -188,6 +188,24 @@ def found(log: Opened) -> Opened:
         f"There is no audit log at {log.where}.",
         fix=f"Its database has: {', '.join(others)}. Name one with #name." if others else _FIX,
     )
+
+
+@contextlib.contextmanager
+def reading(place: str, *, found_only: bool = True) -> Iterator[Opened]:
+    """The log at a place, closed afterwards. Raises InputError where there is none, AuditUnavailable where it cannot be
+    read."""
+    log = opened(place)
+    try:
+        yield found(log) if found_only else log
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise AuditUnavailable(
+            f"The audit log at {log.where} cannot be read: {error}.",
+            fix="Give this process its files, for reading.",
+        ) from error
+    finally:
+        log.close()
 
 
 class Given(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shipworthy.app.commands import timeline
-from shipworthy.app.commands.opening_audit import Opened, found, opened
+from shipworthy.app.commands.opening_audit import Opened, reading
 from shipworthy.app.commands.printing import OK, Printer, note
 from shipworthy.domain.audit import Entry
 from shipworthy.rules.audit import form
@@ -59,7 +58,7 @@ Found = tuple[Entry, bytes | None]
 def show(log: str, wanted: Wanted, how: How) -> int:
     """Show entries of a log, in its order."""
     printer = Printer(as_json=how.as_json)
-    with contextlib.closing(found(opened(log))) as read:
+    with reading(log) as read:
         void = _void(read) if how.holding else set()
         some: Iterator[Found] | deque[Found] = (
             (entry, body) for entry, body in _entries(read) if wanted.has(entry) and entry.seq not in void
@@ -79,7 +78,7 @@ def sums(log: str, wanted: Wanted, how: How) -> int:
     """Show what the entries that hold add up to."""
     printer = Printer(as_json=how.as_json)
     counted = Sums()
-    with contextlib.closing(found(opened(log))) as read:
+    with reading(log) as read:
         for line in read.entries(0):
             entry = form.entry_of(line)
             if entry is not None and wanted.has(entry):
@@ -120,7 +119,7 @@ def _sum_data(each: Sum) -> dict[str, int]:
 def follow(log: str, wanted: Wanted, how: How, *, is_over: Callable[[], bool] = lambda: False) -> int:
     """Show the last entries of a log, and then each that comes, until Ctrl-C."""
     printer = Printer(as_json=how.as_json)
-    with contextlib.closing(found(opened(log))) as read:
+    with reading(log) as read:
         seen = 0
         last: deque[Entry] = deque(maxlen=how.last)
         for line in read.entries(0):

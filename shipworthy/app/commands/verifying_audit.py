@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from shipworthy.app.commands.opening_audit import Anchored, Given, Opened, anchored, opened, secrets_of
+from shipworthy.app.commands.opening_audit import Anchored, Given, Opened, anchored, reading, secrets_of
 from shipworthy.app.commands.printing import ERROR, OK, Printer, console, note
 from shipworthy.rules.audit.verdicts import Report
 from shipworthy.rules.audit.verifying import Verifier
@@ -30,9 +30,7 @@ def verify(request: Request) -> int:
     """Verify a log; 0 if it is as it was written."""
     printer = Printer(as_json=request.as_json)
     secrets = secrets_of(request.secrets)
-    log = opened(request.log)
-    with contextlib.ExitStack() as stack:
-        stack.callback(log.close)
+    with reading(request.log, found_only=False) as log, contextlib.ExitStack() as stack:
         seals = log.seals()
         own = log.checkpoints()
         kept = anchored(request.anchors, request.name or log.name())
