@@ -9,7 +9,6 @@ from typing import Any
 import apsw
 import pytest
 
-import shipworthy.adapters.postgres.connection as connection
 import shipworthy.adapters.postgres.writer as writer
 import shipworthy.adapters.sqlite.audit as on_sqlite
 from shipworthy.adapters.postgres import PostgresStore
@@ -150,13 +149,3 @@ def link_all(patch: pytest.MonkeyPatch) -> None:
 def test_a_postgres_that_links_what_was_refused_is_caught(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     link_all(monkeypatch)
     caught(audit_joined.who_is_refused_leaves_no_entry_among_others, OnPostgres(dsn))
-
-
-def test_a_postgres_on_which_two_who_write_a_log_do_not_wait_for_one_another_is_caught(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = connection.schema().replace("WHERE name = called FOR UPDATE", "WHERE name = called")
-    assert made != connection.schema()
-    monkeypatch.setattr(connection, "schema", lambda: made)
-    caught(audit.two_writers_make_one_chain, OnPostgres(database))
-    caught(audit_joined.many_workers_make_one_chain, OnPostgres(database))

@@ -17,9 +17,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 
 from shipworthy.domain.audit import Draft, Entry
 from shipworthy.domain.scope import Scope
@@ -148,7 +148,7 @@ def name(law: Law) -> str:
     return str(getattr(law, "__name__", law))
 
 
-@contextmanager
+@contextlib.contextmanager
 def refused(error: type[ShipworthyError]) -> Iterator[None]:
     """What is inside must raise *error*."""
     try:
@@ -225,10 +225,8 @@ async def an_append_is_not_abandoned_by_cancellation(logs: Logs) -> None:
     appending = asyncio.create_task(log.append([said("one")]))
     await asyncio.sleep(0)
     appending.cancel()
-    try:
+    with contextlib.suppress(asyncio.CancelledError):
         await appending
-    except asyncio.CancelledError:
-        pass
     assert logs.actions() == ["one"]
     failing = asyncio.create_task(log.append([said("two", user="\ud800")]))
     await asyncio.sleep(0)
@@ -325,16 +323,18 @@ async def another_process_goes_on_where_one_stopped(logs: Logs) -> None:
 
 
 async def two_writers_make_one_chain(logs: Logs) -> None:
-    """They begin the log at the same time, and append at the same time."""
+    """They begin the log at the same time, and append in turn, and at the same time."""
     writers = await asyncio.gather(logs.new(), logs.new())
+    for turn in range(4):
+        await writers[turn % 2].append([said("in turn")])
 
     async def work(writer: int, task: int) -> None:
         for turn in range(6):
             await writers[writer].append([said(f"{writer} {task} {turn}"), said("beside", b"{}")])
 
     await asyncio.gather(*[work(writer, task) for writer in range(2) for task in range(3)])
-    assert len(logs.entries()) == 72
-    assert logs.verified().entries == 73
+    assert len(logs.entries()) == 76
+    assert logs.verified().entries == 77
 
 
 async def checkpoints_cover_the_log_when_it_is_closed(logs: Logs) -> None:

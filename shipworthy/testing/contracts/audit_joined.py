@@ -162,9 +162,11 @@ async def a_new_secret_takes_over_with_a_batch(logs: Logs) -> None:
 
 
 async def many_workers_make_one_chain(logs: Logs) -> None:
-    """Two stores commit, and two logs append, all at once."""
+    """Two stores commit, and two logs append, in turn, and all at once."""
     stores = await asyncio.gather(logs.store(), logs.store())
     writers = await asyncio.gather(logs.new(), logs.new())
+    for turn in range(4):
+        await begun(logs, writers[turn % 2], stores[turn % 2], f"turn {turn}")
 
     async def work(at: int) -> None:
         store, log, run = stores[at % 2], writers[at % 2], f"r{at}"
@@ -177,7 +179,7 @@ async def many_workers_make_one_chain(logs: Logs) -> None:
     for at in range(12):
         assert entered(logs, f"r{at}") == [1, 2, 3, 4, 5, 6]
     report = logs.verified()
-    assert (report.entries, report.bodies.fit) == (1 + 12 * 8, 12 * 7)
+    assert (report.entries, report.bodies.fit) == (1 + 4 * 2 + 12 * 8, 4 * 2 + 12 * 7)
 
 
 async def what_is_pruned_leaves_the_log_as_it_is(logs: Logs) -> None:
