@@ -17,9 +17,9 @@ from shipworthy.adapters.shared.sealed import SealedKey, seal_key
 from shipworthy.adapters.sqlite import SqliteStore
 from shipworthy.adapters.sqlite.audit_log import SqliteAudits
 from shipworthy.adapters.sqlite.power import PowerLossVfs
-from shipworthy.app.audit_logs import SqliteAuditLog, copy_in_sqlite
+from shipworthy.app.audit_logs import PostgresAuditLog, SqliteAuditLog, copy_in_sqlite
 from shipworthy.domain.audit import Standing
-from shipworthy.errors import AuditDamaged, AuditKeyWrong, AuditUnavailable
+from shipworthy.errors import AuditDamaged, AuditKeyWrong, AuditUnavailable, ConfigurationError
 from shipworthy.rules.audit.keys import Secret
 from shipworthy.rules.audit.verifying import Verifier
 from shipworthy.testing.contracts.audit import SECRET, said
@@ -280,3 +280,23 @@ def test_a_copy_makes_no_file_and_says_that_there_is_none(tmp_path: Path) -> Non
     with pytest.raises(AuditUnavailable, match="no audit logs"):
         copy_in_sqlite(tmp_path / "other.db").seal()
     assert not (tmp_path / "none.db").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: SqliteAuditLog(":memory:", secret=SECRET),
+        lambda: SqliteAuditLog("a.db", secret=()),
+        lambda: SqliteAuditLog("a.db", secret="too short"),
+        lambda: SqliteAuditLog("a.db", secret=None),  # type: ignore[arg-type]
+        lambda: SqliteAuditLog("a.db", secret=SECRET, name="a\x00b"),
+        lambda: SqliteAuditLog("a.db", secret=SECRET, name=""),
+        lambda: SqliteAuditLog("a.db", secret=SECRET, anchors=[SECRET]),  # type: ignore[list-item]
+        lambda: SqliteAuditLog("a.db", secret=SECRET, durability="none"),  # type: ignore[arg-type]
+        lambda: PostgresAuditLog("postgres://a@b@c/d", secret=SECRET),
+        lambda: PostgresAuditLog("postgres://a@b/d", secret=SECRET, patience=-1),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_when_a_log_is_made(wrong: Callable[[], object]) -> None:
+    with pytest.raises(ConfigurationError):
+        wrong()
