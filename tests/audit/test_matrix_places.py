@@ -88,3 +88,20 @@ def test_the_command_says_the_same(
         if name == "clock_back":
             expected = said["verdict"]  # its anchor is not the world's
         assert (code, said["verdict"]) == (1, expected), name
+
+
+def test_an_export_is_verified_by_who_never_saw_our_code(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shipworthy_verify
+
+    for name in ("sound", "edit", "splice"):
+        attacked = (
+            world.log if name == "sound" else ATTACKS[name](world.log, world.other, random.Random(3)).log
+        )
+        world.place.put("copy", attacked)
+        copy = tmp_path / name
+        assert cli.invoke(["audit", "export", world.place.address("copy"), "-o", str(copy)]) == 0
+        report = shipworthy_verify.verify_file(copy, secrets=[SECRET], anchors=[world.anchor])
+        assert report.verdict == {"sound": "ok", "edit": "edited", "splice": "spliced"}[name]
+    capsys.readouterr()

@@ -301,6 +301,21 @@ def test_no_proof_holds_for_anything_else(small: tuple[list[bytes], list[bytes],
     assert proofs.proof_of(b'{"kind":"inclusion"}') is None
 
 
+def test_a_verifier_that_never_saw_our_code_takes_our_proofs(
+    small: tuple[list[bytes], list[bytes], str],
+) -> None:
+    import shipworthy_verify
+
+    lines, signed, signer = small
+    for size in (1, 2, 7, 8, 13, 21):
+        inclusion = proofs.prove_inclusion(lines, size // 2, signed[size - 1])
+        assert shipworthy_verify.check_inclusion(proofs.encode_proof(inclusion), signer)[0]
+        growth = proofs.prove_consistency(lines, signed[size - 1], signed[20])
+        assert shipworthy_verify.check_consistency(proofs.encode_proof(growth), signer)[0]
+        wrong = msgspec.structs.replace(inclusion, index=size)
+        assert not shipworthy_verify.check_inclusion(proofs.encode_proof(wrong), signer)[0]
+
+
 def test_another_history_has_no_consistency_proof() -> None:
     """A writer who made the past anew can sign it, and cannot prove that it goes on from what was signed before."""
     log = made(random.Random(13), 21)
