@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from msgspec.structs import force_setattr
@@ -311,11 +311,11 @@ class LiveRun:
         await self.commit()
         await self.store.release(self.fence)
 
-    async def _written(self, batch: Batch) -> Sequence[Outcome]:
+    def _written(self, batch: Batch) -> Awaitable[Sequence[Outcome]]:
         """Commit, with the entries of the audit log, where there is one."""
         if self.witness is None:
-            return await self.store.commit(self.fence, batch)
-        return await self.witness.commit(self.fence, batch)
+            return self.store.commit(self.fence, batch)
+        return self.witness.commit(self.fence, batch)
 
     def _publish(self, events: list[AnyEvent]) -> None:
         if self.sittings:

@@ -20,6 +20,8 @@ _failed: set[str] = set()
 
 def readers_of(own: Sequence[Reader], parent: LiveRun | None) -> tuple[Reader, ...]:
     """Who observes a run: those of the run around it, and its own agent's; each once."""
+    if parent is None and not own:
+        return ()
     around = () if parent is None else parent.readers
     return tuple({id(reader): reader for reader in (*around, *own)}.values())
 
