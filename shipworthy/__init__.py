@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from shipworthy.adapters.bedrock import BedrockEmbedder as BedrockEmbedder
     from shipworthy.adapters.cohere import CohereEmbedder as CohereEmbedder
     from shipworthy.adapters.console.telemetry import ConsoleTelemetry as ConsoleTelemetry
+    from shipworthy.adapters.inmemory.audit import InMemoryAuditLog as InMemoryAuditLog
     from shipworthy.adapters.inmemory.ledger import InMemoryLedger as InMemoryLedger
     from shipworthy.adapters.inmemory.store import InMemoryStore as InMemoryStore
     from shipworthy.adapters.inmemory.telemetry import InMemoryTelemetry as InMemoryTelemetry
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from shipworthy.adapters.shared.sealed import SealedKey as SealedKey
     from shipworthy.app.agent import Agent as Agent
     from shipworthy.app.audit_logs import FileAuditLog as FileAuditLog
+    from shipworthy.app.audit_logs import PostgresAuditLog as PostgresAuditLog
+    from shipworthy.app.audit_logs import SqliteAuditLog as SqliteAuditLog
     from shipworthy.app.budgets import NoBudget as NoBudget
     from shipworthy.app.budgets import StandardBudget as StandardBudget
     from shipworthy.app.configuration import Tuning as Tuning
@@ -132,6 +135,7 @@ _HOMES = {
     "adapters.bedrock": ("BedrockEmbedder",),
     "adapters.cohere": ("CohereEmbedder",),
     "adapters.console.telemetry": ("ConsoleTelemetry",),
+    "adapters.inmemory.audit": ("InMemoryAuditLog",),
     "adapters.inmemory.ledger": ("InMemoryLedger",),
     "adapters.inmemory.store": ("InMemoryStore",),
     "adapters.inmemory.telemetry": ("InMemoryTelemetry",),
@@ -143,7 +147,7 @@ _HOMES = {
     "adapters.shared.sealed": ("SealedKey",),
     "app.agent": ("Agent",),
     "app.anchors": ("PostgresAnchor",),
-    "app.audit_logs": ("FileAuditLog",),
+    "app.audit_logs": ("FileAuditLog", "PostgresAuditLog", "SqliteAuditLog"),
     "app.budgets": ("NoBudget", "StandardBudget"),
     "app.configuration": ("Tuning",),
     "app.fact_stores": ("InMemoryFactStore", "SqliteFactStore"),
@@ -228,6 +232,7 @@ __all__ = [
     "HashEmbedder",
     "HttpAnchor",
     "Image",
+    "InMemoryAuditLog",
     "InMemoryFactStore",
     "InMemoryJournalStore",
     "InMemoryLedger",
@@ -257,6 +262,7 @@ __all__ = [
     "PerUserPermissions",
     "PolicyDocument",
     "PostgresAnchor",
+    "PostgresAuditLog",
     "PostgresMemory",
     "PostgresRuntime",
     "Price",
@@ -277,6 +283,7 @@ __all__ = [
     "SealedKey",
     "ShipworthyError",
     "Source",
+    "SqliteAuditLog",
     "SqliteFactStore",
     "SqliteMemory",
     "SqliteRuntime",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 from hashlib import sha512
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-try:
-    from cryptography.exceptions import InvalidSignature
+if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    FAST = True
-except ImportError:
-    FAST = False
+FAST = find_spec("cryptography") is not None
 
 _P = 2**255 - 19
 _L = 2**252 + 27742317777372353535851937790883648493
@@ -89,6 +88,8 @@ def right(public: str, message: bytes, signature: str) -> bool:
     """Check a signature; key and signature are hex of the right length."""
     if not FAST:
         return verify_pure(bytes.fromhex(public), message, bytes.fromhex(signature))
+    from cryptography.exceptions import InvalidSignature
+
     try:
         _loaded(public).verify(bytes.fromhex(signature), message)
     except (InvalidSignature, ValueError):
@@ -98,4 +99,6 @@ def right(public: str, message: bytes, signature: str) -> bool:
 
 @functools.lru_cache(64)
 def _loaded(public: str) -> Ed25519PublicKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     return Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))

@@ -171,8 +171,8 @@ def _name(name: str | None, keys: tuple[EpochKeys, ...] = ()) -> str:
     return name
 
 
-def _anchors(anchors: Sequence[Anchor]) -> tuple[Anchor, ...]:
-    several = anchors if isinstance(anchors, (list, tuple)) else (anchors,)
+def _anchors(anchors: Any) -> tuple[Anchor, ...]:
+    several: Sequence[Anchor] = anchors if isinstance(anchors, (list, tuple)) else (anchors,)
     for anchor in several:
         if isinstance(anchor, type) or not all(
             [hasattr(anchor, word) for word in ("put", "newest", "where")]
