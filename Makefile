@@ -48,8 +48,8 @@ format: $(DEV) ## format and mend what can be mended
 bench: $(DEV) ## measure the overhead beside its floors
 	$(BIN)/python bench/overhead.py
 
-proof-crash: $(DEV) ## the long form of the crash proofs
-	SHIPWORTHY_PROOF=long $(BIN)/python -m pytest -n $(JOBS) tests/crash $(PYTEST_ARGS)
+proof-crash: $(DEV) ## the long form of the crash proofs, and of random lives
+	SHIPWORTHY_PROOF=long $(BIN)/python -m pytest -n $(JOBS) tests/crash tests/stateful $(PYTEST_ARGS)
 
 proof-control: $(DEV) ## the long form of the proofs of approvals, on SQLite
 	SHIPWORTHY_PROOF=long $(BIN)/python -m pytest -n $(JOBS) tests/control $(PYTEST_ARGS)

@@ -24,16 +24,17 @@ from tests.memory.places import PLACES, Make
 
 LONG = os.environ.get("SHIPWORTHY_PROOF") == "long"
 STEPS = 100_000 if LONG else 2_000
-SLOW = {} if LONG else {"dynamodb": 700}
-"""Steps where each is several requests to an emulator that takes its time: one script in each world."""
 AT_ONCE = 64
 """Steps of one script."""
-SCRIPTS = st.lists(st.integers(0, 2**32 - 1), min_size=AT_ONCE, max_size=AT_ONCE)
+SLOW = {} if LONG else {"dynamodb": (AT_ONCE // 2) * len(WORLDS)}
+"""Steps where each is several requests to an emulator that takes its time: half a script in each world."""
 
 
 def prove(steps: int, alone: Make, among: Make, *, broken: bool = False) -> int:
     """Play scripts until there were so many steps, in all worlds alike; how many there were. Raises AssertionError with
     a script that shows a difference. The stores of all scripts are the same, but for *broken* ones."""
+    at_once = min(AT_ONCE, -(-steps // len(WORLDS)))
+    scripts = st.lists(st.integers(0, 2**32 - 1), min_size=at_once, max_size=at_once)
     steps_played = 0
 
     async def plays(world: World, script: list[int]) -> str:
@@ -42,14 +43,14 @@ def prove(steps: int, alone: Make, among: Make, *, broken: bool = False) -> int:
         return difference(world, one, await played(world, script, made[1], alone=False))
 
     @settings(
-        max_examples=-(-steps // (AT_ONCE * len(WORLDS))),
+        max_examples=-(-steps // (at_once * len(WORLDS))),
         deadline=None,
         database=None,
         derandomize=True,
         phases=[Phase.generate, *([] if broken else [Phase.shrink])],
         suppress_health_check=list(HealthCheck),
     )
-    @given(SCRIPTS)
+    @given(scripts)
     def a_tenant_sees_its_own(script: list[int]) -> None:
         nonlocal steps_played
         for world in WORLDS:

@@ -50,6 +50,7 @@ from shipworthy.engine.driver import InProcess
 from shipworthy.engine.runtime import Runtime
 from shipworthy.rules import state as rules
 from tests.contracts.test_store import Sqlite
+from tests.crash.proof import LONG
 from tests.engine.world import valid
 
 pytestmark = pytest.mark.stateful
@@ -147,7 +148,6 @@ class World:
 class Runs(RuleBasedStateMachine):
     """One store, many lives."""
 
-    max_examples: ClassVar[int] = 200
     phases: ClassVar[list[Phase]] = [Phase.generate, Phase.shrink]
 
     def __init__(self) -> None:
@@ -373,8 +373,6 @@ class Runs(RuleBasedStateMachine):
 class RunsOnSqlite(Runs):
     """The same lives over a file, reopened after each."""
 
-    max_examples: ClassVar[int] = 30
-
     def open(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._path = Path(self._folder.name, "runs.db")
@@ -447,11 +445,11 @@ class ChecksNoDigest(Runs):
             return super().sitting(run_id, crash, **how)
 
 
-def drive(machine: type[Runs]) -> None:
+def drive(machine: type[Runs], examples: int = 200) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
         settings=settings(
-            max_examples=machine.max_examples,
+            max_examples=examples,
             stateful_step_count=12,
             deadline=None,
             database=None,
@@ -461,9 +459,11 @@ def drive(machine: type[Runs]) -> None:
     )
 
 
-@pytest.mark.parametrize("machine", [Runs, RunsOnSqlite])
-def test_whatever_the_order_no_effect_happens_twice_and_nothing_is_lost(machine: type[Runs]) -> None:
-    drive(machine)
+@pytest.mark.parametrize(("machine", "examples"), [(Runs, 80), (RunsOnSqlite, 12)])
+def test_whatever_the_order_no_effect_happens_twice_and_nothing_is_lost(
+    machine: type[Runs], examples: int
+) -> None:
+    drive(machine, examples * 3 if LONG else examples)
 
 
 @pytest.mark.parametrize("mutant", [ForgetsDoubt, AsksNobody, ChecksNoDigest])
