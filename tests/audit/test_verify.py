@@ -31,6 +31,17 @@ def log() -> Log:
     return made(random.Random(7), 90)
 
 
+def test_a_line_that_is_too_deep_to_be_read_is_a_verdict(log: Log) -> None:
+    deep = b'{"body":"x","salt":"%b","seq":1,"z":%b}' % (b"00" * 16, b"[" * 100_000 + b"]" * 100_000)
+    first = next(group for group in log.groups or () if group.body is not None)
+
+    assert form.body_of(deep) is None
+    assert form.head_of(deep[:-1] + b',"sig":"%b"}' % (b"0" * 128)) is None
+    assert ours(
+        log.having([g._replace(body=deep) if g is first else g for g in log.groups or ()])
+    ).verdict == ("body_edited")
+
+
 def test_a_sound_log_is_reported_with_what_is_in_it(log: Log) -> None:
     report = verify(log)
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
+import msgspec
+
 from shipworthy.rules.audit import form
 from shipworthy.rules.audit.verdicts import Bodies
 
 _SALT = 32
+_body_of = msgspec.json.Decoder(form.Body).decode
 
 
 class Beside:
@@ -26,10 +31,10 @@ class Beside:
         """A body's line, after the entry of this number. False: it is not *whole*, and does not fit, so it is none."""
         due = self._due
         self._due = ""
-        if due and is_erased(line, seq):
-            self._erased += 1
-        elif due and fits(line, seq, due):
+        if due and fits(line, seq, due):
             self._fit += 1
+        elif due and is_erased(line, seq):
+            self._erased += 1
         elif not whole:
             self._due = due
             return False
@@ -54,10 +59,9 @@ def is_erased(line: bytes, seq: int) -> bool:
 
 def fits(line: bytes, seq: int, digest: str) -> bool:
     """Whether it is the body that the entry of this number tells of."""
-    body = form.body_of(line)
-    if body is None or body.seq != seq or len(body.salt) != _SALT:
-        return False
     try:
-        return form.digest_of(bytes.fromhex(body.salt), body.body.encode()) == digest
-    except ValueError:
+        body = _body_of(line)
+        salted = bytes.fromhex(body.salt) + body.body.encode()
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return False
+    return body.seq == seq and len(body.salt) == _SALT and sha256(salted).hexdigest() == digest

@@ -37,8 +37,7 @@ class Stamp:
         if line[-TAIL:-66] != MAC or line[-2:] != b'"}':
             return False
         inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(line[:-TAIL])
-        inner.update(b"}")
+        inner.update(line[:-TAIL] + b"}")
         outer.update(inner.digest())
         return line[-66:-2] == outer.hexdigest().encode()
 

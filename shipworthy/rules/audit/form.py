@@ -91,7 +91,7 @@ def body_of(line: bytes) -> Body | None:
     """The body of a line; None for anything else."""
     try:
         return _bodies.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -115,7 +115,7 @@ def head_of(line: bytes) -> tuple[TreeHead, bytes, bytes] | None:
     try:
         head = _heads.decode(plain)
         return (head, plain, bytes.fromhex(line[at + 8 : -2].decode())) if head.entries > 0 else None
-    except (msgspec.DecodeError, ValueError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return None
 
 
