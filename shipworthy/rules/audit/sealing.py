@@ -34,6 +34,11 @@ class Seals:
         self._next = [seal for seal in self._seals if seal.log == log]
         self.due = self._next[0].count if self._next else NEVER
 
+    @property
+    def claimed(self) -> int:
+        """How many entries of this log they count as they stand."""
+        return max([seal.count for seal in self._next], default=0)
+
     def reached(self, now: Epochs, last: str) -> None:
         """There are as many entries as the next one counts; the last one's mac is *last*, and made with this secret."""
         while self._next and self._next[0].count == self.due:

@@ -299,7 +299,7 @@ class Verifier:
 
     def _sealed(self) -> int:
         """How many entries the seal counts; 0 without a right one."""
-        return self._seals.count(self._now, self._epochs) if self._every else self._seals.most
+        return self._seals.count(self._now, self._epochs) if self._every else self._seals.claimed
 
     def report(self, *, missing: bool = False) -> Report:
         """What was found in all. *missing*: there is no such log."""
