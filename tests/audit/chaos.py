@@ -1,7 +1,7 @@
 """Processes that drive audited runs and are killed: at every point of one run, or at random.
 
     python -m tests.audit.chaos points FOLDER KIND MUTANT some|all
-    python -m tests.audit.chaos killing FOLDER KIND MUTANT RUNS SEED SECONDS
+    python -m tests.audit.chaos killing|spending FOLDER KIND MUTANT RUNS SEED SECONDS
 
 It forks for each process that dies, since that is quick; what happens outside is in files, one write for each thing.
 """
@@ -289,9 +289,9 @@ async def serve(world: World, numbers: list[int]) -> None:
         await asyncio.gather(*[one(number) for number in numbers])
 
 
-def kill_at_random(folder: Path, kind: Kind, runs: int, seed: int, seconds: float) -> None:
+def kill_at_random(made: type[World], folder: Path, kind: Kind, runs: int, seed: int, seconds: float) -> None:
     """Eight processes, until all runs are done, and killed for so many seconds; and write what is wrong then."""
-    chance, world = random.Random(seed), World(kind, folder)
+    chance, world = random.Random(seed), made(kind, folder)
     left = {n: [number for number in range(runs) if number % WORKERS == n] for n in range(WORKERS)}
     going: dict[int, int] = {}
     kills = 0
@@ -299,7 +299,7 @@ def kill_at_random(folder: Path, kind: Kind, runs: int, seed: int, seconds: floa
     def start(n: int) -> None:
         if (child := os.fork()) == 0:
             with contextlib.suppress(BaseException):
-                asyncio.run(serve(World(kind, folder), left[n]))
+                asyncio.run(serve(made(kind, folder), left[n]))
                 os._exit(0)
             os._exit(1)
         going[child] = n
@@ -352,7 +352,10 @@ def main(way: str, folder: str, kind: Any, mutant: str, *more: str) -> None:
     if way == "points":
         at_points(Path(folder), kind, more[0], mutant)
     else:
-        kill_at_random(Path(folder), kind, int(more[0]), int(more[1]), float(more[2]))
+        world = World
+        if way == "spending":
+            from tests.audit.spending import Spending as world  # type: ignore[assignment]
+        kill_at_random(world, Path(folder), kind, int(more[0]), int(more[1]), float(more[2]))
 
 
 if __name__ == "__main__":
