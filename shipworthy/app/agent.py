@@ -183,6 +183,8 @@ class Agent(Generic[Deps, OutputT]):
         """Where the agent's runs live."""
         if self._runtime is None:
             self._runtime = runtime_for(None)
+            if self._audit_log is not None:
+                self._runtime.logs.register(self.name, self._audit_log)
         return self._runtime
 
     @property

@@ -22,7 +22,7 @@ from shipworthy.engine import answering, cancelling
 from shipworthy.engine.auditing import Logs, Witness
 from shipworthy.errors import AuditError
 from tests.audit import test_runs
-from tests.audit.evidence import ALICE, LASTING, SECRET, Kind, Place, agrees, finish
+from tests.audit.evidence import ALICE, LASTING, SECRET, Kind, Place, Told, agrees, finish
 from tests.audit.lives import PAY, World
 from tests.servers.temporal import fresh_name
 
@@ -65,25 +65,55 @@ BOT = """
     from shipworthy import Agent, BudgetConfig, FileAuditLog, ScriptedModel, StandardBudget
     budget = StandardBudget(BudgetConfig(per_user_max_requests=100))
     log = FileAuditLog("audit.jsonl", secret="a secret of the log's owner, kept elsewhere")
-    agent = Agent(model=ScriptedModel(["Hi."]), budget=budget, name="bot", runtime="sqlite:bot.db", audit_log=log)
+    kept = dict(model=ScriptedModel(["Hi."] * 9), name="bot", memory="sqlite:memory.db", audit_log=log)
+    agent = Agent(budget=budget, runtime="sqlite:bot.db", **kept)
+    elsewhere = Agent(**kept)
 """
-SET = "budget set audited:agent --per user --tenant acme --user alice --unit requests --cap 7 --by mia --why exam"
+ALICES = "--tenant acme --user alice"
+SET = f"budget set audited:agent --per user {ALICES} --unit requests --cap 7 --by mia --why exam"
 
 
-def test_a_cap_that_an_operator_sets_is_entered_with_who_and_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What is in the log of a bot after these commands."""
     (tmp_path / "audited.py").write_text(textwrap.dedent(BOT))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.delitem(sys.modules, "audited", raising=False)
-    assert cli.invoke(SET.split()) == 0
-    sys.modules.pop("audited")
-    [entry] = [
-        each.entry for each in Place("file", tmp_path).told() if each.entry.action == "budget.overridden"
-    ]
+
+    def after(*commands: str) -> list[Told]:
+        for command in commands:
+            sys.modules.pop("audited", None)
+            assert cli.invoke(command.split()) == 0
+        sys.modules.pop("audited")
+        place = Place("file", tmp_path)
+        assert place.report().verdict == "ok"
+        return place.told()
+
+    return after
+
+
+def test_a_cap_that_an_operator_sets_is_entered_with_who_and_why(told: Any) -> None:
+    [entry] = [each.entry for each in told(SET) if each.entry.action == "budget.overridden"]
     assert (entry.actor, entry.tenant, entry.facts["why"]) == ("operator:mia", "acme", "exam")
     assert entry.facts["cap"] == 7
+
+
+@pytest.mark.parametrize("agent", ["agent", "elsewhere"])
+def test_what_an_operator_forgets_and_erases_is_entered_and_gone_from_the_bodies(
+    agent: str, told: Any
+) -> None:
+    """The runs of `elsewhere` are in no file: only the log still has what was said in them."""
+    said = told(f"run audited:{agent} Hello {ALICES}")
+    assert any(b"Hello" in (each.body or b"") for each in said)
+    found = told(
+        f"memory forget audited:{agent} {ALICES} --before 2020-01-01 --yes",
+        f"memory erase audited:{agent} {ALICES} --yes --json",
+    )
+    actions = [each.entry.action for each in found]
+    assert actions.count("memory.forgotten") == 1
+    [erased] = [each.entry for each in found if each.entry.action == "person.erased"]
+    assert (erased.tenant, erased.user) == ("acme", "alice")
+    assert not any([each.body for each in found])
 
 
 # --- a slow log -------------------------------------------------------------------------------

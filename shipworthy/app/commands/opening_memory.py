@@ -136,6 +136,7 @@ async def opened(where: str, embedder: str | None, journals: str | None) -> Asyn
             own.store, embedder=own.vectors.embedder, fact_store=own.fact_store, settings=own.settings
         )
         await memory.open()
+        memory.covers(agent.runtime)  # whose audit log is told of what is done
         yield Opened(memory, agent.runtime)
 
 
