@@ -23,7 +23,7 @@ from tests.memory.isolation import WORLDS, World, difference, played
 from tests.memory.places import PLACES, Make
 
 LONG = os.environ.get("SHIPWORTHY_PROOF") == "long"
-STEPS = 100_000 if LONG else 2_000
+STEPS = 100_000 if LONG else 1_500
 AT_ONCE = 64
 """Steps of one script."""
 SLOW = {} if LONG else {"dynamodb": (AT_ONCE // 2) * len(WORLDS)}
