@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import functools
 from hashlib import sha512
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-FAST = find_spec("cryptography") is not None
+
+def _is_there() -> bool:
+    """Whether the library can be imported."""
+    try:
+        import cryptography.hazmat.primitives.asymmetric.ed25519  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+FAST = _is_there()
 
 _P = 2**255 - 19
 _L = 2**252 + 27742317777372353535851937790883648493

@@ -142,6 +142,11 @@ def begun(action: str, facts: Pairs) -> Members | None:
     return found if rotated(facts) is not None else None
 
 
+def seals(facts: Pairs) -> bool:
+    """Whether the facts of a rotation say that writers go on with an evolving key alone."""
+    return dict(facts).get("sealed") is True
+
+
 def rotated(facts: Pairs) -> tuple[str, str] | None:
     """Give the key's id and the signer that an entry names, or None where they are not of their form."""
     found = dict(facts)

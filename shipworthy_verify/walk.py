@@ -168,6 +168,7 @@ class Walk:
             self._wrong("clock_back", self.count - 1, words)
         if action == form.ROTATED:
             self._use(*form.rotated(facts) or ("", ""))
+            self.sealed = bool(self.sealed and form.seals(facts))
         if self.count in self._stops:
             self.seal.judge(self.count, self._mac, self._key)
             self.marks.judge(self.count, tree.fold(self._peaks), self._signer)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipworthy.domain.audit import Entry
+import shipworthy_verify
+from shipworthy import FileAuditLog, SealedKey
+from shipworthy.adapters.shared.sealed import seal_key
+from shipworthy.domain.audit import Draft, Entry
 from shipworthy.errors import InputError
 from shipworthy.rules.audit import form, proofs
 from shipworthy.rules.audit.keys import Secret
@@ -413,3 +418,21 @@ def test_what_a_crash_left_uncommitted_is_in_no_sum() -> None:
     assert (sums.all.started, sums.all.ended, sums.all.open) == (2, 1, 1)
     assert sums.users["acme", "alice"].cost == sums.tenants["acme"].cost == sums.all.cost == 375
     assert sums.open_runs() == [("acme", "open")]
+
+
+def test_a_sealed_log_that_goes_on_with_a_plain_secret_is_not_forward_secure(tmp_path: Path) -> None:
+    first, later = "the secret of those who verify", "and a plain one after it, alas"
+    seal_key(tmp_path / "key", first, "ab" * 16, name="app")
+
+    async def write(secret: object) -> None:
+        log = FileAuditLog(tmp_path / "audit.jsonl", secret=secret, name="app")  # type: ignore[arg-type]
+        await log.open()
+        await log.append([Draft(action="x", actor="y", at=1)])
+        await log.close()
+
+    asyncio.run(write(SealedKey(tmp_path / "key")))
+    before = shipworthy_verify.verify_file(tmp_path / "audit.jsonl", secrets=[first.encode()])
+    asyncio.run(write([later, SealedKey(tmp_path / "key")]))
+    after = shipworthy_verify.verify_file(tmp_path / "audit.jsonl", secrets=[first.encode(), later.encode()])
+
+    assert (before.ok, before.forward_secure, after.ok, after.forward_secure) == (True, True, True, False)

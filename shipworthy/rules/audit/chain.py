@@ -75,7 +75,11 @@ class Chain:
         first = self.keys[0]
         if first.id == self.standing.key:
             return None
-        facts = {"key": first.id, "signer": public_of(first.seed(self.standing.log)).hex()}
+        facts = {
+            "key": first.id,
+            "sealed": first.sealed,
+            "signer": public_of(first.seed(self.standing.log)).hex(),
+        }
         return Draft(action=ROTATED, actor="log", at=now, facts=facts)
 
     def rotate(self) -> None:
