@@ -6,6 +6,8 @@ VENV   ?= .venv
 JOBS   ?= 2
 UPGRADE ?=
 PYTEST_ARGS ?=
+BENCH  ?= overhead
+BENCH_ARGS ?=
 
 # Images often set this: whatever a test starts would then compile the package again.
 export PYTHONDONTWRITEBYTECODE =
@@ -45,8 +47,8 @@ format: $(DEV) ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(DEV) ## measure the overhead beside its floors
-	$(BIN)/python bench/overhead.py
+bench: $(DEV) ## measure beside floors (BENCH=overhead, audit, budget, control, memory, multi_tenant, recall or telemetry)
+	$(BIN)/python bench/$(BENCH).py $(BENCH_ARGS)
 
 proof-crash: $(DEV) ## the long form of the crash proofs, and of random lives
 	SHIPWORTHY_PROOF=long $(BIN)/python -m pytest -n $(JOBS) tests/crash tests/stateful $(PYTEST_ARGS)

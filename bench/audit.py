@@ -28,9 +28,15 @@ import msgspec
 from measure import Row, as_json, cpu_of, interleave, machine, progress, repeat, table
 from workloads import ARGUMENTS, DONE, OURS, PROMPT, USAGE, Trio
 
-from shipworthy import Agent, FileAuditLog, ScriptedModel, ScriptedTurn, ToolCall
-from shipworthy.adapters.inmemory.audit import InMemoryAuditLog
-from shipworthy.app.audit_logs import SqliteAuditLog
+from shipworthy import (
+    Agent,
+    FileAuditLog,
+    InMemoryAuditLog,
+    ScriptedModel,
+    ScriptedTurn,
+    SqliteAuditLog,
+    ToolCall,
+)
 from shipworthy.app.commands.opening_audit import opened
 from shipworthy.rules.audit.keys import Secret
 from shipworthy.rules.audit.verifying import Verifier

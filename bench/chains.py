@@ -19,9 +19,9 @@ from typing import Any
 import msgspec
 from durable import Folder, GroupCommit
 
+from shipworthy import FileAuditLog
 from shipworthy.adapters.files.audit_heads import Heads
 from shipworthy.adapters.files.audit_seal import SealFile
-from shipworthy.app.audit_logs import FileAuditLog
 from shipworthy.domain.audit import EVERY, Draft
 from shipworthy.rules.audit.chain import Chain, genesis
 from shipworthy.rules.audit.keys import Secret

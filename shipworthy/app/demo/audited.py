@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from shipworthy.app.audit_logs import SqliteAuditLog
+from shipworthy import SqliteAuditLog
 from shipworthy.app.commands.opening_audit import opened
 from shipworthy.domain.audit import Entry
 from shipworthy.rules.audit import form
