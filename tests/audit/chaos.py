@@ -35,7 +35,7 @@ from shipworthy import (
 from shipworthy.adapters.files import audit_lane
 from shipworthy.adapters.files.audit_seal import SealFile
 from shipworthy.app.audit_logs import FileAuditLog, SqliteAuditLog
-from shipworthy.errors import AuditUnavailable, RunNotFound, ShipworthyError
+from shipworthy.errors import RunNotFound, ShipworthyError
 from shipworthy.rules.codec import encode_event
 from shipworthy.testing.faults import Point, Points
 from tests.audit import chaos_mutants
@@ -314,20 +314,12 @@ def kill_at_random(made: type[World], folder: Path, kind: Kind, runs: int, seed:
             victim = chance.choice(sorted(going))
             os.kill(victim, signal.SIGKILL)
             kills += 1
-        child, _ = os.waitpid(victim or -1, 0)
+        child, status = os.waitpid(victim or -1, 0)
         n = going.pop(child)
-        if not is_done(world, left[n]):
+        if status:  # only a process that came to its end has its runs done
             start(n)
     found = asyncio.run(world.at_the_end(runs))
     note(folder / "told", wrong=found, kills=kills, entries=len(world.place.told()))
-
-
-def is_done(world: World, numbers: list[int]) -> bool:
-    try:
-        ended = {each.entry.run for each in world.place.told() if each.entry.action == "run.ended"}
-    except (FileNotFoundError, AuditUnavailable):
-        return False
-    return {f"run-{number}" for number in numbers} <= ended
 
 
 def preload(folder: Path, kind: Kind) -> None:

@@ -40,6 +40,7 @@ def wrong(told: list[dict[str, Any]]) -> dict[str, Any]:
 def test_wherever_a_process_dies_the_log_has_what_the_journal_has(kind: Kind, tmp_path: Path) -> None:
     told = chaos("points", tmp_path, kind, "", "all" if LONG else "some")
     assert wrong(told) == {}
+    assert any([" append " in each["point"] for each in told]) is (kind != "joined")
     assert len(told) >= {"file": 35, "apart": 28, "joined": 16}[kind]
 
 

@@ -18,7 +18,7 @@ from shipworthy.adapters.inmemory.audit import InMemoryAuditLog
 from shipworthy.app import cli
 from shipworthy.domain.audit import Draft
 from shipworthy.domain.journal import Batch, Fence
-from shipworthy.engine import answering, cancelling
+from shipworthy.engine import answering, auditing, cancelling
 from shipworthy.engine.auditing import Logs, Witness
 from shipworthy.errors import AuditError
 from tests.audit import test_runs
@@ -287,6 +287,35 @@ def test_mutant_an_answer_or_a_cancellation_that_is_not_entered_is_noticed(
     monkeypatch.setattr(Logs, "appended", nothing)
     with pytest.raises(AssertionError):
         law(tmp_path)
+
+
+def test_mutant_what_a_stranger_answered_and_nobody_enters_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(self: Any, store: Any, state: Any) -> Any:
+        return ()
+
+    monkeypatch.setattr(Logs, "appended", nothing)
+    with pytest.raises(AssertionError):
+        test_runs.test_what_is_answered_in_another_process_is_in_the_log("joined", "stranger", tmp_path)
+
+
+def test_mutant_a_cancellation_that_waits_for_the_next_append_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def put_off(log: Any, drafts: Any) -> bool:
+        try:
+            await log.append(drafts)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+            task.cancel()
+        return False
+
+    monkeypatch.setattr(auditing, "_outlasting", put_off)
+    with pytest.raises(AssertionError):
+        test_a_run_that_is_cancelled_while_the_log_is_slow_ends_in_both(False, tmp_path)
 
 
 def nested_and_cancelled(tmp_path: Path) -> None:
