@@ -15,6 +15,8 @@ sys.path.insert(0, str(ROOT / "bench"))
 import audit  # type: ignore[import-not-found]  # noqa: E402
 import chains  # type: ignore[import-not-found]  # noqa: E402
 
+sys.path.pop(0)
+
 
 def test_every_row_has_figures_of_both_sides(tmp_path: Path) -> None:
     rows = [*audit.append_rows(audit.QUICK, tmp_path), *audit.verify_rows(audit.QUICK, tmp_path)]
