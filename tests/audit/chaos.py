@@ -128,7 +128,7 @@ class World:
             tools=self.tools(points),
             runtime=runtime,
             audit_log=Pointed(self.log(), points),
-            tuning=Tuning(recover_every=recover_every),
+            tuning=Tuning(recover_every=recover_every, tool_timeout=2.0),
         )
 
     def acknowledged(self, scope: Scope, run_id: str, events: Any) -> None:

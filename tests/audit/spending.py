@@ -101,7 +101,7 @@ class Spending(World):
         runtime = self.place.runtime()
         points.watch(runtime, acknowledged=self.acknowledged)
         chance = random.Random(os.getpid() ^ time.time_ns())
-        tuning = Tuning(recover_every=recover_every, model_retries=4)
+        tuning = Tuning(recover_every=recover_every, model_retries=4, tool_timeout=2.0)
         return agent(runtime, Pointed(self.log(), points), chance, tuning=tuning)
 
     async def at_the_end(self, runs: int) -> list[str]:
