@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,11 +38,11 @@ class Witness:
 
     __slots__ = ("_joined", "_late", "_narrator", "_store", "log")
 
-    def __init__(self, log: AuditLog, store: Store, started: RunStarted) -> None:
+    def __init__(self, log: AuditLog, store: Store, started: RunStarted, tools: Collection[str] = ()) -> None:
         scope = Scope(started.tenant, started.user, started.session)
         self.log, self._store = log, store
         self._joined = is_joined(log, store)
-        self._narrator = Narrator(scope, started.run_id, started.agent, {})
+        self._narrator = Narrator(scope, started.run_id, started.agent, tools)
         self._late: tuple[AnyEvent, ...] = ()
 
     def of_first(self, event: RunStarted, token: int) -> Links | None:
@@ -54,7 +54,7 @@ class Witness:
 
     def resumed(self, state: RunState, appended: Sequence[AnyEvent]) -> Witness:
         """The same, for a run that goes on from there; *appended* while it was paused, by whomever."""
-        self._narrator.recall({name: call.call.name for name, call in state.calls.items()})
+        self._narrator.recall(state.calls)
         self._late = (state.started,) if state.seq == 1 and not self._joined else tuple(appended)
         return self
 

@@ -221,7 +221,8 @@ class Runtime:
             log = self.logs.of(started)
         if log is None:
             return None
-        witness = Witness(await self.logs.opened(log), self.store, started)
+        tools = () if blueprint is None else {*blueprint.tools, *blueprint.output_tools}
+        witness = Witness(await self.logs.opened(log), self.store, started, tools)
         if isinstance(run, RunStarted):
             return witness
         return witness.resumed(run, await self.logs.appended(self.store, run))

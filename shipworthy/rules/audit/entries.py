@@ -3,7 +3,7 @@ and tools said is in the body, which is the event itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, assert_never
 
 from shipworthy.domain.audit import Draft
@@ -43,6 +43,7 @@ from shipworthy.domain.events import (
 from shipworthy.domain.messages import ToolCall
 from shipworthy.domain.scope import Scope
 from shipworthy.domain.usage import Charge, Usage
+from shipworthy.rules.calls import Call
 from shipworthy.rules.codec import encode_event
 
 Said = tuple[str, str, dict[str, Any]]
@@ -58,21 +59,32 @@ _OfMemory = MemoryRecalled | MemoryWritten | FactsLearned
 _OfRun = RunStarted | RunResumed | RunParked | OutputRejected | StopRequested | RunEnded
 
 
+UNKNOWN = "(unknown)"
+"""In the place of a tool's name that a model made up: what models say can be erased, and facts cannot."""
+
+
 class Narrator:
-    """Tells of one run's events. `tools`: the names of its open calls, by their ids."""
+    """Tells of one run's events. `known`: the names of its agent's tools, as far as they are known here."""
 
-    def __init__(self, scope: Scope, run_id: str, agent: str, tools: Mapping[str, str]) -> None:
+    def __init__(self, scope: Scope, run_id: str, agent: str, known: Collection[str]) -> None:
         self._scope, self._run, self._agent = scope, run_id, agent
-        self._tools = dict(tools)
+        self._known = known
+        self._tools: dict[str, str] = {}
 
-    def recall(self, tools: Mapping[str, str]) -> None:
-        """The run goes on with these calls open."""
-        self._tools = dict(tools)
+    def recall(self, calls: Mapping[str, Call]) -> None:
+        """The run goes on with these calls open; one that was judged is of a tool."""
+        self._tools = {
+            call_id: call.call.name if call.effect is not None else self._named(call.call.name)
+            for call_id, call in calls.items()
+        }
+
+    def _named(self, name: str) -> str:
+        return name if name in self._known else UNKNOWN
 
     def draft(self, event: AnyEvent, fence: int) -> Draft:
         """The entry of an event that is in the journal under this fence."""
         if type(event) is ModelAnswered:
-            self._tools = {part.call_id: part.name for part in event.parts if type(part) is ToolCall}
+            self._tools = {p.call_id: self._named(p.name) for p in event.parts if type(p) is ToolCall}
         action, actor, facts = self._said(event)
         scope = self._scope
         return Draft(
@@ -91,7 +103,7 @@ class Narrator:
 
     def _said(self, event: AnyEvent) -> Said:
         if isinstance(event, _OfModel):
-            return _of_model(event, self._agent)
+            return _of_model(event, self._agent, list(self._tools.values()))
         if isinstance(event, _OfTool):
             return self._of_tool(event)
         if isinstance(event, _OfApproval):
@@ -192,8 +204,7 @@ class Narrator:
             case AgentPaused():
                 return "agent.paused", _RUNTIME, {"call": event.call_id, "runs": list(event.runs)}
             case AnswerRejected():
-                facts = {"address": event.address, "by": event.by, "reason": event.reason}
-                return "answer.rejected", _RUNTIME, facts
+                return "answer.rejected", _RUNTIME, {"address": event.address, "by": event.by}
             case AnswerDropped():
                 return "answer.dropped", _RUNTIME, {"call": event.call_id}
             case _:
@@ -218,7 +229,7 @@ def done(action: str, who: str, now: int, tenant: str | None, facts: dict[str, A
     return Draft(action=action, actor=f"operator:{who}", at=now, tenant=tenant, facts=facts)
 
 
-def _of_model(event: _OfModel, agent: str) -> Said:
+def _of_model(event: _OfModel, agent: str, tools: list[str]) -> Said:
     facts: dict[str, Any]
     match event:
         case ModelRequested():
@@ -228,7 +239,7 @@ def _of_model(event: _OfModel, agent: str) -> Said:
             return "model.requested", f"agent:{agent}", facts
         case ModelAnswered():
             facts = {"finish_reason": event.finish_reason, "ordinal": event.ordinal}
-            facts["calls"] = [part.name for part in event.parts if type(part) is ToolCall]
+            facts["calls"] = tools
             facts |= _used(event.usage, event.charged)
             return "model.answered", f"model:{event.model}", facts
         case ModelFailed():
