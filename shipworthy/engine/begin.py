@@ -56,34 +56,11 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
     instructions = blueprint.fixed
     if instructions is None:
         instructions = await _instructions(blueprint, start, run_id)
-    limits = start.limits
-    meter = await runtime.meter(blueprint, scope, run_id, start.settings, limits.timeout, start.parent)
+    timeout = start.limits.timeout
+    meter = await runtime.meter(blueprint, scope, run_id, start.settings, timeout, start.parent)
     readers = readers_of(blueprint.readers, start.parent)
-    event = RunStarted(
-        seq=1,
-        at=time.time_ns() // 1_000_000,
-        run_id=run_id,
-        tenant=scope.tenant,
-        user=scope.user,
-        session=scope.session,
-        agent=blueprint.name,
-        prompt=tuple([bodies.pack(part) for part in start.prompt]),
-        instructions=bodies.pack(Text(instructions, origin=DEVELOPER)) if instructions else None,
-        history=_kept(bodies, start.history),
-        session_head=head,
-        digest=start.digest() if start.run_id is not None and start.parent is None else "",
-        fingerprint=blueprint.fingerprint,
-        settings=start.settings,
-        max_turns=limits.max_turns,
-        output_retries=limits.output_retries,
-        model_retries=limits.model_retries,
-        timeout=limits.timeout,
-        parent=None if start.parent is None else parent_of(start.parent, start.call),
-        remembers=blueprint.memory is not None,
-        trace=trace_of(readers) if readers else "",
-        origin=USER if start.parent is None else MODEL,
-        trust="trusted" if start.parent is None else "untrusted",
-    )
+    trace = trace_of(readers) if readers else ""
+    event = _first(blueprint, start, run_id, bodies, instructions, head, trace)
     witness = await runtime.witness(event, blueprint, start.parent)
     batch = Batch([event], bodies.take(), audit=None if witness is None else witness.of_first(event, 1))
     runtime.expect(scope, run_id)
@@ -102,7 +79,7 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
             settings=blueprint.settings.merge(start.settings),
             instructions=instructions,
             history=history,
-            timeout=limits.timeout,
+            timeout=timeout,
             meter=meter,
             parent=start.parent,
             witness=witness,
@@ -114,6 +91,44 @@ async def begin(runtime: Runtime, blueprint: Blueprint, start: Start) -> LiveRun
     finally:
         runtime.expected(scope, run_id)
     return run
+
+
+def _first(
+    blueprint: Blueprint,
+    start: Start,
+    run_id: str,
+    bodies: Bodies,
+    instructions: str,
+    head: int,
+    trace: str,
+) -> RunStarted:
+    """What the run pins."""
+    scope, limits, parent = start.scope, start.limits, start.parent
+    return RunStarted(
+        seq=1,
+        at=time.time_ns() // 1_000_000,
+        run_id=run_id,
+        tenant=scope.tenant,
+        user=scope.user,
+        session=scope.session,
+        agent=blueprint.name,
+        prompt=tuple([bodies.pack(part) for part in start.prompt]),
+        instructions=bodies.pack(Text(instructions, origin=DEVELOPER)) if instructions else None,
+        history=_kept(bodies, start.history),
+        session_head=head,
+        digest=start.digest() if start.run_id is not None and parent is None else "",
+        fingerprint=blueprint.fingerprint,
+        settings=start.settings,
+        max_turns=limits.max_turns,
+        output_retries=limits.output_retries,
+        model_retries=limits.model_retries,
+        timeout=limits.timeout,
+        parent=None if parent is None else parent_of(parent, start.call),
+        remembers=blueprint.memory is not None,
+        trace=trace,
+        origin=USER if parent is None else MODEL,
+        trust="trusted" if parent is None else "untrusted",
+    )
 
 
 def _kept(bodies: Bodies, history: tuple[Message, ...]) -> Stored | None:
