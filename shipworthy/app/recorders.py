@@ -158,7 +158,7 @@ class Unmoved:
     def saw(self, events: Sequence[AnyEvent]) -> None:
         """Nothing."""
 
-    def around(self, call_id: str) -> AbstractContextManager[None]:
+    def around(self, call_id: str | None) -> AbstractContextManager[None]:
         return NOTHING
 
     def over(self, error: BaseException | None) -> None:
@@ -178,7 +178,7 @@ class _Attached(Unmoved):
         if not self._recording.detached:
             self._sitting.saw(events)
 
-    def around(self, call_id: str) -> AbstractContextManager[None]:
+    def around(self, call_id: str | None) -> AbstractContextManager[None]:
         return self._sitting.around(call_id)
 
     def over(self, error: BaseException | None) -> None:

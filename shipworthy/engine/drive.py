@@ -15,6 +15,7 @@ from shipworthy.engine.execute import execute
 from shipworthy.engine.gate import judge
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.nesting import unfinished
+from shipworthy.engine.observing import around
 from shipworthy.engine.settle import settle
 from shipworthy.errors import StoreError
 from shipworthy.rules.decide import (
@@ -41,6 +42,14 @@ Work = Callable[[LiveRun], Awaitable[None]]
 async def drive(run: LiveRun) -> None:
     """Until nothing is left to do: what is next, do it, and let the state follow from what was recorded."""
     await run.commit()
+    if run.sittings:
+        with around(run, None):
+            await _on(run)
+    else:
+        await _on(run)
+
+
+async def _on(run: LiveRun) -> None:
     while type(step := decide(run.state)) is not Finished:
         await perform(run, step)
     await run.commit()
@@ -52,7 +61,8 @@ async def one_step(run: LiveRun, step: Step | None = None) -> None:
     """What is next, or this *step* in its place, and no more, for a driver that keeps an account of steps; durable when
     this returns."""
     await run.commit()
-    await perform(run, decide(run.state) if step is None else step)
+    with around(run, None):
+        await perform(run, decide(run.state) if step is None else step)
     await run.commit()
     if run.asked and run.state.parked:
         await _tell(run)

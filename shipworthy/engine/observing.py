@@ -63,12 +63,12 @@ def over(run: LiveRun, error: BaseException | None) -> None:
 
 
 class around:
-    """What a body, or a call of the model, runs in. Nothing comes out of it that a sitting raises. Plain methods: as a
-    generator this would cost more than most of those who observe."""
+    """What a body, a call of the model, or all of the run runs in. Nothing comes out of it that a sitting raises. Plain
+    methods: as a generator this would cost more than most of those who observe."""
 
     __slots__ = ("_call_id", "_entered", "_run")
 
-    def __init__(self, run: LiveRun, call_id: str) -> None:
+    def __init__(self, run: LiveRun, call_id: str | None) -> None:
         self._run, self._call_id = run, call_id
 
     def __enter__(self) -> None:

@@ -35,8 +35,9 @@ class Sitting(Protocol):
         """These are durable now; the first of a run, and all others, once each in their order."""
         ...
 
-    def around(self, call_id: str) -> AbstractContextManager[None]:
-        """What the body of this tool call runs in, or a call of the model (""): for context variables."""
+    def around(self, call_id: str | None) -> AbstractContextManager[None]:
+        """What the body of this tool call runs in, or a call of the model (""), or all that the run does (None), such
+        as hooks and policies, in which the others are: for context variables."""
         ...
 
     def over(self, error: BaseException | None) -> None:

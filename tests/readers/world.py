@@ -11,7 +11,7 @@ from shipworthy.domain.events import AnyEvent
 from shipworthy.domain.scope import Scope
 from shipworthy.ports.readers import Sight
 
-ALICE = {"tenant_id": "acme", "user_id": "alice", "session_id": "s1"}
+ALICE: dict[str, Any] = {"tenant_id": "acme", "user_id": "alice", "session_id": "s1"}
 SECRET = "the-secret-of-alice"
 
 

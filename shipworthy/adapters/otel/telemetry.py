@@ -205,9 +205,12 @@ class OTelWatch(Watch):
             elif kind is RunStarted or kind is RunResumed:
                 self._begin(event)  # type: ignore[arg-type]
 
-    def around(self, call_id: str) -> AbstractContextManager[None]:
-        """The span of this call, or of the model's next attempt, is the current one."""
-        if call_id:
+    def around(self, call_id: str | None) -> AbstractContextManager[None]:
+        """The span of this call, of the model's next attempt, or of the sitting, is the current one."""
+        span: Span | None
+        if call_id is None:
+            span = trace_api.get_current_span(self._within)
+        elif call_id:
             span = self._attempts.get(call_id)
         else:
             number = max(self.asked, self._entered + 1)

@@ -112,7 +112,7 @@ class Watch:
             if type(event) is ModelRequested:
                 self.asked += 1
 
-    def around(self, call_id: str) -> AbstractContextManager[None]:
+    def around(self, call_id: str | None) -> AbstractContextManager[None]:
         """Nothing."""
         return NOTHING
 
