@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
+from collections.abc import Collection
 from typing import Any, NamedTuple, assert_never
 
 from shipworthy.domain.events import (
@@ -79,7 +79,8 @@ DOMAINS: dict[type, tuple[str, int]] = {
 }
 """Which logger an event goes to, and the highest level that it may have there."""
 
-_NAME = re.compile(r"[\w.-]{1,64}")
+UNKNOWN = "unknown tool"
+"""What a call is called whose name is that of no tool."""
 
 
 class Said(NamedTuple):
@@ -122,9 +123,9 @@ def said(event: AnyEvent, clues: Clues) -> Said:
             assert_never(event)
 
 
-def named(tool: str) -> str:
-    """A tool's name; what a model made up and is no name is not repeated."""
-    return tool if _NAME.fullmatch(tool) else ""
+def named(tool: str, known: Collection[str]) -> str:
+    """A tool's name, if it is one of these; what a model made up may say anything, and is not repeated."""
+    return tool if not tool or tool in known else UNKNOWN
 
 
 def _of_run(

@@ -135,11 +135,17 @@ def _level_of(name: str, given: Any) -> int:
     return given
 
 
+_given: dict[str, int] = {}
+"""The levels that were set here, by the loggers' names: those are nobody else's."""
+
+
 def _let_through(logger: logging.Logger, lowest: int) -> None:
     """An option that the root logger's default silences would do nothing; whoever set a level here meant it."""
-    unset = logger.level == logging.NOTSET and _ROOT.level == logging.NOTSET
+    ours = logger.level == _given.get(logger.name, logging.NOTSET)
+    unset = (ours or logger.level == logging.NOTSET) and _ROOT.level == logging.NOTSET
     if unset and lowest < _OFF and logger.getEffectiveLevel() > lowest:
-        logger.setLevel(max(lowest, 1))
+        _given[logger.name] = max(lowest, 1)
+        logger.setLevel(_given[logger.name])
 
 
 def _record(
@@ -156,12 +162,12 @@ def _record(
 class _Logging(Onlooker):
     """What is off costs a look-up; the rest is put into words on the thread of the delivery."""
 
-    __slots__ = ("_began", "_names", "_of", "_started")
+    __slots__ = ("_began", "_names", "_of", "_started", "_tools")
 
     def __init__(self, of: LogEvents, sight: Sight) -> None:
         super().__init__(sight)
         self._of = of
-        self._names = Names(sight.past)
+        self._names, self._tools = Names(sight.past), sight.tools
         self._began: dict[str, int] = {}
         self._started = sight.past[0].at if sight.past else 0
 
@@ -172,10 +178,14 @@ class _Logging(Onlooker):
             took = self._took(event)
             kind = self._of.kinds.get(type(event))
             if kind is not None and kind[0].isEnabledFor(kind[1]):
-                clues = Clues(named(self._names.of(getattr(event, "call_id", None) or "")), took)
+                clues = Clues(self._tool(event), took)
                 work.append(functools.partial(self._of.write, event, about, clues))
         if work:
             self._of.delivery.offer(work)
+
+    def _tool(self, event: AnyEvent) -> str:
+        tool = self._names.of(getattr(event, "call_id", None) or "")
+        return one_line(tool) if self._of.content else named(tool, self._tools)
 
     def _took(self, event: AnyEvent) -> int | None:
         """Milliseconds since what this event ends began, where it ends something that began in this sitting."""

@@ -37,12 +37,19 @@ def trace_of(readers: Sequence[Reader]) -> str:
 
 def observe(run: LiveRun, past: Sequence[AnyEvent]) -> None:
     """From here on the run is observed; *past* are the events before."""
-    sight = Sight(run.scope, run.run_id, run.agents, run.blueprint.model.name, past)
+    plan = run.blueprint
+    tools = {*plan.tools, *plan.output_tools}
+    run.sittings = _sittings(
+        run.readers, Sight(run.scope, run.run_id, run.agents, plan.model.name, past, tools)
+    )
+
+
+def _sittings(readers: Sequence[Reader], sight: Sight) -> tuple[Sitting, ...]:
     sittings: list[Sitting] = []
-    for reader in run.readers:
+    for reader in readers:
         with _held(reader):
             sittings.append(reader.sitting(sight))
-    run.sittings = tuple(sittings)
+    return tuple(sittings)
 
 
 def tell(run: LiveRun, events: Sequence[AnyEvent]) -> None:

@@ -227,11 +227,36 @@ def test_content_is_logged_where_it_is_asked_for(kept: Kept) -> None:
     assert SECRET in vars(record)["content"]
 
 
+def law_of_names(kept: Kept) -> None:
+    """Names of tools are those that the agent has; others are what a model said, and may be anything."""
+    kept.records.clear()
+    agent = bot(script=[ToolCall(SECRET, {}), ToolCall("lookup_order", {"number": "17"}), "Done."])
+    recording = agent.attach(LogEvents())
+    run(agent)
+    assert recording.flush_sync()
+    told = [vars(record)["tool"] for record in kept.records if hasattr(record, "tool")]
+    assert told == ["unknown tool", "lookup_order"]
+    assert SECRET not in str([vars(record) for record in kept.records])
+
+
 def test_a_name_that_a_model_made_up_is_not_repeated(kept: Kept) -> None:
-    asked = domain.ModelAnswered(ordinal=0, parts=(ToolCall(f"x\n{SECRET} y", {}, call_id="c"),))
-    *_, record = logged(kept, asked, ToolReturned(call_id="c", content=(), outcome="error"))
-    assert vars(record)["tool"] == ""
-    assert "\n" not in record.getMessage()
+    law_of_names(kept)
+
+
+def test_the_law_catches_a_log_that_takes_any_name_for_a_tool(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "named", lambda tool, known: tool)
+    with pytest.raises(AssertionError):
+        law_of_names(kept)
+
+
+def test_with_content_the_name_is_what_the_model_said_on_one_line(kept: Kept) -> None:
+    asked = domain.ModelAnswered(ordinal=0, parts=(ToolCall("x\ny", {}, call_id="c"),))
+    refused = ToolReturned(call_id="c", content=(), outcome="error")
+    *_, record = logged(kept, asked, refused, reader=LogEvents(content=True))
+    assert "x" in vars(record)["tool"]
+    assert "\n" not in record.getMessage() + vars(record)["tool"]
 
 
 def test_a_user_id_cannot_forge_a_line(kept: Kept) -> None:
@@ -261,6 +286,45 @@ def test_a_level_that_was_set_for_a_logger_decides(kept: Kept) -> None:
     logging.getLogger("shipworthy").setLevel("ERROR")
     logged(kept, RunEnded(status="stopped"), RunEnded(status="failed"), reader=LogEvents("DEBUG"))
     assert kept.seen() == [("run_ended", "runs", "ERROR")]
+
+
+def law_of_later_ones(kept: Kept) -> None:
+    """Who asks for more than somebody before is given it; who asks for less takes nothing away."""
+    kept.records.clear()
+    for logger in logs.LOGGERS.values():
+        logger.setLevel(logging.NOTSET)
+    agent = bot()
+    readers = [agent.attach(LogEvents(level)) for level in ("INFO", "DEBUG", "WARNING")]
+    run(agent)
+    assert all([reader.flush_sync() for reader in readers])
+    levels = [record.levelname for record in kept.records]
+    assert (levels.count("DEBUG"), levels.count("INFO")) == (4, 10)
+
+
+def test_a_later_reader_that_asks_for_more_is_given_it(kept: Kept) -> None:
+    law_of_later_ones(kept)
+
+
+def test_the_law_catches_a_level_of_ours_that_is_taken_for_theirs(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Forgetful(dict[str, int]):
+        def get(self, name: str, default: Any = None) -> Any:
+            return default
+
+    monkeypatch.setattr(logs, "_given", Forgetful())
+    with pytest.raises(AssertionError):
+        law_of_later_ones(kept)
+
+
+def test_a_level_that_was_set_after_ours_decides(kept: Kept) -> None:
+    for logger in logs.LOGGERS.values():
+        logger.setLevel(logging.NOTSET)
+    LogEvents("INFO")
+    logs.LOGGERS["tools"].setLevel("ERROR")
+    LogEvents("DEBUG")
+    assert logs.LOGGERS["tools"].level == logging.ERROR
+    assert logs.LOGGERS["runs"].level == logging.DEBUG
 
 
 def law_of_cost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ async def journal(agent: Agent[Any, Any], run_id: str) -> list[AnyEvent]:
 
 def sight(run_id: str = "r1", past: tuple[AnyEvent, ...] = ()) -> Sight:
     """What a reader sees of a run of the agent `bot`."""
-    return Sight(Scope("acme", "alice", "s1"), run_id, ("bot",), "scripted", past)
+    return Sight(Scope("acme", "alice", "s1"), run_id, ("bot",), "scripted", past, {"lookup_order"})
 
 
 def run(agent: Agent[Any, Any], **options: Any) -> Any:
