@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
-from shipworthy.domain.audit import Draft, Entry, Links
+from shipworthy.domain.audit import Draft, Links
 from shipworthy.domain.events import AnyEvent, RunStarted
 from shipworthy.domain.journal import Batch, Fence
 from shipworthy.domain.ledger import Outcome
@@ -21,6 +21,8 @@ from shipworthy.domain.scope import Scope
 from shipworthy.ports.audit import AuditLog
 from shipworthy.ports.store import Store
 from shipworthy.rules.audit.entries import Narrator, beside
+from shipworthy.rules.erasing import concerns
+from shipworthy.rules.learning import SUFFIX
 from shipworthy.rules.state import RunState
 
 _REMEMBERED = 10_000
@@ -105,12 +107,13 @@ class Logs:
         self._entered: dict[tuple[str, str], int] = {}
 
     def register(self, agent: str, log: AuditLog) -> None:
-        """What is done to runs of this agent, by whomever, goes into *log*."""
-        self._by_agent.setdefault(agent, log)
+        """What is done to runs of this agent, or of its learner, by whomever, goes into *log*."""
+        self._by_agent.setdefault(agent.removesuffix(SUFFIX), log)
 
     def of(self, started: RunStarted) -> AuditLog | None:
-        """The log of a run: that of the outermost agent."""
-        return self._by_agent.get(started.agent if started.parent is None else started.parent.agents[0])
+        """The log of a run: that of the outermost agent, and its learner's."""
+        outermost = started.agent if started.parent is None else started.parent.agents[0]
+        return self._by_agent.get(outermost.removesuffix(SUFFIX))
 
     def entered(self, scope: Scope, run_id: str, seq: int) -> None:
         """A paused run's events are in its log up to this one."""
@@ -159,7 +162,7 @@ class Logs:
         """Forget what bodies of the scope's entries said, in each log, and enter that it was done. Entries stay.
         Raises AuditError."""
         for log in self.all():
-            await (await self.opened(log)).erase(partial(_is_of, scope))
+            await (await self.opened(log)).erase(partial(concerns, scope))
         await self.note("person.erased", scope, "operator", runs=runs)
 
     async def close(self) -> None:
@@ -171,14 +174,6 @@ class Logs:
             if not holders:
                 _holders.pop(id(log), None)
                 await log.close()
-
-
-def _is_of(scope: Scope, entry: Entry) -> bool:
-    return (
-        entry.tenant == scope.tenant
-        and scope.user in (None, entry.user)
-        and scope.session in (None, entry.session)
-    )
 
 
 async def commit(store: Store, witness: Witness | None, fence: Fence, batch: Batch) -> Any:

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import force_setattr
 
-from shipworthy.domain.events import AnyEvent, RunEnded, RunResumed, StopRequested
+from shipworthy.domain.events import AnyEvent, RunEnded, RunResumed, RunStarted, StopRequested
 from shipworthy.domain.journal import Batch, Claim, RunSummary
 from shipworthy.domain.scope import ERASED_RUN, Operator, Scope
-from shipworthy.engine.auditing import commit
+from shipworthy.engine.auditing import commit, is_joined
 from shipworthy.engine.listing import listed
 from shipworthy.engine.recover import claimed, leave
 from shipworthy.engine.removal import closed
@@ -35,6 +35,10 @@ from shipworthy.rules.learning import ATTEMPTS, attempt_of, learning_of
 from shipworthy.rules.state import RunState, fold, replay
 
 _OPERATOR = Operator("erasing journals")
+LOG_ELSEWHERE = (
+    "An audit log that agents write elsewhere (a file, another database) keeps the bodies of entries of whoever was "
+    "erased, until they are erased through an agent that has the log."
+)
 _LOOKS = 10
 """How often runs are looked for that were begun meanwhile."""
 ERASED = "erased"
@@ -91,6 +95,7 @@ class _Erasing:
         self._tenant = Scope(scope.tenant)
         self._erased: list[str] = []
         self._doubts: list[str] = []
+        self._unlogged: set[str] = set()
         self.left: dict[str, str] = {}
 
     async def work(self) -> JournalsErased:
@@ -100,9 +105,10 @@ class _Erasing:
             for root, members in trees.items():
                 await self._tree(root, members)
         self._runtime.forget(self._scope)
-        await self._store.disown(self._scope)
+        logs = await self._store.disown(self._scope)
         await self._runtime.logs.erase(self._scope, len(self._erased))
         remains = [*self._doubts, *await self._store.scrub(_OPERATOR), self._runtime.driver.keeps]
+        remains += self._untold(logs)
         if self._runtime.budgets_elsewhere:
             remains.append(
                 "A ledger of budgets that is not the store's own keeps counters under the ids of users and sessions "
@@ -113,6 +119,30 @@ class _Erasing:
         if self.left:
             raise _incomplete(self.left, self._erased)
         return JournalsErased(tuple(self._erased), tuple([each for each in remains if each]))
+
+    def _untold(self, kept: Sequence[str]) -> list[str]:
+        """What is to be said of audit logs that no agent has here: of those that the store keeps, and of others."""
+        logs, remains = self._runtime.logs.all(), []
+        told = {log.name for log in logs if is_joined(log, self._store)}
+        if unknown := [repr(name) for name in kept if name not in told]:
+            remains.append(
+                f"Audit logs that the store keeps, and no agent has here ({', '.join(unknown)}): what bodies of "
+                "entries said of whoever was erased is forgotten in them too, but `person.erased` could not be "
+                "entered, since their keys are not here."
+            )
+        if not logs:
+            return [*remains, LOG_ELSEWHERE]
+        if self._unlogged:
+            agents = ", ".join(sorted(self._unlogged))
+            remains.append(f"No audit log is known here of {agents}. {LOG_ELSEWHERE}")
+        return remains
+
+    def _look_for_log(self, begun: Sequence[AnyEvent]) -> None:
+        """Note which agents' runs are erased that may have entries in a log that is not here."""
+        for first in begun:
+            if isinstance(first, RunStarted) and self._runtime.logs.of(first) is None:
+                agent = first.agent if first.parent is None else first.parent.agents[0]
+                self._unlogged.add(repr(agent))
 
     async def _trees(self) -> dict[str, list[RunSummary]]:
         """The scope's runs that are still to be erased: nested ones by their roots."""
@@ -152,6 +182,7 @@ class _Erasing:
         for run_id in nested:
             await self._end(run_id)
         journals = [await self._store.read(self._tenant, run_id) for run_id in run_ids]
+        self._look_for_log([events[0] for events in journals])
         for run_id in run_ids:  # by its name: who died after it was begun has recorded nothing of it
             first = learning_of(self._tenant.tenant, run_id)
             for learning in [attempt_of(first, nth) for nth in range(1, ATTEMPTS + 1)]:

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import inspect
 from msgspec.structs import replace
 
+from shipworthy.domain.audit import Entry
 from shipworthy.domain.events import (
     AgentPaused,
     AnswerDropped,
@@ -381,3 +382,12 @@ def head_of(*parts: str) -> str:
     """How a JSON array begins that goes on after these: the keys of an account's counters and rates, for one, after its
     level, tenant and name."""
     return _json.encode(parts).decode()[:-1] + ","
+
+
+def concerns(scope: Scope, entry: Entry) -> bool:
+    """Whether an entry of an audit log is of the scope's user, of its session, or of anybody of the tenant."""
+    return (
+        entry.tenant == scope.tenant
+        and scope.user in (None, entry.user)
+        and scope.session in (None, entry.session)
+    )

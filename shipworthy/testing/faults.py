@@ -182,9 +182,9 @@ class PointedStore(Store):
         with self._points.around("bury"):
             await self._store.bury(scope, tombstones)
 
-    async def disown(self, scope: Scope) -> None:
+    async def disown(self, scope: Scope) -> Sequence[str]:
         with self._points.around("disown"):
-            await self._store.disown(scope)
+            return await self._store.disown(scope)
 
     async def scrub(self, operator: Operator) -> Sequence[str]:
         with self._points.around("scrub"):

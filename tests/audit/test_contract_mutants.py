@@ -9,6 +9,7 @@ from typing import Any
 import apsw
 import pytest
 
+import shipworthy.adapters.postgres.audit as on_postgres
 import shipworthy.adapters.postgres.writer as writer
 import shipworthy.adapters.sqlite.audit as on_sqlite
 from shipworthy.adapters.postgres import PostgresStore
@@ -117,11 +118,24 @@ def trust(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(on_sqlite, "_unchanged", lambda cursor, name: seen.get(cursor.connection, {}).get(name))
 
 
+def leave_salts(patch: pytest.MonkeyPatch) -> None:
+    """With its salt it can be guessed what a body said, which is elsewhere perhaps."""
+    patch.setattr(on_sqlite, "_ERASE", "UPDATE audit_entries SET body = NULL WHERE id = ?")
+
+
+def erase_one_page(patch: pytest.MonkeyPatch) -> None:
+    """Of a large log what is in its first page alone."""
+    matching = on_sqlite.matching
+    patch.setattr(on_sqlite, "matching", lambda *page, **of: (matching(*page, **of)[0], None))
+
+
 ON_SQLITE: list[tuple[Patch, Law]] = [
     (write_at_once, audit_joined.a_refused_batch_leaves_no_entry),
     (keep_what_was_taken_back, audit_joined.who_is_refused_leaves_no_entry_among_others),
     (trust, audit.two_writers_make_one_chain),
     (remember_for_ever, audit_joined.many_workers_make_one_chain),
+    (leave_salts, audit_joined.who_is_disowned_is_gone_from_every_log_of_the_store),
+    (erase_one_page, audit_joined.who_is_disowned_is_gone_from_every_log_of_the_store),
 ]
 
 
@@ -144,6 +158,12 @@ def link_all(patch: pytest.MonkeyPatch) -> None:
         return carried(batches, [(nth, "landed", handle, why) for nth, _, handle, why in rows])
 
     patch.setattr(writer, "_carried", carrying)
+
+
+def test_a_postgres_that_leaves_salts_is_caught(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    erase = "UPDATE audit_entries SET body = NULL WHERE log = %s AND seq = ANY (%s)"
+    monkeypatch.setattr(on_postgres, "_ERASE", erase)
+    caught(audit_joined.who_is_disowned_is_gone_from_every_log_of_the_store, OnPostgres(dsn))
 
 
 def test_a_postgres_that_links_what_was_refused_is_caught(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -229,11 +229,12 @@ class InMemoryStore:
             for each in tombstones:
                 self._bury(self._find(scope, each.run_id), each)
 
-    async def disown(self, scope: Scope) -> None:
+    async def disown(self, scope: Scope) -> Sequence[str]:
         with self._lock, self.ledger._lock:
             if scope.session is None:
                 self._vault.disown(scope)
             erasing.forget_accounts(self.ledger, scope)
+        return ()
 
     async def scrub(self, operator: Operator) -> Sequence[str]:
         demand(operator)

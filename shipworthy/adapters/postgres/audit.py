@@ -183,6 +183,12 @@ def names(connection: Connection) -> list[str]:
         return [name for (name,) in connection.execute("SELECT name FROM audit_logs ORDER BY key").fetchall()]
 
 
+def logs(connection: Connection) -> list[tuple[int, str]]:
+    """The same, each with its key."""
+    with of(connection, "audit", "on"):
+        return connection.execute("SELECT key, name FROM audit_logs ORDER BY key").fetchall()
+
+
 def lines(connection: Connection, key: int, start: int) -> list[tuple[int, bytes]]:
     """Some of a log's entries, from the one of this number on."""
     with of(connection, "audit", "on"):

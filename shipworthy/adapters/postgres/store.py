@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from shipworthy.adapters.postgres import erasing, operations, signing
+from shipworthy.adapters.postgres import audit, erasing, operations, signing
 from shipworthy.adapters.postgres.connection import Connection, Server, checked, prepare
 from shipworthy.adapters.postgres.holds import Apply
 from shipworthy.adapters.postgres.lanes import Listener, Session
@@ -19,6 +19,7 @@ from shipworthy.adapters.postgres.ledger import PostgresLedger
 from shipworthy.adapters.postgres.place import place_of
 from shipworthy.adapters.postgres.writer import Append, Lease, Writer
 from shipworthy.adapters.shared.entries import demand, entry_of
+from shipworthy.adapters.shared.forgetting import forgotten_of
 from shipworthy.adapters.shared.grants import rows_of
 from shipworthy.adapters.shared.keys import new_key
 from shipworthy.adapters.shared.lane import forks, outlived
@@ -217,8 +218,9 @@ class PostgresStore(Reads):
     async def bury(self, scope: Scope, tombstones: Sequence[Tombstones]) -> None:
         await self._do(lambda c: erasing.bury(c, scope, tombstones))
 
-    async def disown(self, scope: Scope) -> None:
+    async def disown(self, scope: Scope) -> Sequence[str]:
         await self._do(lambda c: erasing.disown(c, scope))
+        return await forgotten_of(audit, scope, read=self._do, write=self._do)
 
     async def scrub(self, operator: Operator) -> Sequence[str]:
         """Nothing: the store's role owns no table, and so may not have one written anew."""

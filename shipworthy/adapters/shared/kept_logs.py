@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from shipworthy.adapters.shared.chaining import Held, Kept, said, sound, written
+from shipworthy.adapters.shared.forgetting import Forgettable, forgotten
 from shipworthy.adapters.shared.lane import Lane, forks
 from shipworthy.adapters.shared.notary import Notary
 from shipworthy.domain.audit import Draft, Entry, EpochKeys, Links, Standing
@@ -22,7 +23,7 @@ from shipworthy.rules.audit.chain import Chain, Seal
 T = TypeVar("T")
 
 
-class Tables(Protocol):
+class Tables(Forgettable, Protocol):
     """A database's tables of audit logs; the first argument is a cursor, or a session."""
 
     def names(self, on: Any, /) -> list[str]: ...
@@ -31,10 +32,6 @@ class Tables(Protocol):
     def held(self, on: Any, /, key: int, start: int) -> list[Held]: ...
     def checkpoints(self, on: Any, /, key: int, start: int) -> list[tuple[int, bytes]]: ...
     def newest(self, on: Any, /, key: int) -> bytes | None: ...
-    def matching(
-        self, on: Any, /, key: int, start: int, match: Callable[[Entry], bool]
-    ) -> tuple[list[int], int | None]: ...
-    def erase(self, on: Any, /, key: int, numbers: Sequence[int]) -> None: ...
 
 
 class Database(Protocol):
@@ -176,6 +173,11 @@ class KeptLog(Copy):
         """How often an anchor could not be asked, or did not take a checkpoint."""
         return 0 if self.notary is None else self.notary.anchor_failures
 
+    @property
+    def key_failures(self) -> int:
+        """How often a sealed key could not move on, or a retired one could not be destroyed."""
+        return 0 if self.notary is None else self.notary.key_failures
+
     # the port
 
     async def open(self) -> None:
@@ -188,7 +190,7 @@ class KeptLog(Copy):
         with self._opening:
             if self._lane is not None:
                 return
-            notary = Notary(self, self._anchors)
+            notary = Notary(self, self._anchors, keys=self._keys)
             with translated():
                 lane = self._database.prepared()
                 try:
@@ -234,23 +236,17 @@ class KeptLog(Copy):
     async def erase(self, match: Callable[[Entry], bool]) -> int:
         """Forget the bodies and salts of the entries that match; the entries stay, and verify. How many. Where commits
         of a store carry them, bytes are left until that is scrubbed."""
-        lane, key, gone, at = self._ready(), await asyncio.to_thread(self._key), 0, 0
-        while key is not None:
-            numbers, after = await asyncio.to_thread(self._matching, key, at, match)
-            if numbers:
-                with translated():
-                    await lane.submit(partial(self._tables.erase, key=key, numbers=numbers))
-                gone += len(numbers)
-            if after is None:
-                break
-            at = after
+        lane, key, gone = self._ready(), await asyncio.to_thread(self._key), 0
+        if key is not None:
+            with translated():
+                gone = await forgotten(self._tables, key, match, read=self._looked, write=lane.submit)
         if gone and not self._joined and (scrub := self._database.scrubbing()):
             with translated():
                 await lane.submit(scrub)
         return gone
 
-    def _matching(self, key: int, at: int, match: Callable[[Entry], bool]) -> tuple[list[int], int | None]:
-        return self._ask(lambda on: self._tables.matching(on, key, at, match))
+    async def _looked(self, work: Callable[[Any], T]) -> T:
+        return await asyncio.to_thread(self._ask, work)
 
     async def close(self) -> None:
         """Make a last checkpoint, and let go."""
@@ -298,6 +294,8 @@ class KeptLog(Copy):
                 f"The audit log {self.name!r} was opened before this process was forked.",
                 fix="Make a log object of its own in each process.",
             )
+        if self.notary is not None:
+            self.notary.sound()
         return self._lane
 
 

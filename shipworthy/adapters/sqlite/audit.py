@@ -163,6 +163,11 @@ def names(cursor: apsw.Cursor) -> list[str]:
     return [name for (name,) in rows(cursor, "SELECT name FROM audit_logs ORDER BY key")]
 
 
+def logs(cursor: apsw.Cursor) -> list[tuple[int, str]]:
+    """The same, each with its key."""
+    return rows(cursor, "SELECT key, name FROM audit_logs ORDER BY key")
+
+
 def lines(cursor: apsw.Cursor, key: int, start: int) -> list[tuple[int, bytes]]:
     """Some of a log's entries, from the one of this number on."""
     return rows(cursor, _LINES, (key, start, PAGE))

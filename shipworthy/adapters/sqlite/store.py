@@ -11,12 +11,14 @@ from typing import TypeVar
 
 import apsw
 
+import shipworthy.adapters.sqlite.audit as audit
 import shipworthy.adapters.sqlite.budget as budget
 import shipworthy.adapters.sqlite.erasing as erasing
 import shipworthy.adapters.sqlite.operations as operations
 import shipworthy.adapters.sqlite.reader as reader
 import shipworthy.adapters.sqlite.signing as signing
 from shipworthy.adapters.shared.entries import demand, entry_of
+from shipworthy.adapters.shared.forgetting import forgotten_of
 from shipworthy.adapters.shared.grants import rows_of
 from shipworthy.adapters.shared.lane import forks, outlived
 from shipworthy.adapters.shared.queries import KEYS, Ask, Reads
@@ -228,9 +230,10 @@ class SqliteStore(Reads):
         """Put tombstones in the place of journals, in one transaction. Raises RunBusy, RunNotFound."""
         await self._write(partial(erasing.bury, scope=scope, tombstones=tombstones))
 
-    async def disown(self, scope: Scope) -> None:
-        """Forget what is kept under the name of a user, or of their session, beside runs."""
+    async def disown(self, scope: Scope) -> Sequence[str]:
+        """Forget what is kept under the name of a user, or of their session, beside runs; which audit logs it is in."""
         await self._write(partial(erasing.disown, scope=scope))
+        return await forgotten_of(audit, scope, read=self._read, write=self._write)
 
     async def scrub(self, operator: Operator) -> Sequence[str]:
         """Write the file anew, and cut its WAL to nothing. Whoever writes waits meanwhile; leases are not renewed."""

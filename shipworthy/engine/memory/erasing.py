@@ -15,7 +15,7 @@ import msgspec
 
 from shipworthy.domain.memory import Episode, Erased, Fact, Record, Source
 from shipworthy.domain.scope import Scope
-from shipworthy.engine.erasing import erase_journals, runs_of
+from shipworthy.engine.erasing import LOG_ELSEWHERE, erase_journals, runs_of
 from shipworthy.engine.memory.memory import PAGE, Memory
 from shipworthy.engine.memory.records import readable
 from shipworthy.engine.runtime import Runtime
@@ -30,6 +30,7 @@ SHOWN = (
     "What others of the tenant, or other sessions of the user, were shown of it by a memory that they share is in the "
     "journals of their runs, and in what was answered and remembered of those."
 )
+NO_LOGS = "Audit logs that are kept beside those journals are as they were. " + LOG_ELSEWHERE
 _TRIES = 30
 """How often it is tried to change what others share, while those write to it."""
 _encode = msgspec.json.Encoder().encode
@@ -37,7 +38,7 @@ _encode = msgspec.json.Encoder().encode
 
 async def erase(memory: Memory, runtimes: Sequence[Runtime], scope: Scope) -> Erased:
     """Erase the scope from journals and memory. Raises ErasureIncomplete, when all that can be erased is."""
-    remains: list[str] = [] if runtimes else [NO_JOURNALS]
+    remains: list[str] = [] if runtimes else [NO_JOURNALS, NO_LOGS]
     left: list[ErasureIncomplete] = []
     traces = _Traces(memory, scope)
     records = 0

@@ -9,6 +9,7 @@ from shipworthy.domain.audit import Draft, Links
 from shipworthy.domain.events import RunStarted
 from shipworthy.domain.journal import Batch, Fence, Tombstones
 from shipworthy.domain.messages import Text
+from shipworthy.domain.scope import Scope
 from shipworthy.errors import AuditDamaged, AuditError, AuditKeyWrong, Fenced, HoldRefused
 from shipworthy.ports.audit import AuditLog
 from shipworthy.ports.store import Store
@@ -207,6 +208,24 @@ async def what_is_buried_can_be_erased(logs: Logs) -> None:
     assert logs.verified().bodies.erased == 3
 
 
+async def who_is_disowned_is_gone_from_every_log_of_the_store(logs: Logs) -> None:
+    """Without a key: also of entries that came with no batch, and that no log object of this process wrote; what others
+    said stays, and the chain verifies. Doing it again changes nothing."""
+    scope, log = logs.scope, await logs.new()
+    fence = await begun(logs, log, first := await logs.store(), "r")
+    await first.commit(fence, told(logs, log, "r", ending(3)))
+    for user, session in (("alice", "home"), ("bob", "trip")):
+        await log.append([said("it", b"words", tenant=scope.tenant, user=user, session=session)] * 300)
+    await log.append([said("it", b"words", tenant="another", user="alice", session="trip")])
+    await log.close()
+    store = await logs.store()
+    for whose, erased in ((scope, 3), (Scope(scope.tenant, scope.user), 303), (Scope(scope.tenant), 603)):
+        for _ in range(2):
+            assert log.name in await store.disown(whose)
+            bodies = logs.verified().bodies
+            assert (bodies.erased, bodies.fit, bodies.missing) == (erased, 604 - erased, 0)
+
+
 JOINED_LAWS: list[Law] = [
     entries_land_with_their_batch,
     a_refused_batch_leaves_no_entry,
@@ -217,4 +236,5 @@ JOINED_LAWS: list[Law] = [
     many_workers_make_one_chain,
     what_is_pruned_leaves_the_log_as_it_is,
     what_is_buried_can_be_erased,
+    who_is_disowned_is_gone_from_every_log_of_the_store,
 ]
