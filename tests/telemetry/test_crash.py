@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from shipworthy import OTelTelemetry, Scope, SqliteRuntime
 from shipworthy.adapters.otel.telemetry import OTelWatch
+from shipworthy.adapters.shared.telemetry import told_of
 from shipworthy.domain.events import AnyEvent, RunResumed, RunStarted
 from shipworthy.ports.readers import Sight
 from shipworthy.rules.telemetry import names
@@ -166,8 +167,7 @@ class TellsAllAgain(OTelTelemetry):
     """Tells a dead sitting again although the ids are random."""
 
     def sitting(self, sight: Sight) -> OTelWatch:
-        told = Told(sight.scope, sight.run_id, sight.agents, sight.model)
-        return OTelWatch(self, sight, self.fold(told, sight, again=True))
+        return OTelWatch(self, sight, self.fold(told_of(sight), sight, again=True))
 
 
 class LeavesOpen(Fold):
@@ -179,8 +179,7 @@ class LeavesOpen(Fold):
 
 class Forgetful(OTelTelemetry):
     def sitting(self, sight: Sight) -> OTelWatch:
-        told = Told(sight.scope, sight.run_id, sight.agents, sight.model)
-        return OTelWatch(self, sight, LeavesOpen(told, sight.past))
+        return OTelWatch(self, sight, LeavesOpen(told_of(sight), sight.past))
 
 
 def mutated(kind: type[OTelTelemetry], folder: Path) -> OTelTelemetry:

@@ -184,23 +184,38 @@ def test_a_failed_call_has_an_error_and_says_nothing_of_what_was_said() -> None:
     assert "4711" not in failed.to_json()
 
 
-def test_ids_follow_from_the_run_and_its_trace_and_others_are_random() -> None:
-    def ids_of(trace: str, run_id: str) -> dict[str, int]:
+def test_runs_of_one_id_in_one_trace_have_ids_of_their_own_and_others_have_random_ones() -> None:
+    def ids_of(name: str) -> set[int]:
         seen = Seen(id_generator=StableIds())
-        token = contexts.attach(propagate.extract({"traceparent": trace}))
+        token = contexts.attach(propagate.extract({"traceparent": CALLER}))
         try:
-            run(seen.agent(), run_id=run_id)
+            run(seen.agent(name=name), run_id="r")
         finally:
             contexts.detach(token)
-        return {name: span.context.span_id for name, span in seen.spans.items() if "agent" not in name}
+        return {span.context.span_id for span in seen.spans.values()}
 
-    first = ids_of(CALLER, "r")
-    assert len(first) == 3
-    assert ids_of(CALLER, "r") == first
-    for others in (ids_of(CALLER, "r2"), ids_of(CALLER.replace("0123", "4567"), "r")):
-        assert not set(others.values()) & set(first.values())
+    found = [ids_of(name) for name in ("sales", "sales", "billing")]  # each in a store of its own
+    assert len(found[0]) == 4
+    assert len(set.union(*found)) == 12
     tracer = TracerProvider(id_generator=StableIds(), shutdown_on_exit=False).get_tracer("another")  # type: ignore[arg-type]
     assert len({tracer.start_span("x").get_span_context().span_id for _ in range(9)}) == 9
+
+
+def test_no_span_begins_before_the_one_that_it_is_in_or_ends_after_it() -> None:
+    seen = Seen()
+    clerk = seen.agent(name="clerk", telemetry=None)
+    script = [turn(ToolCall("clerk", {"input": "x"})), turn("done")]
+    boss = Agent(
+        "", model=ScriptedModel(script), tools=[clerk.as_tool()], telemetry=seen.telemetry, name="boss"
+    )
+    with seen.provider.get_tracer("web").start_as_current_span("POST"):
+        run(boss)
+    assert seen.telemetry.flush(10)
+    spans = {span.context.span_id: span for span in seen.exporter.get_finished_spans()}
+    within = [(span, spans[span.parent.span_id]) for span in spans.values() if span.parent]
+    assert len(within) == len(spans) - 1
+    for span, around in within:
+        assert around.start_time <= span.start_time <= span.end_time <= around.end_time, span.name  # type: ignore[operator]
 
 
 # --- exporters that hang ----------------------------------------------------------------------
@@ -368,6 +383,7 @@ def test_metrics_name_whom_they_are_told_to_and_are_named_as_they_are_told_to() 
         ({"metric_prefix": "1 space"}, "metric_prefix is '1 space'"),
         ({"metric_identities": 0}, "metric_identities is 0"),
         ({"queue": True}, "queue is True"),
+        ({"capture_content": "false"}, "capture_content is 'false'"),
     ],
 )
 def test_bad_options_are_named_with_their_fix(options: dict[str, Any], words: str) -> None:

@@ -38,7 +38,7 @@ from shipworthy.rules.telemetry.identity import Identities
 from shipworthy.rules.telemetry.past import left_from
 from shipworthy.rules.telemetry.records import Measured, Record, SpanClosed, SpanOpened
 from shipworthy.rules.telemetry.spans import TELLS, Fold
-from shipworthy.rules.telemetry.whose import Told
+from shipworthy.rules.telemetry.whose import Told, run_key
 
 ALICE = {"tenant_id": "acme", "user_id": "alice"}
 GOLDEN = [
@@ -329,13 +329,42 @@ def test_a_model_is_named_as_the_conventions_name_it() -> None:
 
 def test_a_metric_names_so_many_and_then_others() -> None:
     users = Identities("user", 2)
-    assert users.of(Scope("acme", "alice")) == {"tenant_id": "acme", "user_id": "alice"}
-    assert users.of(Scope("~anon-77")) == {"tenant_id": "anonymous"}
-    for name in ("bob", "carol"):
-        assert users.of(Scope("acme", name)) == {"tenant_id": "other", "user_id": "other"}
+    for name in ("alice", "bob"):
+        assert users.of(Scope("acme", name)) == {"tenant_id": "acme", "user_id": name}
+    for name in ("carol", "dave"):
+        assert users.of(Scope("acme", name)) == {"tenant_id": "acme", "user_id": "other"}
+    assert users.of(Scope("globex", "eve")) == {"tenant_id": "globex", "user_id": "other"}, (
+        "a tenant with many users takes no other tenant's name"
+    )
+    assert users.of(Scope("third", "eve")) == {"tenant_id": "other", "user_id": "other"}
+    assert users.of(Scope("third")) == {"tenant_id": "other"}
+    assert users.of(Scope("~anon-77")) == {"tenant_id": "anonymous"}, (
+        "who names nobody is not among the others"
+    )
     assert users.of(Scope("acme", "alice")) == {"tenant_id": "acme", "user_id": "alice"}
     assert Identities("tenant", 2).of(Scope("acme", "alice")) == {"tenant_id": "acme"}
     assert Identities("none", 2).of(Scope("acme", "alice")) == {}
+
+
+def keys_differ(key: Any = run_key) -> bool:
+    """The law: runs of one id, in two stores or of two agents, have keys of their own."""
+    first = RunStarted(run_id="r", tenant="acme", prompt=(), agent="sales", at=1000, trace="00-1-2-01")
+    others = [
+        RunStarted(run_id="r", tenant="acme", prompt=(), agent="billing", at=1000, trace="00-1-2-01"),
+        RunStarted(run_id="r", tenant="acme", prompt=(), agent="sales", at=1000, trace="00-1-3-01"),
+        RunStarted(run_id="r", tenant="acme", prompt=(), agent="sales", at=1001, trace=""),
+        RunStarted(run_id="r2", tenant="acme", prompt=(), agent="sales", at=1000, trace="00-1-2-01"),
+        RunStarted(run_id="r", tenant="b", prompt=(), agent="sales", at=1000, trace="00-1-2-01"),
+    ]
+    return len({key(each) for each in (first, first, *others)}) == 1 + len(others)
+
+
+def test_a_key_is_of_one_run_and_of_no_other() -> None:
+    assert keys_differ()
+
+
+def test_mutant_a_key_of_the_tenant_and_the_id_alone_is_found() -> None:
+    assert not keys_differ(lambda started: (started.tenant, started.run_id))
 
 
 # --- through an agent -------------------------------------------------------------------------
@@ -351,6 +380,22 @@ def turn(*parts: Any, tokens: int = 10) -> ScriptedTurn:
 async def look(at: str) -> str:
     """Look."""
     return f"{at} seen"
+
+
+def test_two_agents_that_run_one_id_at_once_keep_all_their_spans() -> None:
+    telemetry = InMemoryTelemetry()
+
+    def agent(name: str) -> Agent[Any, Any]:
+        script = [turn(ToolCall("look", {"at": "sea"})), turn("done")]
+        return Agent("", model=ScriptedModel(script), tools=[look], telemetry=telemetry, name=name)
+
+    async def both() -> None:
+        await asyncio.gather(*[agent(name).run("Go", run_id="r", **ALICE) for name in ("a", "a", "b")])
+
+    asyncio.run(both())
+    assert len(telemetry.spans) == 12
+    assert telemetry.sum(names.TOKENS_INPUT) == 60
+    assert telemetry.spool.failed == 0
 
 
 def test_a_nested_run_is_under_the_call_that_made_it_and_counts_its_own_tokens() -> None:

@@ -37,15 +37,14 @@ class ConsoleTelemetry(Telemetry):
     ) -> None:
         super().__init__(**options)
         self._file, self._measurements, self._colour = file, measurements, colour
-        self._open: dict[str, SpanOpened] = {}
 
     def told(self, watch: Watch, records: list[Record]) -> None:
         lines: list[str] = []
         for record in records:
             if type(record) is SpanOpened:
-                self._open[record.key] = record
+                watch.open[record.key] = (record, "")
             elif type(record) is SpanClosed:
-                lines.append(self._of_span(watch, self._open.pop(record.key), record))
+                lines.append(self._of_span(watch, watch.open.pop(record.key)[0], record))
             elif self._measurements and type(record) is Measured:
                 lines.append(self._of_measurement(record))
         if lines:

@@ -46,8 +46,7 @@ class InMemoryTelemetry(Telemetry):
         super().__init__(**options)
         self._spans: list[FinishedSpan] = []
         self._measurements: list[Measurement] = []
-        self._open: dict[str, tuple[SpanOpened, str]] = {}
-        self._calls: dict[tuple[str, str, str], str] = {}
+        self._calls: dict[tuple[str, ...], str] = {}
         self._lock = threading.Lock()
 
     @property
@@ -94,17 +93,16 @@ class InMemoryTelemetry(Telemetry):
                     self._closed(watch, record)
 
     def _opened(self, watch: Watch, opened: SpanOpened) -> None:
-        tenant, run_id = watch.sight.scope.tenant, watch.sight.run_id
         parent = opened.parent
         if opened.under is not None:
-            parent = self._calls.get((tenant, *opened.under), "")
+            parent = self._calls.get(_call(watch, *opened.under), "")
         if opened.call:
-            self._calls[tenant, run_id, opened.call] = opened.key
-        self._open[opened.key] = (opened, parent)
+            self._calls[_call(watch, watch.sight.run_id, opened.call)] = opened.key
+        watch.open[opened.key] = (opened, parent)
 
     def _closed(self, watch: Watch, closed: SpanClosed) -> None:
-        opened, parent = self._open.pop(closed.key)
-        self._calls.pop((watch.sight.scope.tenant, watch.sight.run_id, opened.call), None)
+        opened, parent = watch.open.pop(closed.key)
+        self._calls.pop(_call(watch, watch.sight.run_id, opened.call), None)
         self._spans.append(
             FinishedSpan(
                 closed.key,
@@ -119,3 +117,8 @@ class InMemoryTelemetry(Telemetry):
                 closed.detail,
             )
         )
+
+
+def _call(watch: Watch, run_id: str, call_id: str) -> tuple[str, ...]:
+    """A call of a run that is observed now. Another agent may have a run of the same id in another store."""
+    return (watch.sight.scope.tenant, *watch.sight.agents[:1], run_id, call_id)

@@ -1,7 +1,7 @@
 """Runs as OpenTelemetry spans and metrics, through the user's own providers.
 
 Spans begin on the event loop, so that what a body does is within them; they end, with their attributes, on the thread
-of a spool, where an exporter may hang.
+of a spool, where an exporter may hang. What begins here begins by the clock, finer than the journal's milliseconds.
 """
 
 from __future__ import annotations
@@ -17,10 +17,21 @@ from opentelemetry import context as contexts
 from opentelemetry import metrics as metrics_api
 from opentelemetry import trace as trace_api
 from opentelemetry.context import Context
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    ProxyTracerProvider,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+)
 
 from shipworthy.adapters.otel.ids import StableIds, span_id
-from shipworthy.adapters.shared.telemetry import NOTHING, Telemetry, Watch
+from shipworthy.adapters.shared.spool import at_exit_first
+from shipworthy.adapters.shared.telemetry import NOTHING, Telemetry, Watch, told_of
 from shipworthy.domain.events import (
     AnyEvent,
     ModelAnswered,
@@ -35,10 +46,11 @@ from shipworthy.ports.readers import Sight
 from shipworthy.rules.telemetry import names
 from shipworthy.rules.telemetry.records import Attributes, Measured, Record, SpanClosed, SpanOpened
 from shipworthy.rules.telemetry.spans import Fold
-from shipworthy.rules.telemetry.whose import Told
 
 MOST_BEGUN = 1024
 """Runs that may be about to begin at once: for each there is a span, and not yet a sitting that it is of."""
+MOST_CALLED = 1024
+"""Calls that are remembered of sittings that were told again: nested runs of theirs may be, too."""
 _KINDS = {"internal": SpanKind.INTERNAL, "client": SpanKind.CLIENT}
 _MS = 1_000_000
 
@@ -66,12 +78,25 @@ class OTelTelemetry(Telemetry):
                     f"{name} is {provider!r}, which has no {method}().",
                     fix=f"Give an OpenTelemetry {'Tracer' if method == 'get_tracer' else 'Meter'}Provider.",
                 )
-        self.tracer = traces.get_tracer(names.SCOPE, schema_url=names.SCHEMA_URL)
-        ids = getattr(traces, "id_generator", None)
-        self.ids: StableIds | None = ids if isinstance(ids, StableIds) else None
+        self._take(traces)
         self.measures = not isinstance(meters, metrics_api.NoOpMeterProvider)
         self._add: Mapping[str, Any] = self._instruments(meters) if self.measures else {}
-        self._begun: OrderedDict[str, Span] = OrderedDict()
+        self._begun: OrderedDict[str, tuple[Span, int]] = OrderedDict()
+        self._called: OrderedDict[tuple[str, ...], list[tuple[int, SpanContext]]] = OrderedDict()
+
+    def _take(self, traces: Any) -> None:
+        """Have this provider's tracer. The global one may be still to come."""
+        self._to_come = isinstance(traces, ProxyTracerProvider)
+        self.tracer: trace_api.Tracer = traces.get_tracer(names.SCOPE, schema_url=names.SCHEMA_URL)
+        ids = getattr(traces, "id_generator", None)
+        self.ids: StableIds | None = ids if isinstance(ids, StableIds) else None
+
+    def _look(self) -> None:
+        """Whether the global provider has come."""
+        traces = trace_api.get_tracer_provider()
+        if not isinstance(traces, ProxyTracerProvider):
+            self._take(traces)
+            at_exit_first()
 
     def _instruments(self, meters: Any) -> dict[str, Any]:
         """What records a value for each metric."""
@@ -91,26 +116,30 @@ class OTelTelemetry(Telemetry):
 
     def trace(self) -> str:
         """Begin the span of a sitting: in the caller's trace, or in a new one."""
-        span = self.begin(names.INVOKE_AGENT, None, SpanKind.INTERNAL, _NAMELESS, _now())
+        if self._to_come:
+            self._look()
+        now = time.time_ns()
+        span = self.begin(names.INVOKE_AGENT, None, SpanKind.INTERNAL, _NAMELESS, now)
         of = span.get_span_context()
         if not of.is_valid:
             return ""
         parent = f"00-{of.trace_id:032x}-{of.span_id:016x}-{int(of.trace_flags) & 0xFF:02x}"
-        self._begun[parent] = span
+        self._begun[parent] = (span, now)
         if len(self._begun) > MOST_BEGUN:  # it never came to a sitting
             self._begun.popitem(last=False)
         return parent
 
     def sitting(self, sight: Sight) -> OTelWatch:
         """Observe a sitting."""
-        told = Told(sight.scope, sight.run_id, sight.agents, sight.model)
-        fold = self.fold(told, sight, measures=self.measures, again=self.ids is not None)
+        if self._to_come:
+            self._look()
+        fold = self.fold(told_of(sight), sight, measures=self.measures, again=self.ids is not None)
         return OTelWatch(self, sight, fold)
 
     # spans
 
-    def begun(self, trace: str) -> Span | None:
-        """The span that was begun for a run, or a sitting, with this trace."""
+    def begun(self, trace: str) -> tuple[Span, int] | None:
+        """The span that was begun for a run, or a sitting, with this trace, and when."""
         return self._begun.pop(trace, None)
 
     def begin(
@@ -121,33 +150,48 @@ class OTelTelemetry(Telemetry):
         attributes: Attributes,
         at: int,
         key: str = "",
+        links: Sequence[Link] = (),
     ) -> Span:
-        """Begin a span, at *at* milliseconds since the Unix epoch."""
+        """Begin a span, at *at* nanoseconds since the Unix epoch."""
         if self.ids is None or not key:
-            return self.tracer.start_span(name, context, kind, attributes, start_time=at * _MS)
+            return self.tracer.start_span(name, context, kind, attributes, links, at)
         self.ids.give(span_id(trace_api.get_current_span(context).get_span_context().trace_id, key))
         try:
-            return self.tracer.start_span(name, context, kind, attributes, start_time=at * _MS)
+            return self.tracer.start_span(name, context, kind, attributes, links, at)
         finally:
             self.ids.give(0)
 
-    def again(self, opened: SpanOpened, of: SpanContext) -> Span:
-        """Begin the span of a sitting that was left: itself, if it can be, or one within it."""
+    def again(self, opened: SpanOpened, of: SpanContext, call: SpanContext | None) -> Span:
+        """Begin the span of a sitting that was left: itself, if it can be, or one within it. *call*: the one that it is
+        in, where it is of a nested run."""
+        first = _context_of(opened.link)
+        links = () if first is None else (Link(first),)
+        at, kind = opened.at * _MS, SpanKind.INTERNAL
         if self.ids is None:
-            return self.begin(opened.name, within(of), SpanKind.INTERNAL, opened.attributes, opened.at)
+            return self.begin(opened.name, within(of), kind, opened.attributes, at, links=links)
+        around = Context() if call is None or call.trace_id != of.trace_id else within(call)
         self.ids.give(of.span_id, of.trace_id)
         try:
-            return self.tracer.start_span(
-                opened.name, Context(), SpanKind.INTERNAL, opened.attributes, start_time=opened.at * _MS
-            )
+            return self.tracer.start_span(opened.name, around, kind, opened.attributes, links, at)
         finally:
             self.ids.give(0)
+
+    def called(self, call: tuple[str, ...], at: int, span: Span) -> None:
+        """An attempt of this call was told again."""
+        self._called.setdefault(call, []).append((at, span.get_span_context()))
+        if len(self._called) > MOST_CALLED:
+            self._called.popitem(last=False)
+
+    def attempt_of(self, call: tuple[str, ...], at: int) -> SpanContext | None:
+        """The attempt of this call, of those that were told again, that was under way at *at* milliseconds."""
+        found = [span for since, span in self._called.get(call, ()) if since <= at]
+        return found[-1] if found else None
 
     # on the spool's thread
 
     def told(self, watch: Watch, records: list[Record]) -> None:
         assert isinstance(watch, OTelWatch)
-        failed: Exception | None = None
+        failed: BaseException | None = None
         for record in records:
             kind = type(record)
             try:
@@ -157,20 +201,22 @@ class OTelTelemetry(Telemetry):
                     watch.closed(record)  # type: ignore[arg-type]
                 else:
                     watch.opened(record)  # type: ignore[arg-type]
-            except Exception as error:  # of a processor or an exporter of the user's
+            except BaseException as error:  # of a processor or an exporter of the user's
                 failed = failed or error
         if failed is not None:
             raise failed
 
 
 class OTelWatch(Watch):
-    """One sitting. `spans`: those that began and did not end; the loop adds to them, the spool's thread takes away."""
+    """One sitting. `spans`: those that began and did not end, and when, 0 for those that are told again; the loop adds
+    to them, the spool's thread takes away."""
 
     def __init__(self, telemetry: OTelTelemetry, sight: Sight, fold: Fold) -> None:
         super().__init__(telemetry, sight, fold)
         self._telemetry, self._told = telemetry, fold.told
         self._around = self._within = contexts.get_current()
-        self.spans: dict[str, Span] = {}
+        self.spans: dict[str, tuple[Span, int]] = {}
+        self._since = 0
         self._pasts: dict[str, Context] = {}
         self._attempts: dict[str, Span] = {}
         self._names = _names_in(sight.past)
@@ -184,7 +230,7 @@ class OTelWatch(Watch):
         try:
             self._begin_spans(events)
         finally:
-            self._spool.put((self, events, asked))
+            self._spool.put((self, events, asked, time.time_ns()))
 
     def _begin_spans(self, events: Sequence[AnyEvent]) -> None:
         for event in events:
@@ -192,7 +238,7 @@ class OTelWatch(Watch):
             if kind is ModelRequested:
                 self.asked += 1
                 if self.asked > self._entered:
-                    self._ask(self.asked, event.model, event.at)  # type: ignore[union-attr]
+                    self._ask(self.asked, event.model)  # type: ignore[union-attr]
             elif kind is ToolAttempted:
                 self._attempt(event)  # type: ignore[arg-type]
             elif kind is ModelAnswered:
@@ -214,33 +260,33 @@ class OTelWatch(Watch):
             span = self._attempts.get(call_id)
         else:
             number = max(self.asked, self._entered + 1)
-            span = self.spans.get(self._told.key_of_model(number))
-            if span is None:
-                span = self._ask(number, self.sight.model, _now())
+            known = self.spans.get(self._told.key_of_model(number))
+            span = self._ask(number, self.sight.model) if known is None else known[0]
             self._entered = number
         if span is None or not span.get_span_context().is_valid:
             return NOTHING
         return _Current(span)
 
     def _begin(self, event: RunStarted | RunResumed) -> None:
+        if type(event) is RunStarted:
+            self._told.began(event)
         telemetry = self._telemetry
-        span = telemetry.begun(event.trace) if event.trace else None
+        begun = telemetry.begun(event.trace) if event.trace else None
         name, attributes = self._told.of_sitting(resumed=type(event) is RunResumed)
-        if span is None:
-            span = telemetry.begin(name, self._around, SpanKind.INTERNAL, attributes, event.at)
+        if begun is None:
+            now = time.time_ns()
+            begun = telemetry.begin(name, self._around, SpanKind.INTERNAL, attributes, now), now
         else:
-            span.update_name(name)
+            begun[0].update_name(name)
+        span, self._since = begun
         if self.sight.past and (first := _context_of(getattr(self.sight.past[0], "trace", ""))) is not None:
             span.add_link(first)
-        self.spans[self._told.key_of(event.seq)] = span
+        self.spans[self._told.key_of(event.seq)] = begun
         self._within = trace_api.set_span_in_context(span, self._around)
 
-    def _ask(self, number: int, model: str, at: int) -> Span:
+    def _ask(self, number: int, model: str) -> Span:
         name, attributes = self._told.of_model(model)
-        key = self._told.key_of_model(number)
-        span = self._telemetry.begin(name, self._within, SpanKind.CLIENT, attributes, at, key)
-        self.spans[key] = span
-        return span
+        return self._starts(self._told.key_of_model(number), name, SpanKind.CLIENT, attributes)
 
     def _attempt(self, event: ToolAttempted) -> None:
         tool = self._names.get(event.call_id)
@@ -248,26 +294,34 @@ class OTelWatch(Watch):
             return
         name, attributes = self._told.of_tool(tool)
         key = self._told.key_of(event.seq)
-        span = self._telemetry.begin(name, self._within, SpanKind.INTERNAL, attributes, event.at, key)
-        self.spans[key] = self._attempts[event.call_id] = span
+        self._attempts[event.call_id] = self._starts(key, name, SpanKind.INTERNAL, attributes)
+
+    def _starts(self, key: str, name: str, kind: SpanKind, attributes: Attributes) -> Span:
+        now = time.time_ns()
+        span = self._telemetry.begin(name, self._within, kind, attributes, now, key)
+        self.spans[key] = (span, now)
+        return span
 
     # on the spool's thread
 
     def opened(self, record: SpanOpened) -> None:
         """Begin what did not begin on the loop: memory's spans, and those of a sitting that was left."""
-        span = self.spans.get(record.key)
-        if span is not None:
+        known = self.spans.get(record.key)
+        if known is not None:
             if record.operation == names.INVOKE_AGENT:
-                span.set_attributes(record.attributes)
+                known[0].set_attributes(record.attributes)
             return
         if record.operation == names.INVOKE_AGENT:
             self._again(record)
             return
         within_ = self._pasts.get(record.parent, self._within)
         kind = _KINDS[names.KINDS[record.operation]]
-        self.spans[record.key] = self._telemetry.begin(
-            record.name, within_, kind, record.attributes, record.at, record.key
-        )
+        since = 0 if record.past else max(record.at * _MS, self._since)
+        at = since or record.at * _MS
+        span = self._telemetry.begin(record.name, within_, kind, record.attributes, at, record.key)
+        self.spans[record.key] = (span, since)
+        if record.past and record.call:
+            self._telemetry.called(self._call(self.sight.run_id, record.call), record.at, span)
 
     def _again(self, record: SpanOpened) -> None:
         of = _context_of(record.trace)
@@ -276,17 +330,25 @@ class OTelWatch(Watch):
             return
         self._pasts[record.key] = within(of)
         if of.trace_flags.sampled:
-            self.spans[record.key] = self._telemetry.again(record, of)
+            under = record.under
+            call = None if under is None else self._telemetry.attempt_of(self._call(*under), record.at)
+            self.spans[record.key] = (self._telemetry.again(record, of, call), 0)
+
+    def _call(self, run_id: str, call_id: str) -> tuple[str, ...]:
+        return (self.sight.scope.tenant, *self.sight.agents[:1], run_id, call_id)
 
     def closed(self, record: SpanClosed) -> None:
-        """End the span."""
-        span = self.spans.pop(record.key, None)
+        """End the span. The journal knows when, to the millisecond: not before it began, nor later than it was seen."""
+        span, since = self.spans.pop(record.key, _NONE)
         if span is None or not span.is_recording():
             return
+        at = record.at * _MS
+        if since:
+            at = max(min(at + _MS - 1, self.now), since)
         span.set_attributes(record.attributes)
         if record.error:
             span.set_status(Status(StatusCode.ERROR, record.detail or record.error))
-        span.end(record.at * _MS)
+        span.end(at)
 
 
 class _Current:
@@ -335,9 +397,6 @@ def _names_in(past: Sequence[AnyEvent]) -> dict[str, str]:
     return {}
 
 
-def _now() -> int:
-    return time.time_ns() // _MS
-
-
 _NAMELESS: Attributes = {names.OPERATION: names.INVOKE_AGENT}
 """What is known of a run before it has begun."""
+_NONE: tuple[None, int] = (None, 0)

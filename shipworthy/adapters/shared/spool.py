@@ -111,7 +111,7 @@ class Spool:
         except RuntimeError:
             self._thread = None
             return False
-        _at_exit_first()
+        at_exit_first()
         return True
 
     def _run(self, bell: threading.Event) -> None:
@@ -174,7 +174,7 @@ def _finish() -> None:
         waiting = [spool for spool in waiting if not spool.flush(min(left, 0.05))]
 
 
-def _at_exit_first() -> None:
+def at_exit_first() -> None:
     """Finish before what was registered by now, such as an exporter's end."""
     with contextlib.suppress(RuntimeError):  # the process ends already
         atexit.unregister(_finish)

@@ -8,18 +8,19 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import get_args
 
 from shipworthy.adapters.shared.spool import Spool
-from shipworthy.domain.events import AnyEvent, ModelRequested
+from shipworthy.domain.events import AnyEvent, ModelRequested, RunStarted
 from shipworthy.errors import ConfigurationError
 from shipworthy.ports.readers import Sight
 from shipworthy.rules.telemetry.identity import Identities, MetricIdentity
 from shipworthy.rules.telemetry.names import SCOPE
-from shipworthy.rules.telemetry.records import Record
+from shipworthy.rules.telemetry.records import Record, SpanOpened
 from shipworthy.rules.telemetry.spans import Fold
 from shipworthy.rules.telemetry.whose import Told
 
 NOTHING: AbstractContextManager[None] = nullcontext()
 _PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,99}")
-Job = tuple["Watch", Sequence[AnyEvent], int]
+Job = tuple["Watch", Sequence[AnyEvent], int, int]
+"""A sitting, what it saw, how many attempts of the model came before, and when: nanoseconds, 0 for nobody asks."""
 
 
 class Telemetry:
@@ -46,6 +47,8 @@ class Telemetry:
                 f"metric_prefix is {metric_prefix!r}.",
                 fix="Give a word such as 'loom': letters, digits, '_', '.', '-' and '/', a letter first.",
             )
+        if type(capture_content) is not bool:
+            raise ConfigurationError(f"capture_content is {capture_content!r}.", fix="Give True or False.")
         for name, value in (("metric_identities", metric_identities), ("queue", queue)):
             if type(value) is not int or value < 1:
                 raise ConfigurationError(f"{name} is {value!r}.", fix="Give a whole number from 1 on.")
@@ -70,8 +73,7 @@ class Telemetry:
 
     def sitting(self, sight: Sight) -> Watch:
         """Observe a sitting."""
-        told = Told(sight.scope, sight.run_id, sight.agents, sight.model)
-        return Watch(self, sight, self.fold(told, sight))
+        return Watch(self, sight, self.fold(told_of(sight), sight))
 
     def trace(self) -> str:
         """None: nothing is propagated."""
@@ -93,24 +95,38 @@ class Telemetry:
         raise NotImplementedError
 
     def _work(self, job: Job) -> None:
-        watch, events, asked = job
+        watch, events, asked, now = job
+        watch.now = now
         self.told(watch, watch.fold.feed(events, asked))
 
 
+def told_of(sight: Sight) -> Told:
+    """Whose spans a sitting's are."""
+    told = Told(sight.scope, sight.run_id, sight.agents, sight.model)
+    if sight.past and type(sight.past[0]) is RunStarted:
+        told.began(sight.past[0])
+    return told
+
+
 class Watch:
-    """One sitting, on the event loop: everything is put on the spool."""
+    """One sitting, on the event loop: everything is put on the spool. `open`: spans of it that did not end, for whoever
+    tells of them; on the spool's thread."""
 
     def __init__(self, telemetry: Telemetry, sight: Sight, fold: Fold) -> None:
         self.fold, self.sight = fold, sight
         self.asked = len([event for event in sight.past if type(event) is ModelRequested])
+        self.now = 0
+        self.open: dict[str, tuple[SpanOpened, str]] = {}
         self._spool = telemetry.spool
 
     def saw(self, events: Sequence[AnyEvent]) -> None:
         """Have them told."""
-        self._spool.put((self, events, self.asked))
+        self._spool.put((self, events, self.asked, 0))
         for event in events:
             if type(event) is ModelRequested:
                 self.asked += 1
+            elif type(event) is RunStarted:
+                self.fold.told.began(event)
 
     def around(self, call_id: str | None) -> AbstractContextManager[None]:
         """Nothing."""

@@ -158,6 +158,7 @@ class Fold:
     # a sitting
 
     def started(self, event: RunStarted) -> None:
+        self.told.began(event)
         self._began, self._link = event.at, event.trace
         name, attributes = self.told.of_sitting(resumed=False)
         if event.parent is not None:

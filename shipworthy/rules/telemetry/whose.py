@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from shipworthy.domain.events import RunStarted
 from shipworthy.domain.messages import ToolCall
 from shipworthy.domain.scope import Scope
 from shipworthy.domain.usage import Charge, Usage
@@ -16,9 +17,11 @@ from shipworthy.rules.telemetry.records import Attributes, SpanOpened, Value
 BILLION = 1_000_000_000
 
 
-def run_key(tenant: str, run_id: str) -> str:
-    """What the keys of all spans of a run begin with."""
-    return hashlib.sha256(f"{len(tenant)}:{tenant}{run_id}".encode()).hexdigest()[:24]
+def run_key(started: RunStarted) -> str:
+    """What the keys of all spans of a run begin with: from what is pinned when it begins. An id of a run may be there
+    again in another store, or with another agent; their beginnings, and the spans that were begun for them, differ."""
+    of = (started.tenant, started.run_id, started.agent, started.at, started.trace)
+    return hashlib.sha256(msgspec.json.encode(of)).hexdigest()[:24]
 
 
 class Known(msgspec.Struct):
@@ -49,7 +52,7 @@ class Told:
     """Whose spans they are, and the attributes that do not change: made once, for all spans of a sitting."""
 
     def __init__(self, scope: Scope, run_id: str, agents: Sequence[str], model: str) -> None:
-        self.key = run_key(scope.tenant, run_id)
+        self.key = ""
         self.run_id, self.scope = run_id, scope
         self.agent = agents[-1] if agents else ""
         self.model = model
@@ -62,6 +65,10 @@ class Told:
             self.base[names.USER_ID] = scope.user
         self._models: dict[str, tuple[str, Attributes]] = {}
         self._tools: dict[str, tuple[str, Attributes]] = {}
+
+    def began(self, started: RunStarted) -> None:
+        """What the run began with: before that, no span of it has a key."""
+        self.key = self.key or run_key(started)
 
     def of_sitting(self, *, resumed: bool) -> tuple[str, dict[str, Value]]:
         """Name and attributes of the sitting's own span; those are the caller's."""
