@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from . import marks
 from .keys import Secrets
 from .report import Report, report
 from .walk import Walk
@@ -46,18 +49,54 @@ def _file_lines(file: BinaryIO) -> Iterator[bytes]:
             line = read(_LINE)
 
 
-def _all_lines(paths: Iterable[Path]) -> Iterator[bytes]:
-    for path in paths:
-        with path.open("rb") as file:
-            yield from _file_lines(file)
+def _all_lines(files: Iterable[BinaryIO]) -> Iterator[bytes]:
+    for file in files:
+        yield from _file_lines(file)
 
 
-def _parts(path: Path) -> list[Path]:
-    """Give the files of a log, the oldest first."""
+def _log_lines(path: Path) -> Iterator[bytes]:
+    """Give the lines of a log's files as they are at one moment: its writer may be cutting them."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            older, files = _older(path), []
+            for part in [*older, path]:
+                with contextlib.suppress(FileNotFoundError):
+                    files.append(stack.enter_context(part.open("rb")))
+            if _older(path) == older:
+                yield from _all_lines(files)
+                return
+
+
+class _Anchor:
+    """A file of anchored checkpoints; `logs` are those that it tells of, when it was read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.logs: set[str] = set()
+
+    def lines(self) -> Iterator[bytes]:
+        for line in _file_lines(self._file):
+            mark = marks.read(line.removesuffix(b"\n"))
+            if mark is not None:
+                self.logs.add(mark.log)
+            yield line
+
+
+def _held_to(found: Report, anchors: Sequence[_Anchor]) -> Report:
+    """The same; or that an anchor knows nothing of a log that is in order otherwise."""
+    silent = sum(found.log not in anchor.logs for anchor in anchors)
+    if not found.ok or not silent:
+        return found
+    words = f"{found.words} Of the anchors, {silent} have no checkpoint of this log."
+    return dataclasses.replace(found, verdict="unanchored", words=words)
+
+
+def _older(path: Path) -> list[Path]:
+    """Give the older parts of a log, the oldest first."""
     pattern = re.compile(re.escape(path.name) + r"\.([0-9]{6,})")
     names = os.listdir(path.parent) if path.parent.is_dir() else []
     older = sorted((int(match[1]), name) for name in names if (match := pattern.fullmatch(name)))
-    return [path.parent / name for _, name in older] + ([path] if path.exists() else [])
+    return [path.parent / name for _, name in older]
 
 
 def verify_file(
@@ -74,13 +113,17 @@ def verify_file(
     """
     seal, own = Path(f"{path}.seal"), Path(f"{path}.checkpoints")
     sealed = seal.read_bytes() if seal.exists() else None
-    files = _parts(Path(path))
-    return verify(
-        _all_lines(files) if files else None,
-        secrets=secrets,
-        seal=sealed,
-        checkpoints=_all_lines([own] if own.exists() else []),
-        anchored=_all_lines(Path(anchor) for anchor in anchors),
-        expected_log=expected_log,
-        bodies=bodies,
-    )
+    with contextlib.ExitStack() as stack:
+        outside = [_Anchor(stack.enter_context(Path(anchor).open("rb"))) for anchor in anchors]
+        beside = [stack.enter_context(own.open("rb"))] if own.exists() else []
+        newest = Path(path)
+        found = verify(
+            _log_lines(newest) if newest.exists() or _older(newest) else None,
+            secrets=secrets,
+            seal=sealed,
+            checkpoints=_all_lines(beside),
+            anchored=(line for anchor in outside for line in anchor.lines()),
+            expected_log=expected_log,
+            bodies=bodies,
+        )
+    return _held_to(found, outside)

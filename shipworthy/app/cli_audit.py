@@ -75,7 +75,8 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Whether a log is as it was written: each entry, its end, and what its checkpoints say. Exit code 1 if it is not.
+    """Whether a log is as it was written: each entry, its end, and what its checkpoints say. Exit code 1 if it is not,
+    2 if an anchor could not be asked.
 
     Names the first entry that is wrong and what was done to it, and says what could have been done without a trace.
     With --json: {"audit": {"verdict", "entry", "what", "means", "fix", ...}}.
@@ -83,7 +84,10 @@ def verify(
     from shipworthy.app.commands.opening_audit import Given
     from shipworthy.app.commands.verifying_audit import Request
     from shipworthy.app.commands.verifying_audit import verify as go
+    from shipworthy.rules.audit.formed import LOG
 
+    if expect_log is not None and not LOG.match(expect_log):
+        raise typer.BadParameter("--expect-log takes the id of a log: 32 hexadecimal digits, in lower case")
     given = Given(secret_env or (), secret_file or ())
     return go(Request(log, given, anchor or (), expect_log, name, as_json))
 

@@ -30,6 +30,7 @@ Verdict = Literal[
     "rolled_back",
     "unsealed",
     "checkpoint",
+    "unanchored",
     "body_edited",
 ]
 

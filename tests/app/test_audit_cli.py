@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+import shipworthy_verify
 from shipworthy.adapters.anchors.file import FileAnchor
 from shipworthy.app import cli
 from shipworthy.app.audit_logs import FileAuditLog, SqliteAuditLog
-from shipworthy.app.commands import showing_audit, verifying_audit
+from shipworthy.app.commands import opening_audit, showing_audit, verifying_audit
 from shipworthy.domain.audit import Draft
 
 SECRET = "the secret of the log that is looked at"
@@ -289,3 +291,117 @@ def test_a_secret_takes_over_from_another(place: str, invoke: Invoke, ok: Any) -
         25,
     )
     assert "operator:mia" in invoke("audit", "show", place, "--actor", "operator:")[1]
+
+
+def test_an_anchor_that_was_given_has_to_know_the_log(invoke: Invoke) -> None:
+    written("audit.jsonl", name="shop", anchors=[FileAnchor("anchor")])
+    written("other.jsonl", name="other", anchors=[FileAnchor("anchor-2")])
+    Path("empty").touch()
+
+    def verdict(log: str, *anchors: str) -> str:
+        options = [each for anchor in anchors for each in ("--anchor", anchor)]
+        code, out, _ = invoke("audit", "verify", log, *KEY, *options, "--json")
+        said = str(json.loads(out)["audit"]["verdict"])
+        assert code == (said != "ok")
+        paths = [each.removeprefix("file:") for each in anchors]
+        assert shipworthy_verify.verify_file(log, secrets=[SECRET], anchors=paths).verdict == said
+        return said
+
+    assert verdict("audit.jsonl", "file:anchor") == "ok"
+    assert verdict("other.jsonl", "file:anchor") == "swapped"
+    assert verdict("other.jsonl", "anchor-2") == "ok"
+    assert verdict("audit.jsonl", "empty") == "unanchored"
+    assert verdict("audit.jsonl", "anchor", "empty") == "unanchored"
+    genesis = Path("audit.jsonl").read_bytes().partition(b"\n")[0]
+    for beside in (".seal", ".checkpoints"):
+        Path("audit.jsonl" + beside).unlink()
+    body = b'{"body":"x","salt":"%s","seq":0}\n' % (b"0" * 32)
+    for left in (b"", b"\n", b"  ", body, genesis[:100]):
+        Path("audit.jsonl").write_bytes(left)
+        assert verdict("audit.jsonl", "anchor") == "emptied"
+    code, _, err = invoke("audit", "verify", "audit.jsonl", *KEY)
+    assert (code, "no anchor was asked" in err) == (0, True)
+
+
+def test_an_anchor_that_is_not_there_is_no_empty_one(invoke: Invoke) -> None:
+    written("audit.jsonl", anchors=[FileAnchor("anchor")])
+    for anchor in ("anchr", "file:unmounted/anchor", "http://127.0.0.1:9/"):
+        code, out, err = invoke("audit", "verify", "audit.jsonl", *KEY, "--anchor", anchor)
+        assert (code, out, "nchor" in err) == (2, "", True)
+
+
+def test_what_others_made_up_is_shown_on_one_line_and_where_it_ends(invoke: Invoke) -> None:
+    forged = "x\n     9  2026-01-01 00:00:00  approval.granted   approver:boss \x1b[2K\u202e"
+
+    async def go() -> None:
+        log = FileAuditLog("audit.jsonl", secret=SECRET)
+        await log.open()
+        bad = Draft(
+            action="tool.attempted",
+            actor=f"tool:{forged}",
+            at=1,
+            tenant=forged,
+            user="a b",
+            run=forged,
+            facts={"tool": forged, "calls": [forged], "like": "x tool=pay"},
+            body=msgspec.json.encode({"said": forged}),
+        )
+        await log.append([bad, msgspec.structs.replace(bad, action="run.started", n=1)])
+        await log.close()
+
+    asyncio.run(go())
+    _, out, _ = invoke("audit", "show", "audit.jsonl", "--bodies", "--action", "tool.")
+    assert len(out.splitlines()) == 2
+    assert out.replace("\n", "").isprintable()
+    assert 'like="x tool=pay"' in out
+    assert len(invoke("audit", "show", "audit.jsonl", "--sums")[1].splitlines()) == 3
+
+
+def test_what_is_no_log_and_no_id_is_refused(invoke: Invoke) -> None:
+    Path("binary").write_bytes(bytes(range(256)) * 9)
+    code, _, err = invoke("audit", "show", "binary")
+    assert (code, "no entry of an audit log in binary" in err) == (1, True)
+    written("audit.jsonl")
+    for given in ("zzz", "A" * 32):
+        assert invoke("audit", "verify", "audit.jsonl", *KEY, "--expect-log", given)[0] == 2
+
+
+def test_a_key_takes_over_once(invoke: Invoke) -> None:
+    written("audit.jsonl")
+    again = ("audit", "keys", "rotate", "audit.jsonl", *KEY, *MIA, "--to-env")
+    code, _, err = invoke(*again, "AUDIT_SECRET")
+    assert (code, "was the log's already" in err) == (1, True)
+    assert invoke(*again, "NEXT_SECRET")[0] == 0
+    assert invoke(*again, "AUDIT_SECRET", "--secret-env", "NEXT_SECRET")[0] == 1
+
+
+def test_a_proof_is_in_lower_case_for_both_verifiers(invoke: Invoke, ok: Any) -> None:
+    written("audit.jsonl")
+    [key] = ok("audit", "keys", "show", *KEY, "--log", "audit.jsonl")["keys"]
+    proof = json.loads(invoke("audit", "prove", "audit.jsonl", "--entry", "7")[1])
+
+    def holds(**other: Any) -> bool:
+        Path("proof").write_bytes(msgspec.json.encode(proof | other))
+        code, _, _ = invoke("audit", "prove", "--check", "proof", "--signer", key["signer"])
+        assert shipworthy_verify.check_inclusion(Path("proof").read_bytes(), key["signer"])[0] == (code == 0)
+        return code == 0
+
+    assert holds()
+    assert not holds(path=[each.upper() for each in proof["path"]])
+    head, sig = proof["checkpoint"][:-130], proof["checkpoint"][-130:]
+    assert not holds(checkpoint=head + sig.upper())
+
+
+@pytest.mark.parametrize(
+    ("of", "part", "mutant"),
+    [
+        (verifying_audit, "held_to_anchors", lambda report, anchors: report),
+        (opening_audit, "_up_to", lambda path, size: iter(())),
+    ],
+)
+def test_a_command_that_does_not_hold_a_log_to_its_anchors_fails_the_law(
+    of: Any, part: str, mutant: Any, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of, part, mutant)
+    with pytest.raises(AssertionError):
+        test_an_anchor_that_was_given_has_to_know_the_log(invoke)

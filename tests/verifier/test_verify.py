@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -22,7 +23,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import shipworthy_verify as sv
-from shipworthy_verify import ed25519
+from shipworthy_verify import ed25519, files
 
 SECRET, NEW, OTHER = "correct horse", "battery staple", "another one"
 SEEDS = range(6)
@@ -642,6 +643,45 @@ def test_segments(tmp_path: Path) -> None:
     (tmp_path / "audit.jsonl.000004").unlink()
     report = sv.verify_file(path, secrets=[SECRET])
     assert (report.verdict, report.entry) == ("deleted", 30)
+
+
+def cut_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The verdicts of a log whose newest file is cut just after its folder is listed, the first time, the second..."""
+    verdicts = []
+    for at in range(1, 5):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        path = put(make(60, bodies=False), folder, cuts=3)
+        listed, real = itertools.count(1), os.listdir
+
+        def cut(where: Path, at: int = at, listed: Any = listed, path: Path = path, real: Any = real) -> Any:
+            names = real(where)
+            if next(listed) == at:
+                older = [name for name in names if re.fullmatch(r"audit\.jsonl\.[0-9]{6}", name)]
+                path.rename(f"{path}.{len(older) + 1:06d}")
+                path.touch()
+            return names
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "listdir", cut)
+            verdicts.append(sv.verify_file(path, secrets=[SECRET], anchors=[folder / "anchor"]).verdict)
+    return verdicts
+
+
+def test_a_log_that_is_cut_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cut_while_it_is_read(tmp_path, monkeypatch) == ["ok"] * 4
+
+
+def test_a_verifier_that_looks_once_takes_it_for_an_attack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def once(path: Path) -> Iterator[bytes]:
+        for part in [*files._older(path), path]:
+            with part.open("rb") as file:
+                yield from files._all_lines([file])
+
+    monkeypatch.setattr(files, "_log_lines", once)
+    assert "truncated" in cut_while_it_is_read(tmp_path, monkeypatch)
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

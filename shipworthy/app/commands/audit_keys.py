@@ -15,11 +15,13 @@ from shipworthy.app.commands.printing import OK, Printer, note
 from shipworthy.domain.audit import Draft, Entry
 from shipworthy.errors import InputError
 from shipworthy.rules.audit import form
+from shipworthy.rules.audit.chain import BEGUN, ROTATED
 from shipworthy.rules.audit.entries import done
 from shipworthy.rules.audit.keys import Secret
 from shipworthy.rules.audit.signatures import public_of
 
 _BYTES = 32
+_NAMING = tuple([b'{"action":' + form.encode(action) for action in (BEGUN, ROTATED)])
 
 
 def new(*, as_json: bool) -> int:
@@ -89,6 +91,11 @@ def rotate(log: str, given: Given, to: Given, by: str, why: str, *, as_json: boo
     first, _ = _ends(log)
     name = str(first.facts.get("name") or "")
     keys = [Secret(after), *old]
+    if keys[0].id in _named(log):
+        raise InputError(
+            f"The key {keys[0].id} was the log's already, or is.",
+            fix="Make a new secret with `shipworthy audit keys new`.",
+        )
     asked = done("keys.rotated", by, time.time_ns() // 1_000_000, None, {"key": keys[0].id, "why": why})
     signer = asyncio.run(_rotated(_writer(log, name, keys), asked))
     printer = Printer(as_json=as_json)
@@ -142,6 +149,13 @@ def _ends(log: str) -> tuple[Entry, Entry]:
             f"The log at {log} has no entries that can be read.", fix="Run `shipworthy audit verify` on it."
         )
     return one, other
+
+
+def _named(log: str) -> set[Any]:
+    """The ids of the keys that a log names, as it stands."""
+    with reading(log) as read:
+        entries = [form.entry_of(line) for line in read.entries(0) if line.startswith(_NAMING)]
+    return {entry.facts.get("key") for entry in entries if entry is not None}
 
 
 def _sealed_data(key: SealedKey) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from shipworthy.adapters.files.audit_lines import Reader, parts
 from shipworthy.app.anchors import anchor_for
-from shipworthy.errors import AuditUnavailable, ConfigurationError, InputError
+from shipworthy.errors import AnchorError, AuditUnavailable, ConfigurationError, InputError
 from shipworthy.rules.audit import form
 from shipworthy.rules.audit.chain import SLOT, Seal, seals_of
 from shipworthy.rules.audit.keys import Secret
@@ -30,7 +30,7 @@ class Opened(Protocol):
     def exists(self) -> bool: ...
     def seals(self) -> Sequence[Seal]: ...
     def name(self) -> str:
-        """What its first entry says, or what it would be called by its place."""
+        """What its first entry says, or else its checkpoints, or what it would be called by its place."""
         ...
 
     def lines(self) -> Iterator[tuple[bytes, bool]]:
@@ -73,7 +73,12 @@ class OfFile:
 
     def name(self) -> str:
         first = next(self.entries(0), None) if self.exists() else None
-        return _name_in(first) or os.path.basename(self._path)
+        return _name_in(first) or self._signed_name() or os.path.basename(self._path)
+
+    def _signed_name(self) -> str:
+        """What its own checkpoints call it; "" where there are none."""
+        heads = [read[0] for line in self.checkpoints() if (read := form.head_of(line)) is not None]
+        return heads[-1].name if heads else ""
 
     def lines(self) -> Iterator[tuple[bytes, bool]]:
         with parts(self._path) as files:
@@ -201,7 +206,7 @@ def reading(place: str, *, found_only: bool = True) -> Iterator[Opened]:
         raise
     except OSError as error:
         raise AuditUnavailable(
-            f"The audit log at {log.where} cannot be read: {error}.",
+            f"The audit log at {log.where} cannot be read: {error.strerror or error}.",
             fix="Give this process its files, for reading.",
         ) from error
     finally:
@@ -245,10 +250,12 @@ def secrets_of(given: Given) -> list[Secret]:
 
 
 class Anchored(NamedTuple):
-    """What an anchor has, up to the newest that there was when it was asked."""
+    """What an anchor has, up to the newest that there was when it was asked. `knows`: the logs of the name that was
+    asked for. The lines may be of other names where it knows none."""
 
     where: str
     lines: Iterator[bytes]
+    knows: frozenset[str]
     close: contextlib.ExitStack
 
 
@@ -258,8 +265,14 @@ def anchored(addresses: Sequence[str], name: str) -> list[Anchored]:
 
 
 def _asked(address: str, name: str) -> Anchored:
-    named = "://" in address or address.partition(":")[0] == "file"
-    anchor = anchor_for(address if named else f"file:{address}")
+    is_file = address.startswith("file:") or "://" not in address
+    path = address.removeprefix("file:") if is_file else ""
+    anchor = anchor_for(f"file:{path}" if is_file else address)
+    if is_file and not os.path.exists(path):
+        raise AnchorError(
+            f"There is no anchor at {path}.",
+            fix="Correct --anchor, or mount its disk: it is the file that the log's writers send checkpoints to.",
+        )
     stack = contextlib.ExitStack()
     stack.callback(anchor.close)
     newest: dict[str, int] = {}
@@ -267,7 +280,10 @@ def _asked(address: str, name: str) -> Anchored:
         read = form.head_of(line)
         if read is not None:
             newest[read[0].log] = read[0].entries
-    return Anchored(anchor.where, bounded(anchor.all(name), newest), stack)
+    if is_file and not newest:  # it tells of other logs, of which this may have taken the place
+        lines = _up_to(path, os.path.getsize(path))
+        return Anchored(anchor.where, (line for line in lines if form.head_of(line)), frozenset(), stack)
+    return Anchored(anchor.where, bounded(anchor.all(name), newest), frozenset(newest), stack)
 
 
 def bounded(lines: Iterable[bytes], newest: Mapping[str, int]) -> Iterator[bytes]:

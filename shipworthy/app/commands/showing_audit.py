@@ -12,7 +12,9 @@ import msgspec
 from shipworthy.app.commands import timeline
 from shipworthy.app.commands.opening_audit import Opened, reading
 from shipworthy.app.commands.printing import OK, Printer, note
+from shipworthy.app.commands.visible import on_one_line, word
 from shipworthy.domain.audit import Entry
+from shipworthy.errors import InputError
 from shipworthy.rules.audit import form
 from shipworthy.rules.audit.reading import Holding, Sum, Sums
 
@@ -69,6 +71,10 @@ def show(log: str, wanted: Wanted, how: How) -> int:
         for entry, body in some:
             _show(printer, entry, body, how)
             count += 1
+        if not count and _holds_nothing(read):
+            raise InputError(
+                f"There is no entry of an audit log in {log}.", fix="Pass the path of a log's newest file."
+            )
     if not count:
         note("No entry matches.")
     return OK
@@ -98,9 +104,9 @@ def sums(log: str, wanted: Wanted, how: How) -> int:
 def _titled(counted: Sums) -> Iterator[tuple[str, Sum]]:
     yield "all", counted.all
     for tenant, each in counted.tenants.items():
-        yield f"tenant {tenant}", each
+        yield f"tenant {word(tenant or '-')}", each
     for (tenant, user), each in counted.users.items():
-        yield f"user {user} of {tenant}", each
+        yield f"user {word(user or '-')} of {word(tenant or '-')}", each
 
 
 def _sums_data(counted: Sums) -> dict[str, Any]:
@@ -155,6 +161,16 @@ def _entries(read: Opened) -> Iterator[Found]:
         yield entry, None
 
 
+def _holds_nothing(read: Opened) -> bool:
+    """Whether there are lines, and no entry among them."""
+    lines = 0
+    for line, _ in read.lines():
+        lines += 1
+        if form.entry_of(line) is not None:
+            return False
+    return lines > 0
+
+
 def _void(read: Opened) -> set[int]:
     holding = Holding()
     for line in read.entries(0):
@@ -171,17 +187,20 @@ def _show(printer: Printer, entry: Entry, body: bytes | None, how: How) -> None:
             data["body"] = None if body is None else _json(body)
         printer.emit(data)
         return
-    facts = " ".join([f"{name}={_short(value)}" for name, value in entry.facts.items() if value is not None])
-    whose = "/".join([each or "-" for each in (entry.tenant, entry.user)])
-    run = "" if entry.run is None else f"  {entry.run}#{entry.n}"
+    facts = " ".join(
+        [f"{word(name)}={_short(value)}" for name, value in entry.facts.items() if value is not None]
+    )
+    whose = "/".join([word(each or "-") for each in (entry.tenant, entry.user)])
+    run = "" if entry.run is None else f"  {word(entry.run)}#{entry.n}"
+    action, actor = word(entry.action), word(entry.actor)
     at = timeline.moment(entry.at)
-    printer.say(f"{entry.seq:>6}  {at}  {entry.action:<18} {entry.actor}  {whose}{run}  {facts}".rstrip())
+    printer.say(f"{entry.seq:>6}  {at}  {action:<18} {actor}  {whose}{run}  {facts}".rstrip())
     if how.bodies and body is not None:
-        printer.say(f"        {body.decode(errors='replace')}")
+        printer.say(f"        {on_one_line(body.decode(errors='replace'))}")
 
 
 def _short(value: Any) -> str:
-    return value if isinstance(value, str) else form.encode(value).decode()
+    return word(value) if isinstance(value, str) else on_one_line(form.encode(value).decode())
 
 
 def _json(body: bytes) -> Any:

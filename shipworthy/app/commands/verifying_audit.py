@@ -7,8 +7,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from shipworthy.app.commands.opening_audit import Anchored, Given, Opened, anchored, reading, secrets_of
-from shipworthy.app.commands.printing import ERROR, OK, Printer, console, note
+from shipworthy.app.commands.printing import ERROR, OK, USAGE, Printer, console, failed, note
+from shipworthy.app.commands.visible import on_one_line
+from shipworthy.errors import AnchorError
 from shipworthy.rules.audit.verdicts import Report
 from shipworthy.rules.audit.verifying import Verifier
 
@@ -27,8 +31,16 @@ class Request(NamedTuple):
 
 
 def verify(request: Request) -> int:
-    """Verify a log; 0 if it is as it was written."""
+    """Verify a log; 0 if it is as it was written, 2 if an anchor could not be asked."""
     printer = Printer(as_json=request.as_json)
+    try:
+        return _verified(request, printer)
+    except AnchorError as error:
+        failed(error, printer)
+        return USAGE
+
+
+def _verified(request: Request, printer: Printer) -> int:
     secrets = secrets_of(request.secrets)
     with reading(request.log, found_only=False) as log, contextlib.ExitStack() as stack:
         seals = log.seals()
@@ -46,9 +58,18 @@ def verify(request: Request) -> int:
         exists = log.exists()
         if exists:
             _read(printer, log, verifier)
-        report = verifier.report(missing=not exists)
+        report = held_to_anchors(verifier.report(missing=not exists), kept)
     _tell(printer, log, report, kept)
     return OK if report.verdict == "ok" else ERROR
+
+
+def held_to_anchors(report: Report, anchors: Sequence[Anchored]) -> Report:
+    """The same; or that an anchor which was given knows nothing of a log that is in order otherwise."""
+    silent = [each.where for each in anchors if report.log not in each.knows]
+    if report.verdict != "ok" or not silent:
+        return report
+    what = f"{'; '.join(silent)}: there is no checkpoint of this log."
+    return msgspec.structs.replace(report, verdict="unanchored", what=what)
 
 
 def _read(printer: Printer, log: Opened, verifier: Verifier) -> None:
@@ -109,18 +130,18 @@ def _tell(printer: Printer, log: Opened, report: Report, anchors: Sequence[Ancho
         return
     if report.verdict == "ok":
         printer.say(
-            f"ok: {report.entries} entries of {report.name or log.where!r} stand as they were made.", "green"
+            f"ok: {report.entries} entries of {_named(report, log)} stand as they were made.", "green"
         )
     else:
         at = "" if report.seq is None else f" at entry {report.seq}"
-        printer.say(f"{report.verdict}{at}: {report.what}", "red")
+        printer.say(f"{report.verdict}{at}: {on_one_line(report.what)}", "red")
         printer.say(f"  {report.means}")
         printer.say(f"  fix: {report.fix}")
         if report.also:
-            printer.say(f"  also {report.also}")
+            printer.say(f"  also {on_one_line(report.also)}")
         printer.say(f"{report.entries} entries before it stand as they were made.")
     bodies = report.bodies
-    printer.say(f"log        {report.log or 'unknown'}")
+    printer.say(f"log        {on_one_line(report.log or 'unknown')}")
     printer.say(f"keys       {', '.join(report.keys) or 'none'}; {_secure(report)}")
     printer.say(
         f"bodies     {bodies.fit} fit, {bodies.erased} erased, {bodies.missing} missing, {bodies.edited} do not fit"
@@ -132,6 +153,10 @@ def _tell(printer: Printer, log: Opened, report: Report, anchors: Sequence[Ancho
         )
     for window in report.windows:
         note(f"note: {window}")
+
+
+def _named(report: Report, log: Opened) -> str:
+    return on_one_line(repr(report.name or log.where))
 
 
 def _secure(report: Report) -> str:

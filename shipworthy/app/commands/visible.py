@@ -12,6 +12,8 @@ _WITHOUT_INK = frozenset(
 ) | {*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)}
 """Characters that count as printable and show nothing: fillers, blanks, variation selectors."""
 
+_PARTING = frozenset(' "')
+
 
 def visible(text: str) -> str:
     """*text* with every character that is not to be seen, or that turns the direction of others, as its JSON escape.
@@ -19,6 +21,17 @@ def visible(text: str) -> str:
     if text.isascii() and text.replace("\n", "").isprintable():
         return text
     return "".join([c if c == "\n" or _is_seen(c) else _escaped(c) for c in text])
+
+
+def on_one_line(text: str) -> str:
+    """As `visible` shows it, line breaks escaped as well."""
+    return visible(text).replace("\n", "\\n")
+
+
+def word(text: str) -> str:
+    """*text* so that it is seen where it ends: as it is, or quoted as JSON."""
+    plain = text.isprintable() and text and not _PARTING.intersection(text) and visible(text) == text
+    return text if plain else on_one_line(msgspec.json.encode(text).decode())
 
 
 def pretty(arguments: str) -> str:

@@ -10,6 +10,7 @@ from itertools import chain
 
 from shipworthy.domain.audit import FORMAT, TreeHead
 from shipworthy.rules.audit import form
+from shipworthy.rules.audit.formed import LOG, MAC
 from shipworthy.rules.audit.merkle import Tree
 from shipworthy.rules.audit.signatures import is_signed
 
@@ -24,11 +25,20 @@ def checkpoint_of(line: bytes) -> _Read | None:
     read = form.head_of(line)
     if read is None or read[0].entries >= NEVER or read[0].v != FORMAT:
         return None
+    hashes = [read[0].signer, read[0].root, *read[0].peaks]
+    if not LOG.match(read[0].log) or not all([MAC.match(each) for each in hashes]) or not _is_lower(line):
+        return None
     try:
         tree = Tree(read[0].entries, [bytes.fromhex(peak) for peak in read[0].peaks])
     except ValueError:
         return None
     return read if tree.root().hex() == read[0].root else None
+
+
+def _is_lower(line: bytes) -> bool:
+    """Whether a checkpoint's signature is as it is written; hexadecimal in capitals would be another line."""
+    signature = line.rstrip(b"\n")[-130:-2]
+    return signature == signature.lower()
 
 
 class Source:

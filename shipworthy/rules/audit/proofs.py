@@ -11,6 +11,7 @@ import msgspec
 from shipworthy.domain.audit import FORMAT, TreeHead
 from shipworthy.errors import InputError
 from shipworthy.rules.audit import form
+from shipworthy.rules.audit.formed import MAC
 from shipworthy.rules.audit.heads import checkpoint_of
 from shipworthy.rules.audit.merkle import leaf, node, split
 from shipworthy.rules.audit.signatures import is_signed
@@ -265,8 +266,6 @@ def _bytes(text: str) -> bytes:
 
 
 def _nodes(path: Sequence[str]) -> list[bytes] | None:
-    try:
-        nodes = [bytes.fromhex(each) for each in path if len(each) == _HASH]
-    except ValueError:
+    if len(path) > _LONGEST or not all([MAC.match(each) for each in path]):
         return None
-    return nodes if len(nodes) == len(path) <= _LONGEST else None
+    return [bytes.fromhex(each) for each in path]

@@ -74,11 +74,21 @@ MEANS: dict[Verdict, tuple[str, str]] = {
         "A checkpoint is not signed by the log's signer: it was made up, changed, or is another log's.",
         "Look where that checkpoint came from; the entries themselves stand as they were made.",
     ),
+    "unanchored": (
+        "The log is in order as far as it tells itself, but an anchor that was given has no checkpoint of it.",
+        "Give the anchor that its writers send to, and the --name that it knows the log by. A new log is anchored "
+        "after a second.",
+    ),
     "body_edited": (
         "Every entry stands as it was made, but what is beside one is not what it told of.",
         "Do not rely on that body. To erase a body, use Shipworthy, which marks it as erased.",
     ),
 }
+
+
+_EMPTY = (
+    "There is nothing in it, and no anchor was asked: that the whole log was taken away would not be seen."
+)
 
 
 class Finding(NamedTuple):
@@ -134,7 +144,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def windows(*, entries: int, anchored: int, any_anchor: bool, forward_secure: bool) -> tuple[str, ...]:
     """What could have been done to a log of so many entries, and would not be seen."""
     if not entries:
-        return ()
+        return () if any_anchor else (_EMPTY,)
     said = []
     if not any_anchor:
         said.append(
