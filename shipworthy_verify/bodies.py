@@ -18,6 +18,8 @@ class Bodies:
         """Judge a body's line that comes after so many entries."""
         digest, self.waiting = self.waiting, None
         found = form.body(line)
+        if found is None and whole and form.is_half_erased(line):
+            found = entries - 1, None
         self._torn = (entries, len(line), digest, self.first_edited) if found is None and not whole else None
         if found is None or not digest or found[0] != entries - 1 or found[1] not in (None, digest):
             self.edited += 1

@@ -170,6 +170,11 @@ def body(line: bytes) -> tuple[int, str | None] | None:
         return None
 
 
+def is_half_erased(line: bytes) -> bool:
+    """Whether the line is what an erasure left that was interrupted."""
+    return line.startswith(BODY[0]) and line.endswith(b" ")
+
+
 class Slot(NamedTuple):
     """One of the two places of a seal."""
 

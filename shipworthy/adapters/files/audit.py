@@ -4,20 +4,19 @@ machine may append."""
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
+from shipworthy.adapters.files.audit_erasing import erased
 from shipworthy.adapters.files.audit_heads import Heads
 from shipworthy.adapters.files.audit_lane import Appender, Place
-from shipworthy.adapters.files.audit_lines import Part, Reader, numbers, older, onwards, parts
+from shipworthy.adapters.files.audit_lines import Reader, parts
 from shipworthy.adapters.shared.lane import forks
 from shipworthy.adapters.shared.notary import Notary
 from shipworthy.domain.audit import Draft, Entry, EpochKeys, Links, Standing
 from shipworthy.errors import AuditClosed, AuditUnavailable
 from shipworthy.ports.anchors import Anchor
-from shipworthy.rules.audit import form
 
 
 class FileLog:
@@ -35,8 +34,8 @@ class FileLog:
     ) -> None:
         sealed = next((named for key in keys if (named := getattr(key, "name", ""))), None)
         name = name or sealed
-        self.path = os.path.abspath(path)
-        self.name = name or os.path.basename(self.path)
+        self.path = os.path.realpath(path)  # not a link's: lock and seal are beside the file itself
+        self.name = name or os.path.basename(os.path.abspath(path))
         self._files = Place(self.path, keys, name, self.name, rotate_bytes, synced)
         self._anchors = tuple(anchors)
         self._heads = Heads(self.path + ".checkpoints")
@@ -64,6 +63,11 @@ class FileLog:
     def anchor_failures(self) -> int:
         """How often an anchor could not be asked, or did not take a checkpoint."""
         return 0 if self._notary is None else self._notary.anchor_failures
+
+    @property
+    def key_failures(self) -> int:
+        """How often a sealed key could not move on, or a retired one could not be destroyed."""
+        return 0 if self._notary is None else self._notary.key_failures
 
     async def open(self) -> None:
         """Begin the log where there is none; cut off the torn end that a crash left. Raises AuditError."""
@@ -100,6 +104,8 @@ class FileLog:
                 f"The audit log {self.path} was opened in the process that this one was forked from.",
                 fix="Make and open another one after the fork.",
             )
+        if self._notary is not None:
+            self._notary.sound()
         return self._lane
 
     # on other threads
@@ -109,7 +115,7 @@ class FileLog:
             if self._lane is not None and self._forks == forks():
                 return
             self._forks = forks()
-            notary, self._notary = Notary(self, self._anchors), None
+            notary, self._notary = Notary(self, self._anchors, keys=self._files.keys), None
             lane = self._newest = Appender(self._files, lambda: self._tells(notary), self._made)
             try:
                 lane.do(lambda _: None)
@@ -149,7 +155,7 @@ class FileLog:
     def _erase(self, match: Callable[[Entry], bool], count: int) -> int:
         try:
             with parts(self.path) as files:
-                return sum([_erased(part, match, count) for part in files])
+                return sum([erased(part, match, count) for part in files])
         except OSError as error:
             raise AuditUnavailable(
                 f"Bodies of the audit log {self.path} cannot be erased: {error}."
@@ -179,40 +185,3 @@ class FileLog:
         """Make the seal durable, and before it what it counts."""
         assert self._newest is not None
         self._newest.settle()
-
-
-def _writable(part: Part) -> int:
-    """The file of a part, though it may have been renamed meanwhile. Raises OSError."""
-    path = part.path
-    for place in (path, *[older(path, number) for number in numbers(path)[::-1]]):
-        fd = os.open(place, os.O_WRONLY | os.O_CLOEXEC)
-        at = os.fstat(fd)
-        if (at.st_dev, at.st_ino) == part.id:
-            return fd
-        os.close(fd)
-    raise FileNotFoundError(errno.ENOENT, "it was removed", path)
-
-
-def _erased(part: Part, match: Callable[[Entry], bool], count: int) -> int:
-    """Write over what matches in one file, and sync it; entries from *count* on may be cut off yet, and are left."""
-    done, seq = 0, -1
-    writing = -1
-    try:
-        for at, line in onwards(part.fd, 0):
-            if form.is_entry(line):
-                entry = form.entry_of(line)
-                if entry is not None and entry.seq >= count:
-                    break
-                seq = entry.seq if entry is not None and match(entry) else -1
-            elif seq >= 0:
-                over = form.erased_line(seq, len(line))
-                if line != over:
-                    writing = _writable(part) if writing < 0 else writing
-                    os.pwrite(writing, over, at)
-                    done += 1
-        if writing >= 0:
-            os.fsync(writing)
-    finally:
-        if writing >= 0:
-            os.close(writing)
-    return done

@@ -28,6 +28,8 @@ from shipworthy.rules.audit.chain import SALT, Chain, genesis, seal_of
 log = logging.getLogger("shipworthy.audit")
 _BACK = 5_000
 """Milliseconds by which a clock may be behind before it is said."""
+_LONGEST = 64 << 20
+"""Bytes of a line from which on verifiers refuse it."""
 _FULL = getattr(fcntl, "F_FULLFSYNC", None)
 
 
@@ -95,6 +97,12 @@ class Appender(Lane):
             log.error("The clock is behind the audit log %s: was it set back?", self._path)
         for draft in drafts:
             made = link(draft, now, os.urandom(SALT) if draft.body else b"")
+            if len(made.line) >= _LONGEST or len(made.body) >= _LONGEST:
+                raise AuditError(
+                    f"An entry of {draft.action!r} would be {max(len(made.line), len(made.body))} bytes long, and an "
+                    f"audit log's lines are shorter than {_LONGEST}: no verifier would read it.",
+                    fix="Keep the content elsewhere, and enter its digest.",
+                )
             self._lines.append(made.line)
             if made.body:
                 self._lines.append(made.body)

@@ -120,10 +120,11 @@ class Reader:
                 at = 0
 
     def _place(self, files: list[Part], after: int) -> tuple[int, int]:
-        if self._mark is not None and self._mark[0] == after:
+        mark = self._mark  # of several threads
+        if mark is not None and mark[0] == after:
             for index, part in enumerate(files):
-                if part.id == self._mark[1]:
-                    return index, self._mark[2]
+                if part.id == mark[1]:
+                    return index, mark[2]
         chosen = 0
         for index, part in enumerate(files):
             found = first_entry(part.fd, 0)

@@ -125,7 +125,7 @@ def _held(
                 if _is_right(key, begin, seal):
                     return slot, seal, key
             except AuditKeyWrong:
-                over = over or key.log == begin.log
+                over = over or (key.log == begin.log and not getattr(key, "retired", False))
     if not seals:
         return None
     if over:
@@ -174,7 +174,10 @@ def _whole(line: bytes) -> Entry | None:
 
 def _wrong(path: str, keys: tuple[EpochKeys, ...]) -> AuditKeyWrong:
     have = ", ".join([key.id for key in keys])
-    return AuditKeyWrong(f"The audit log {path} goes on under another key, and here is {have}.")
+    return AuditKeyWrong(
+        f"The audit log {path} goes on under another key, and here is {have}.",
+        fix="Pass the secret, or the sealed key file, that took over from it.",
+    )
 
 
 def _behind(files: Sequence[Part], path: str, seal: Seal) -> list[tuple[Part, int, bytes]]:

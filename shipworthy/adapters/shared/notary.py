@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from shipworthy.adapters.shared.courier import Courier
+from shipworthy.adapters.shared.courier import Courier, Judge
+from shipworthy.adapters.shared.sealed import SealedKey
 from shipworthy.domain.audit import EVERY, EpochKeys, Standing, TreeHead
 from shipworthy.errors import AuditDamaged
 from shipworthy.ports.anchors import Anchor
@@ -26,7 +27,9 @@ _EVOLVE = 1.0
 """Seconds between two moves of a sealed key; the file is synced for each."""
 _BREATH = 0.05
 """Seconds between two checkpoints, however many entries are made: each costs a signature."""
-_LAST_WORD = 5.0
+_FIRST_WORD = 2.0
+"""Seconds that opening waits for anchors, for all of them together."""
+_LAST_WORD = 2.0
 """Seconds that closing waits for anchors."""
 
 
@@ -58,9 +61,16 @@ class Notary:
     """Makes a checkpoint after *every* entries, or *patience* seconds after the first that has none."""
 
     def __init__(
-        self, of: Notarised, anchors: Sequence[Anchor] = (), *, every: int = EVERY, patience: float = 1.0
+        self,
+        of: Notarised,
+        anchors: Sequence[Anchor] = (),
+        *,
+        keys: Sequence[EpochKeys] = (),
+        every: int = EVERY,
+        patience: float = 1.0,
     ) -> None:
-        self._log, self._every, self._patience = of, every, patience
+        """*keys*: the writer's. Those that the first one took over from are destroyed, where they can be."""
+        self._log, self._keys, self._every, self._patience = of, tuple(keys), every, patience
         self._couriers = [Courier(anchor, self._own) for anchor in anchors]
         self._tree = Tree()
         self._sound: tuple[bytes, TreeHead | None] = (b"", None)
@@ -73,8 +83,12 @@ class Notary:
         self._evolved = (-1, "")
         self._evolve_at = 0.0
         self._complained: set[str] = set()
+        self._asked = ("", 0.0)
+        self._damage = ""
         self.failures = 0
         """How often a checkpoint could not be made."""
+        self.key_failures = 0
+        """How often a sealed key could not move on, or a retired one could not be destroyed."""
 
     @property
     def unanchored(self) -> int:
@@ -109,26 +123,67 @@ class Notary:
         for courier in self._couriers:
             courier.stop()
         for courier in self._couriers:
-            courier.join(max(until - time.monotonic(), 0.0))
+            courier.join(max(until - time.monotonic(), 0.02))
 
     def check(self) -> None:
         """Whether the log's own newest checkpoint, and those of the anchors, fit the log. Raises AuditDamaged. An
-        anchor that cannot be asked is no reason to stop."""
-        standing, _ = self._log.standing()
+        anchor that cannot be asked is no reason to stop: it is asked again, and if it tells of damage `sound` does."""
+        answers = self._told(self._log.standing()[0].name, self._late)
+        standing, head = self._compared()
+        for courier, heads in answers:
+            courier.check(heads, standing, head, self._reaches)
+
+    def sound(self) -> None:
+        """Whether no anchor that answered late told of damage. Raises AuditDamaged."""
+        if self._damage:
+            raise AuditDamaged(self._damage)
+
+    def is_known(self, name: str) -> str:
+        """The first anchor that tells of a log of this name, and what it tells; "" for none."""
+        for courier, heads in self._told(name, None):
+            if heads:
+                return f"{courier.where} has {heads[0].entries} entries of one"
+        return ""
+
+    def _told(self, name: str, late: Judge | None) -> list[tuple[Courier, list[TreeHead]]]:
+        """What the anchors say which can be asked, within the time that they have together."""
+        if self._asked[0] != name:
+            self._asked = (name, self._asked[1] or time.monotonic() + _FIRST_WORD)
+            for courier in self._couriers:
+                courier.ask(name)
+        said = [(courier, courier.heard(self._asked[1], late)) for courier in self._couriers]
+        return [(courier, heads) for courier, heads in said if heads is not None]
+
+    def _late(self, courier: Courier, heads: list[TreeHead]) -> bool:
+        """An anchor answers after the log was opened, on its courier's thread: whether it fits."""
+        try:
+            standing, head = self._compared()
+            courier.check(heads, standing, head, self._reaches)
+        except AuditDamaged as error:
+            self._damage = error.what
+            log.critical("Nothing more is entered in the audit log: %s", error)
+            return False
+        except Exception as error:  # the log cannot be read now; who writes it finds out
+            log.error("An audit log could not be held to %s: %s", courier.where, error)
+        return True
+
+    def _compared(self) -> tuple[Standing, TreeHead | None]:
+        """Where the log stands, and its newest checkpoint, which fits. The checkpoint is read first: others may go on
+        meanwhile. Raises AuditDamaged."""
         head = self._own()
+        standing, _ = self._log.standing()
         if head is not None and head.log != standing.log:
             raise AuditDamaged(f"The checkpoints of {standing.name!r} are of another log (swapped).")
-        if head is not None and head.entries > standing.count:
+        if head is not None and not self._reaches(head.entries):
             raise AuditDamaged(
                 f"The log {standing.name!r} ends after {standing.count} entries, and a checkpoint has {head.entries} "
                 "(rolled_back)."
             )
-        for courier in self._couriers:
-            courier.check(standing, head)
+        return standing, head
 
-    def is_known(self, name: str) -> str:
-        """The first anchor that tells of a log of this name, and what it tells; "" for none."""
-        return next((said for courier in self._couriers if (said := courier.knows(name))), "")
+    def _reaches(self, count: int) -> bool:
+        """Whether the log has so many entries. Before that is denied, it is looked at as it is now."""
+        return count <= self._log.standing()[0].count or next(self._log.lines(count - 1), None) is not None
 
     # on the thread
 
@@ -168,16 +223,26 @@ class Notary:
         try:
             standing, keys = self._log.standing()
             self._certify(standing, keys)
-            self._evolve(standing, keys, closing)
         except Exception as error:
             self.failures += 1
-            kind = type(error).__name__
-            if kind not in self._complained:
-                self._complained.add(kind)
-                log.error("No checkpoint of an audit log could be made: %s: %s", kind, error)
+            self._complain("No checkpoint of an audit log could be made", error)
+            return False
+        try:
+            self._evolve(standing, keys, closing)
+            self._retire(standing, keys)
+        except Exception as error:
+            self.key_failures += 1
+            self._complain("Keys of an audit log that are over could not be let go of", error)
             return False
         self._complained.clear()
         return True
+
+    def _complain(self, what: str, error: Exception) -> None:
+        """Once for each kind, until all is well again."""
+        kind = type(error).__name__
+        if what + kind not in self._complained:
+            self._complained.add(what + kind)
+            log.error("%s: %s: %s", what, kind, error)
 
     def _certify(self, standing: Standing, keys: EpochKeys) -> None:
         head = self._own()
@@ -245,6 +310,27 @@ class Notary:
             self._log.settle()
             keys.over(standing.log, reached[0])
             self._evolved, self._evolve_at = reached, now + _EVOLVE
+
+    def _retire(self, standing: Standing, keys: EpochKeys) -> None:
+        """Destroy the sealed keys from which the first one took over: they could make anew what came after. Not before
+        the seal, and the last entry that it counts, are the new one's."""
+        if not self._keys or keys.id != self._keys[0].id:
+            return
+        retired = [
+            key
+            for key in self._keys[1:]
+            if isinstance(key, SealedKey)
+            and not key.retired
+            and key.id != keys.id
+            and key.log == standing.log
+        ]
+        if not retired:
+            return
+        line = next(self._log.lines(standing.count - 1), b"")
+        if form.is_authentic(keys.epoch(standing.log, (standing.count - 1) // standing.every), line):
+            self._log.settle()
+            for key in retired:
+                key.retire()
 
 
 def _root(head: TreeHead) -> str:

@@ -27,13 +27,14 @@ class Beside:
             self._missing += 1
         self._due = digest
 
-    def take(self, line: bytes, seq: int, whole: bool) -> bool:
-        """A body's line, after the entry of this number. False: it is not *whole*, and does not fit, so it is none."""
+    def take(self, line: bytes, seq: int, whole: bool, ends: bool = True) -> bool:
+        """A body's line, after the entry of this number. False: it is not *whole*, and does not fit, so it is none.
+        *ends*: it has its newline."""
         due = self._due
         self._due = ""
         if due and fits(line, seq, due):
             self._fit += 1
-        elif due and is_erased(line, seq):
+        elif due and is_erased(line, seq, ends):
             self._erased += 1
         elif not whole:
             self._due = due
@@ -52,8 +53,10 @@ class Beside:
         return Bodies(self._fit, self._erased, self._missing, self._edited)
 
 
-def is_erased(line: bytes, seq: int) -> bool:
-    """Whether it says that the body of this entry was erased."""
+def is_erased(line: bytes, seq: int, ends: bool = True) -> bool:
+    """Whether it says that the body of this entry was erased, or is what an erasure left that was interrupted."""
+    if line.startswith(form.BODY):
+        return ends and form.is_erased(line)
     return line.startswith(b'{"erased":') and line.rstrip(b" ") == b'{"erased":%d}' % seq
 
 

@@ -11,6 +11,7 @@ from shipworthy.domain.audit import Entry, TreeHead
 from shipworthy.rules.audit.keys import mac
 
 ZEROS = "0" * 64
+BODY = b'{"body":'
 _MAC, _SIG = b',"mac":"', b',"sig":"'
 _encoder = msgspec.json.Encoder(order="deterministic")
 _entries = msgspec.json.Decoder(Entry)
@@ -82,9 +83,14 @@ def erased_line(seq: int, length: int) -> bytes:
     return _encoder.encode(Erased(seq)).ljust(length)
 
 
+def is_erased(line: bytes) -> bool:
+    """Whether a body's line ends as none does that has its body: it was erased, or began to be."""
+    return line.endswith(b" ")
+
+
 def is_entry(line: bytes) -> bool:
     """Whether a line is an entry's, by how it begins."""
-    return not line.startswith((b'{"body":', b'{"erased":'))
+    return not line.startswith((BODY, b'{"erased":'))
 
 
 def body_of(line: bytes) -> Body | None:

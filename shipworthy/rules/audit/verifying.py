@@ -292,7 +292,7 @@ class Verifier:
     def _feed_body(self, line: bytes, whole: bool) -> None:
         if self._looking:
             self._look(None, line)
-        elif not self._bodies.take(line, self._due - 1, whole or self._due <= self._sealed()):
+        elif not self._bodies.take(line, self._due - 1, whole or self._due <= self._sealed(), whole):
             self._torn = len(line)
 
     # the end
