@@ -158,12 +158,13 @@ class Logs:
         if self._by_agent:
             await self.enter(beside(action, actor, scope, time.time_ns() // 1_000_000, **facts))
 
-    async def erase(self, scope: Scope, runs: int) -> None:
-        """Forget what bodies of the scope's entries said, in each log, and enter that it was done. Entries stay.
-        Raises AuditError."""
+    async def erase(self, scope: Scope, run_ids: Collection[str]) -> None:
+        """Forget what bodies of the scope's entries said, in each log, and enter that it was done, with these runs.
+        Entries stay. Raises AuditError."""
+        match = partial(concerns, scope, frozenset(run_ids))
         for log in self.all():
-            await (await self.opened(log)).erase(partial(concerns, scope))
-        await self.note("person.erased", scope, "operator", runs=runs)
+            await (await self.opened(log)).erase(match)
+        await self.note("person.erased", scope, "operator", runs=len(run_ids))
 
     async def close(self) -> None:
         """Close those that were opened here, and that no other runtime has open."""

@@ -18,6 +18,7 @@ from shipworthy.domain.journal import Batch, Claim, RunSummary
 from shipworthy.domain.scope import ERASED_RUN, Operator, Scope
 from shipworthy.engine.auditing import commit, is_joined
 from shipworthy.engine.listing import listed
+from shipworthy.engine.observing import readers_by_name, told, trace_of
 from shipworthy.engine.recover import claimed, leave
 from shipworthy.engine.removal import closed
 from shipworthy.engine.runtime import Runtime
@@ -105,8 +106,8 @@ class _Erasing:
             for root, members in trees.items():
                 await self._tree(root, members)
         self._runtime.forget(self._scope)
-        logs = await self._store.disown(self._scope)
-        await self._runtime.logs.erase(self._scope, len(self._erased))
+        logs = await self._store.disown(self._scope, self._erased)
+        await self._runtime.logs.erase(self._scope, self._erased)
         remains = [*self._doubts, *await self._store.scrub(_OPERATOR), self._runtime.driver.keeps]
         remains += self._untold(logs)
         if self._runtime.budgets_elsewhere:
@@ -222,13 +223,17 @@ class _Erasing:
             if state.ended is not None:
                 return await store.release(claim.fence)
             witness = await self._runtime.witness(state)
-            last = await self._last_events(state, events, claim)
-            await commit(store, witness, claim.fence, Batch(last, {}, "cancelled"))
+            readers = readers_by_name(self._runtime.agents, state.started)
+            last = await self._last_events(state, events, claim, trace_of(readers))
+            with told(readers, events, last):
+                await commit(store, witness, claim.fence, Batch(last, {}, "cancelled"))
         except BaseException:
             await leave(store, claim.fence)
             raise
 
-    async def _last_events(self, state: RunState, events: list[AnyEvent], claim: Claim) -> list[AnyEvent]:
+    async def _last_events(
+        self, state: RunState, events: list[AnyEvent], claim: Claim, trace: str
+    ) -> list[AnyEvent]:
         """What ends a run; what a crash left open of its budget is closed. The state follows."""
         resumed = RunResumed(
             fence=claim.fence.token,
@@ -237,6 +242,7 @@ class _Erasing:
             output_retries=state.output_retries,
             model_retries=state.model_retries,
             skew=self._store.skew,
+            trace=trace,
         )
         attempt = await closed(self._store.ledger, self._scope, events, 0)
         last: list[AnyEvent] = [resumed, StopRequested(cause="cancelled"), *attempt]

@@ -5,7 +5,7 @@ Laws that every adapter keeps are in `shipworthy.testing.contracts.store`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from shipworthy.domain.events import AnyEvent
@@ -146,13 +146,14 @@ class Erasure(Protocol):
         """
         ...
 
-    async def disown(self, scope: Scope) -> Sequence[str]:
+    async def disown(self, scope: Scope, run_ids: Collection[str] = ()) -> Sequence[str]:
         """Forget what is kept under the name of the scope's user, or of its session, or of every user of the tenant,
         beside runs: approvals for later runs, counters of budgets, rates and caps; who changed those, and when, stays,
         without for whom and why. What is the tenant's or everybody's is left as it is.
 
         So are the entries of the audit logs that the store keeps; bodies and salts of the scope's are forgotten, for
-        which no key is needed. Gives the names of these logs, which nobody tells of it here."""
+        which no key is needed, and with a session's those of the user's *run_ids*, which learned from it and are in
+        none. Gives the names of these logs, which nobody tells of it here."""
         ...
 
     async def scrub(self, operator: Operator) -> Sequence[str]:

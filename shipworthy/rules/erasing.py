@@ -12,7 +12,7 @@ Nothing is kept that is not named here: of a field that somebody adds, only numb
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar, assert_never
 
@@ -384,10 +384,11 @@ def head_of(*parts: str) -> str:
     return _json.encode(parts).decode()[:-1] + ","
 
 
-def concerns(scope: Scope, entry: Entry) -> bool:
-    """Whether an entry of an audit log is of the scope's user, of its session, or of anybody of the tenant."""
+def concerns(scope: Scope, run_ids: Collection[str], entry: Entry) -> bool:
+    """Whether an entry of an audit log is of the scope's user, of its session or, as those that learned from it are in
+    none, of one of these runs of the user; or of anybody of the tenant."""
     return (
         entry.tenant == scope.tenant
         and scope.user in (None, entry.user)
-        and scope.session in (None, entry.session)
+        and (scope.session in (None, entry.session) or entry.run in run_ids)
     )

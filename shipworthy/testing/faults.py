@@ -17,7 +17,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -182,9 +182,9 @@ class PointedStore(Store):
         with self._points.around("bury"):
             await self._store.bury(scope, tombstones)
 
-    async def disown(self, scope: Scope) -> Sequence[str]:
+    async def disown(self, scope: Scope, run_ids: Collection[str] = ()) -> Sequence[str]:
         with self._points.around("disown"):
-            return await self._store.disown(scope)
+            return await self._store.disown(scope, run_ids)
 
     async def scrub(self, operator: Operator) -> Sequence[str]:
         with self._points.around("scrub"):

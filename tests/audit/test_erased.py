@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 import shipworthy.adapters.sqlite.audit as on_sqlite
-from shipworthy import Scope
+from shipworthy import InMemoryMemory, Scope, ScriptedModel, ToolCall
 from shipworthy.app import cli
 from shipworthy.engine.erasing import LOG_ELSEWHERE, JournalsErased, erase_journals
 from shipworthy.engine.memory.erasing import NO_LOGS
@@ -108,6 +108,28 @@ def test_with_the_agent_it_is_entered_and_nothing_else_is_to_be_said(
 async def with_its_agent(place: Place) -> JournalsErased:
     async with place.agent() as agent:
         return await erase_journals(agent.runtime, HERS)
+
+
+@pytest.mark.parametrize("kind", ["file", "joined"])
+def test_what_was_learned_from_a_session_goes_with_it(kind: Kind, tmp_path: Path) -> None:
+    """It was learned in a run of no session."""
+    place = Place(kind, tmp_path)
+
+    def turn(request: Any) -> Any:
+        return ToolCall("final_answer", {"facts": []}) if "extract facts" in request.instructions else "Yes."
+
+    async def learned() -> None:
+        options: dict[str, Any] = {"memory": InMemoryMemory(embedder=None), "auto_extract": True}
+        async with place.agent(model=ScriptedModel([turn] * 6), **options) as agent:
+            await agent.run(WORDS.decode(), **ALICE, session_id="trip")
+            await agent._memory._learning.settle(30)  # type: ignore[union-attr]
+            assert {each.entry.session for each in place.told() if each.body} == {"trip", None}
+            await erase_journals(agent.runtime, Scope("acme", "alice", "trip"))
+
+    go(learned())
+    left = [each for each in place.told() if each.body and each.entry.n]
+    assert (left, place.report().bodies.missing) == ([], 0)
+    assert WORDS not in bytes_of(tmp_path)
 
 
 def test_agents_whose_logs_are_not_here_are_named(tmp_path: Path) -> None:

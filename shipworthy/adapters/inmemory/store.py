@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -229,7 +229,7 @@ class InMemoryStore:
             for each in tombstones:
                 self._bury(self._find(scope, each.run_id), each)
 
-    async def disown(self, scope: Scope) -> Sequence[str]:
+    async def disown(self, scope: Scope, run_ids: Collection[str] = ()) -> Sequence[str]:
         with self._lock, self.ledger._lock:
             if scope.session is None:
                 self._vault.disown(scope)

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -218,9 +218,9 @@ class PostgresStore(Reads):
     async def bury(self, scope: Scope, tombstones: Sequence[Tombstones]) -> None:
         await self._do(lambda c: erasing.bury(c, scope, tombstones))
 
-    async def disown(self, scope: Scope) -> Sequence[str]:
+    async def disown(self, scope: Scope, run_ids: Collection[str] = ()) -> Sequence[str]:
         await self._do(lambda c: erasing.disown(c, scope))
-        return await forgotten_of(audit, scope, read=self._do, write=self._do)
+        return await forgotten_of(audit, scope, run_ids, read=self._do, write=self._do)
 
     async def scrub(self, operator: Operator) -> Sequence[str]:
         """Nothing: the store's role owns no table, and so may not have one written anew."""

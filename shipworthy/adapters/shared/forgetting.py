@@ -3,7 +3,7 @@ more memory than a small one, and without a key."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -40,9 +40,12 @@ async def forgotten(
         at = after
 
 
-async def forgotten_of(tables: Forgettable, scope: Scope, *, read: Do, write: Do) -> Sequence[str]:
+async def forgotten_of(
+    tables: Forgettable, scope: Scope, run_ids: Collection[str], *, read: Do, write: Do
+) -> Sequence[str]:
     """Forget them of the scope's entries in every log that is kept there; what these logs are called."""
+    match = partial(concerns, scope, frozenset(run_ids))
     logs = await read(tables.logs)
     for key, _ in logs:
-        await forgotten(tables, key, partial(concerns, scope), read=read, write=write)
+        await forgotten(tables, key, match, read=read, write=write)
     return tuple([name for _, name in logs])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -230,10 +230,10 @@ class SqliteStore(Reads):
         """Put tombstones in the place of journals, in one transaction. Raises RunBusy, RunNotFound."""
         await self._write(partial(erasing.bury, scope=scope, tombstones=tombstones))
 
-    async def disown(self, scope: Scope) -> Sequence[str]:
+    async def disown(self, scope: Scope, run_ids: Collection[str] = ()) -> Sequence[str]:
         """Forget what is kept under the name of a user, or of their session, beside runs; which audit logs it is in."""
         await self._write(partial(erasing.disown, scope=scope))
-        return await forgotten_of(audit, scope, read=self._read, write=self._write)
+        return await forgotten_of(audit, scope, run_ids, read=self._read, write=self._write)
 
     async def scrub(self, operator: Operator) -> Sequence[str]:
         """Write the file anew, and cut its WAL to nothing. Whoever writes waits meanwhile; leases are not renewed."""

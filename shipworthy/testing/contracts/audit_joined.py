@@ -209,19 +209,23 @@ async def what_is_buried_can_be_erased(logs: Logs) -> None:
 
 
 async def who_is_disowned_is_gone_from_every_log_of_the_store(logs: Logs) -> None:
-    """Without a key: also of entries that came with no batch, and that no log object of this process wrote; what others
-    said stays, and the chain verifies. Doing it again changes nothing."""
+    """Without a key: also of entries that came with no batch, that no log object of this process wrote, and of runs
+    that learned from a session; what others said stays, and the chain verifies. Doing it again changes nothing."""
     scope, log = logs.scope, await logs.new()
     fence = await begun(logs, log, first := await logs.store(), "r")
     await first.commit(fence, told(logs, log, "r", ending(3)))
     for user, session in (("alice", "home"), ("bob", "trip")):
-        await log.append([said("it", b"words", tenant=scope.tenant, user=user, session=session)] * 300)
+        theirs = {"tenant": scope.tenant, "user": user, "session": session}
+        await log.append(
+            [said("it", b"words", **theirs)] * 299 + [said("it", b"words", run="learned", **theirs)]
+        )
     await log.append([said("it", b"words", tenant="another", user="alice", session="trip")])
     await log.close()
     store = await logs.store()
-    for whose, erased in ((scope, 3), (Scope(scope.tenant, scope.user), 303), (Scope(scope.tenant), 603)):
+    hers, everybody = Scope(scope.tenant, scope.user), Scope(scope.tenant)
+    for whose, erased in ((scope, 4), (hers, 303), (everybody, 603)):
         for _ in range(2):
-            assert log.name in await store.disown(whose)
+            assert log.name in await store.disown(whose, ["learned"])
             bodies = logs.verified().bodies
             assert (bodies.erased, bodies.fit, bodies.missing) == (erased, 604 - erased, 0)
 
