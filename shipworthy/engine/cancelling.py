@@ -23,9 +23,11 @@ from shipworthy.domain.scope import Scope
 from shipworthy.engine.auditing import commit
 from shipworthy.engine.live import LiveRun
 from shipworthy.engine.nesting import Delegate, unfinished
+from shipworthy.engine.observing import told, trace_of
 from shipworthy.engine.plan import Plan, no_deps
 from shipworthy.engine.recover import claimed, leave, load, take
 from shipworthy.errors import Fenced, MissingTool, RunBusy, RunNotFound, StoreError
+from shipworthy.ports.readers import Reader
 from shipworthy.ports.store import Store
 from shipworthy.rules.calls import Call
 from shipworthy.rules.decide import End, decide
@@ -107,10 +109,10 @@ async def _stopped(run: LiveRun, call: Call, run_id: str) -> RunState | None:
             f"Run {run_id!r} has a call to be settled, and the agent has no tool {call.call.name!r} for it any more.",
             fix="Give the agent the tool again, and settle the call; nothing was lost.",
         )
-    return await _end(run.home.inner, run.state.started, call_id, run_id)
+    return await _end(run.home.inner, run.state.started, call_id, run_id, run.readers)
 
 
-async def _end_nested(runtime: Runtime, state: RunState) -> list[AgentPaused]:
+async def _end_nested(runtime: Runtime, state: RunState, readers: Sequence[Reader]) -> list[AgentPaused]:
     """End the runs that the calls of a run wait for, and theirs; whoever drives them drives this one. What says of the
     calls that something of them is in doubt, so that they wait."""
     waits: list[AgentPaused] = []
@@ -118,7 +120,7 @@ async def _end_nested(runtime: Runtime, state: RunState) -> list[AgentPaused]:
         waiting: list[str] = []
         for run_id in call.children:
             try:
-                nested = await _end(runtime, state.started, call_id, run_id)
+                nested = await _end(runtime, state.started, call_id, run_id, readers)
             except RunNotFound:
                 continue
             if nested is not None and nested.ended is None:
@@ -128,25 +130,30 @@ async def _end_nested(runtime: Runtime, state: RunState) -> list[AgentPaused]:
     return waits
 
 
-async def _end(runtime: Runtime, outer: RunStarted, call_id: str, run_id: str) -> RunState | None:
+async def _end(
+    runtime: Runtime, outer: RunStarted, call_id: str, run_id: str, readers: Sequence[Reader]
+) -> RunState | None:
     """The run that a call of *outer* made, ended unless something of it is in doubt; None: it is another run, for ids
-    can be chosen."""
+    can be chosen. *readers* observe what is around it, and are told."""
     store, scope = runtime.store, Scope(outer.tenant)
-    state = replay(await store.read(scope, run_id))
+    past = await store.read(scope, run_id)
+    state = replay(past)
     if not _is_made_by(state.started, outer, call_id):
         return None
     if state.ended is not None or (state.parked and state.stopping is not None):
         return state
     claim = await claimed(store, scope, run_id)
     try:
-        catch_up(state, await store.read(scope, run_id, state.seq))  # nobody else appends any more
+        more = await store.read(scope, run_id, state.seq)  # nobody else appends any more
+        catch_up(state, more)
         if state.ended is not None:
             await store.release(claim.fence)
             return state
         witness = await runtime.witness(state)
-        waits = await _end_nested(runtime, state)
-        events = _last_events(store, state, claim, waits)
-        await commit(store, witness, claim.fence, Batch(events, {}, status_of(state)))
+        waits = await _end_nested(runtime, state, readers)
+        events = _last_events(store, state, claim, waits, trace_of(readers))
+        with told(readers, [*past, *more], events):
+            await commit(store, witness, claim.fence, Batch(events, {}, status_of(state)))
     except BaseException:
         await leave(store, claim.fence)
         raise
@@ -160,7 +167,9 @@ def _is_made_by(started: RunStarted, outer: RunStarted, call_id: str) -> bool:
     return parent is not None and (parent.run_id, parent.path) == (outer.run_id, (*path, call_id))
 
 
-def _last_events(store: Store, state: RunState, claim: Claim, waits: Sequence[AgentPaused]) -> list[AnyEvent]:
+def _last_events(
+    store: Store, state: RunState, claim: Claim, waits: Sequence[AgentPaused], trace: str
+) -> list[AnyEvent]:
     """What a sitting that only stops the run records; the state follows."""
     resumed = RunResumed(
         fence=claim.fence.token,
@@ -169,6 +178,7 @@ def _last_events(store: Store, state: RunState, claim: Claim, waits: Sequence[Ag
         output_retries=state.output_retries,
         model_retries=state.model_retries,
         skew=store.skew,
+        trace=trace,
     )
     events: list[AnyEvent] = []
     first: list[AnyEvent] = [resumed, StopRequested(cause="cancelled"), *waits]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from shipworthy.domain.events import AnyEvent
+from shipworthy.domain.events import AnyEvent, ModelAnswered, ModelRequested, RunStarted, ToolAttempted
+from shipworthy.domain.messages import ToolCall
+from shipworthy.domain.scope import Scope
 from shipworthy.ports.readers import Reader, Sight, Sitting
 
 if TYPE_CHECKING:
     from shipworthy.engine.live import LiveRun
+    from shipworthy.engine.plan import Plan
 
 log = logging.getLogger("shipworthy")
 _failed: set[str] = set()
@@ -42,6 +46,47 @@ def observe(run: LiveRun, past: Sequence[AnyEvent]) -> None:
     run.sittings = _sittings(
         run.readers, Sight(run.scope, run.run_id, run.agents, plan.model.name, past, tools)
     )
+
+
+def readers_by_name(agents: Mapping[str, Plan], started: RunStarted) -> tuple[Reader, ...]:
+    """Who observes a run that nobody drives: those of the agents of its name, and of the names around it."""
+    names = (*(() if started.parent is None else started.parent.agents), started.agent)
+    known = [agents[name] for name in names if name in agents]
+    return tuple({id(reader): reader for plan in known for reader in plan.blueprint.readers}.values())
+
+
+@contextlib.contextmanager
+def told(readers: Sequence[Reader], past: Sequence[AnyEvent], events: Sequence[AnyEvent]) -> Iterator[None]:
+    """Around the commit of somebody who ends a run, or stops it, and does not drive it: *events* are told as a sitting
+    that begins with them and is over."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        _sit(readers, past, events)  # a commit completes before it is cancelled
+        raise
+    _sit(readers, past, events)
+
+
+def _sit(readers: Sequence[Reader], past: Sequence[AnyEvent], events: Sequence[AnyEvent]) -> None:
+    started = past[0] if past else None
+    if not readers or not isinstance(started, RunStarted):
+        return
+    scope = Scope(started.tenant, started.user, started.session)
+    agents = (*(() if started.parent is None else started.parent.agents), started.agent)
+    models = [event.model for event in past if type(event) is ModelRequested]
+    attempted = {event.call_id for event in past if type(event) is ToolAttempted}
+    tools = {
+        part.name
+        for event in past
+        if type(event) is ModelAnswered
+        for part in event.parts
+        if type(part) is ToolCall and part.call_id in attempted
+    }
+    sight = Sight(scope, started.run_id, agents, models[-1] if models else "", past, tools)
+    for sitting in _sittings(readers, sight):
+        with _held(sitting):
+            sitting.saw(events)
+            sitting.over(None)
 
 
 def _sittings(readers: Sequence[Reader], sight: Sight) -> tuple[Sitting, ...]:
