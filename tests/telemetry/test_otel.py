@@ -358,6 +358,25 @@ def test_the_global_providers_are_taken_where_none_are_given() -> None:
     assert run(Agent("", model=ScriptedModel([turn("done")]), telemetry=OTelTelemetry())).value == "done"
 
 
+def test_a_global_provider_that_is_set_after_telemetry_is_made_is_taken_with_its_ids() -> None:
+    code = """
+import asyncio
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+import shipworthy
+telemetry = shipworthy.OTelTelemetry()
+provider = TracerProvider(id_generator=shipworthy.StableIds())
+provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter()))
+trace.set_tracer_provider(provider)
+asyncio.run(shipworthy.Agent("", model=shipworthy.mock("x"), telemetry=telemetry).run("Go", tenant_id="acme"))
+assert telemetry.ids is provider.id_generator
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert '"name": "invoke_agent agent"' in done.stdout
+
+
 def test_metrics_name_whom_they_are_told_to_and_are_named_as_they_are_told_to() -> None:
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader], shutdown_on_exit=False)

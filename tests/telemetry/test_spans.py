@@ -279,6 +279,65 @@ def test_the_time_in_which_nobody_drives_a_run_is_none_of_its_session() -> None:
     )
 
 
+def cut_chat(budget: bool, kind: type[Fold] = Fold) -> tuple[list[str], list[Any]]:
+    """The errors of a model's attempt that a deadline cut, and of its duration."""
+    given_up = (facts.ModelAbandoned(charged=Charge(1, 1), reason="cancelled"),) if budget else ()
+    events = numbered(
+        RunStarted(run_id="r", tenant="acme", prompt=()),
+        facts.ModelRequested(ordinal=0, model="openai:gpt"),
+        *given_up,
+        facts.StopRequested(cause="timeout"),
+        facts.RunEnded(status="stopped", stop_reason="timeout"),
+    )
+    records = said_of(events, kind)
+    errors = [r.error for r in records if isinstance(r, SpanClosed) and r.error]
+    return errors, lasted(records, names.OPERATION_DURATION, names.ERROR_TYPE)
+
+
+def lasted(records: list[Record], metric: str, of: str) -> list[Any]:
+    return [(r.attributes[of], r.value) for r in records if isinstance(r, Measured) and r.metric == metric]
+
+
+@pytest.mark.parametrize("budget", [False, True])
+def test_a_model_that_a_deadline_cut_says_how_long_it_took_and_why_with_a_budget_or_without(
+    budget: bool,
+) -> None:
+    assert cut_chat(budget) == (["timeout"], [("timeout", 0.1)])
+
+
+class LeavesOutTheSlowest(Fold):
+    """A mutant: what was cut has no duration."""
+
+    def _give_up(self, *given_up: Any) -> None:
+        self._measured.off = True
+        super()._give_up(*given_up)
+
+
+def test_mutant_a_histogram_without_the_slowest_is_found() -> None:
+    assert cut_chat(True, LeavesOutTheSlowest) != (["timeout"], [("timeout", 0.1)])
+
+
+@pytest.mark.parametrize(
+    ("cut", "outcome"),
+    [
+        ([facts.StopRequested(cause="timeout"), facts.RunEnded(status="stopped")], "timeout"),
+        ([facts.ToolInDoubt(call_id="c1", reason="?"), facts.RunParked(reason="in_doubt")], "in_doubt"),
+    ],
+)
+def test_a_call_that_was_cut_or_is_in_doubt_says_how_long_it_took(cut: list[AnyEvent], outcome: str) -> None:
+    events = numbered(
+        RunStarted(run_id="r", tenant="acme", prompt=()),
+        facts.ModelRequested(ordinal=0, model="openai:gpt"),
+        ModelAnswered(ordinal=0, parts=(ToolCall("pay", {}, "c1"),)),
+        facts.ToolsJudged(calls=(facts.Judged("c1", "once"),)),
+        facts.ToolAttempted(call_id="c1"),
+        *cut,
+    )
+    (found,) = lasted(said_of(events), names.TOOL_DURATION, names.OUTCOME)
+    assert found[0] == outcome
+    assert found[1] >= 100
+
+
 def test_a_run_that_others_drive_is_handed_over_and_not_interrupted() -> None:
     begun = numbered(RunStarted(run_id="r", tenant="acme", prompt=()))
     driven = [

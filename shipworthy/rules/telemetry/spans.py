@@ -35,6 +35,7 @@ from shipworthy.domain.events import (
     ToolsJudged,
 )
 from shipworthy.domain.messages import ToolCall
+from shipworthy.domain.usage import Charge
 from shipworthy.rules.learning import SUFFIX
 from shipworthy.rules.telemetry import content as said
 from shipworthy.rules.telemetry import names
@@ -76,6 +77,8 @@ class Fold:
         self._root: Open | None = None
         self._chat: Open | None = None
         self._orphan: Open | None = None
+        self._given_up: tuple[Open, int, Charge] | None = None
+        self._cause = ""
         self._tools: dict[str, Open] = {}
         self._calls: dict[str, Known] = {}
 
@@ -98,6 +101,8 @@ class Fold:
         return out
 
     def _follow(self, event: AnyEvent) -> None:
+        if self._given_up is not None:
+            self._give_up(*self._given_up, event)
         tell = TELLS.get(type(event))
         if tell is not None:
             tell(self, event)
@@ -115,7 +120,7 @@ class Fold:
 
     def _lost(self) -> None:
         """Events are missing: what is open may have ended in them."""
-        self._chat = self._orphan = None
+        self._chat = self._orphan = self._given_up = None
         self._tools = {}
 
     # spans
@@ -152,6 +157,8 @@ class Fold:
             if span is not None:
                 self._close(span, at, {names.PURPOSE: span.purpose}, error)
         for call_id, span in self._tools.items():
+            if error != INTERRUPTED:
+                self._lasted(call_id, span, at, error)
             self._close(span, at, self._of_attempt(call_id, span, error), error)
         self._lost()
 
@@ -230,7 +237,7 @@ class Fold:
         self._leave(event.at, attributes, error, event.error or "")
 
     def _leave(self, at: int, attributes: dict[str, Value], error: str = "", detail: str = "") -> None:
-        self._close_all(at, LEFT)
+        self._close_all(at, self._cause or LEFT)
         if self._root is not None:
             self._close(self._root, at, attributes, error, detail)
             self._root = None
@@ -274,20 +281,27 @@ class Fold:
             self._close(span, event.at, attributes, event.error, event.message)
 
     def abandoned(self, event: ModelAbandoned) -> None:
-        """An attempt that a crash left ended when it began, as far as anybody knows."""
-        left = self._orphan is not None
-        span = self._orphan if left else self._chat
+        """An attempt that a crash left ended when it began, as far as anybody knows. Why another one was given up is
+        what comes next."""
+        left, span = self._orphan, self._orphan or self._chat
         self._measured.spent(span, NOTHING, event.charged)
-        if span is not None:
-            attributes = of_usage(NOTHING, event.charged, span.purpose)
-            self._close(
-                span, span.at if left else event.at, attributes, INTERRUPTED if left else event.reason
-            )
+        if left is not None:
+            self._close(left, left.at, of_usage(NOTHING, event.charged, left.purpose), INTERRUPTED)
+        elif span is not None:
+            self._given_up = (span, event.at, event.charged)
         self._orphan = self._chat = None
 
+    def _give_up(self, span: Open, at: int, charged: Charge, then: AnyEvent) -> None:
+        self._given_up = None
+        error = then.cause if type(then) is StopRequested else "cancelled"
+        self._measured.operated(span, at, error=error)
+        self._close(span, at, of_usage(NOTHING, charged, span.purpose), error)
+
     def stopping(self, event: StopRequested) -> None:
-        if self._chat is not None:
-            self._close(self._chat, event.at, {names.PURPOSE: self._chat.purpose}, event.cause)
+        self._cause = event.cause
+        if (span := self._chat) is not None:
+            self._measured.operated(span, event.at, error=event.cause)
+            self._close(span, event.at, {names.PURPOSE: span.purpose}, event.cause)
             self._chat = None
 
     # tools
@@ -314,8 +328,7 @@ class Fold:
         span = self._tools.pop(event.call_id, None)
         if span is None or self._mute:
             return
-        tool, lasted = self._calls[event.call_id].call.name, max(event.at - span.at, 0)
-        self._measured.count(names.TOOL_DURATION, lasted, names.TOOL, tool, names.OUTCOME, event.outcome)
+        self._lasted(event.call_id, span, event.at, event.outcome)
         attributes = self._of_attempt(event.call_id, span, event.outcome)
         if self._content:
             attributes[names.TOOL_RESULT] = said.result(event.content)
@@ -324,8 +337,13 @@ class Fold:
     def in_doubt(self, event: ToolInDoubt) -> None:
         self._doubt(event.call_id, surely=True)
         if (span := self._tools.pop(event.call_id, None)) is not None:
+            self._lasted(event.call_id, span, event.at, "in_doubt")
             attributes = self._of_attempt(event.call_id, span, "in_doubt")
             self._close(span, event.at, attributes, "in_doubt", event.reason)
+
+    def _lasted(self, call_id: str, span: Open, at: int, outcome: str) -> None:
+        tool, lasted = self._calls[call_id].call.name, max(at - span.at, 0)
+        self._measured.count(names.TOOL_DURATION, lasted, names.TOOL, tool, names.OUTCOME, outcome)
 
     def _doubt(self, call_id: str, *, surely: bool = False) -> None:
         """Count the call once, until it is settled."""
