@@ -14,10 +14,12 @@ import pytest
 
 import shipworthy_verify
 from shipworthy.adapters.anchors.file import FileAnchor
+from shipworthy.adapters.anchors.http import HttpAnchor
 from shipworthy.app import cli
 from shipworthy.app.audit_logs import FileAuditLog, SqliteAuditLog
 from shipworthy.app.commands import opening_audit, showing_audit, verifying_audit
 from shipworthy.domain.audit import Draft
+from tests.audit.witnesses import a_witness
 
 SECRET = "the secret of the log that is looked at"
 NEXT = "the secret that takes over from that one"
@@ -405,3 +407,26 @@ def test_a_command_that_does_not_hold_a_log_to_its_anchors_fails_the_law(
     monkeypatch.setattr(of, part, mutant)
     with pytest.raises(AssertionError):
         test_an_anchor_that_was_given_has_to_know_the_log(invoke)
+
+
+def test_an_anchor_that_cannot_be_asked_for_names_knows_the_log_or_is_told_its_name(
+    invoke: Invoke, folder: Path
+) -> None:
+    with a_witness(folder / "witness") as server:
+        url = f"http://127.0.0.1:{server.server_address[1]}/"
+        written("audit.jsonl", name="shop", anchors=[HttpAnchor(url)])
+        written("other.jsonl", name="other")
+
+        def verdict(log: str, *options: str) -> str:
+            _, out, _ = invoke("audit", "verify", log, *KEY, "--anchor", url, *options, "--json")
+            return str(json.loads(out)["audit"]["verdict"])
+
+        assert verdict("audit.jsonl") == "ok"
+        assert verdict("other.jsonl") == "unanchored"
+        assert verdict("other.jsonl", "--name", "shop") == "swapped"
+        Path("audit.jsonl").write_bytes(b"")
+        Path("audit.jsonl.seal").unlink()
+        assert verdict("audit.jsonl") == "emptied"
+        Path("audit.jsonl.checkpoints").unlink()
+        assert verdict("audit.jsonl") == "unanchored"
+        assert verdict("audit.jsonl", "--name", "shop") == "emptied"
