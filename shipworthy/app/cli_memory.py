@@ -175,6 +175,8 @@ def erase(
 ) -> int:
     """Erase a session, a user or a tenant for good, with all that is within it, and their runs' journals.
 
+    Name the agent if it writes an audit log: one elsewhere than the runs forgets through it alone, and only its key can
+    enter that somebody was erased.
     May be interrupted, and done again. Exit code 1 if something could not be erased. With --json:
     {"erased": {"records", "runs", "remains": [...]}}; needs --yes.
     """
