@@ -351,7 +351,8 @@ class ToolReturned(Event, frozen=True, gc=False, kw_only=True, tag="tool_returne
 
     `thread_running`: the body's thread outlived its time and could not be stopped. `rule`, `policy` and `reason` are
     those of a denial. `handed_over`: the result is the run's answer, as far as it is a valid output. `nested`: what the
-    runs of the call used, from its beginning.
+    runs of the call used, from its beginning. `retries`: so often the body was begun again within this attempt, for it
+    had raised.
     """
 
     call_id: str
@@ -364,6 +365,7 @@ class ToolReturned(Event, frozen=True, gc=False, kw_only=True, tag="tool_returne
     reason: str = ""
     handed_over: bool = False
     nested: Spent | None = None
+    retries: int = 0
     trust: Trust = "untrusted"
 
 

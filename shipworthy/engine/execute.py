@@ -184,9 +184,10 @@ async def _perform(run: LiveRun, attempt: Attempt) -> None:
             if _paused(run, attempt, error) or _failed(
                 attempt, context, error, limit.expired(), retries_left
             ):
-                return
+                return _retried(attempt, tool.retries - retries_left)
         else:
             await _returned(run, attempt, context, content)
+            _retried(attempt, tool.retries - retries_left)
             if task is not None and task.cancelling() > before:
                 raise asyncio.CancelledError  # the body kept it to itself
             return
@@ -236,6 +237,14 @@ async def _withheld(
 def _count(attempt: Attempt, nested: Spent | None) -> None:
     """Have what is recorded of the call say what the nested runs used."""
     attempt.outcome = tuple([_with(event, nested) for event in attempt.outcome])
+
+
+def _retried(attempt: Attempt, times: int) -> None:
+    """Have what is recorded of the call say that its body was begun again so often."""
+    if times:
+        attempt.outcome = tuple(
+            [replace(each, retries=times) if type(each) is ToolReturned else each for each in attempt.outcome]
+        )
 
 
 def _with(event: AnyEvent, nested: Spent | None) -> AnyEvent:

@@ -54,7 +54,8 @@ ATTRIBUTES = {
     " gen_ai.usage.cache_creation.input_tokens gen_ai.usage.reasoning.output_tokens shipworthy.cost.usd"
     " shipworthy.charged.input_tokens shipworthy.charged.output_tokens shipworthy.model.purpose gen_ai.output.messages",
     "execute_tool": "gen_ai.tool.name gen_ai.tool.type gen_ai.tool.call.id shipworthy.tool.attempt"
-    " shipworthy.tool.effect shipworthy.tool.outcome gen_ai.tool.call.arguments gen_ai.tool.call.result",
+    " shipworthy.tool.retries shipworthy.tool.effect shipworthy.tool.outcome"
+    " gen_ai.tool.call.arguments gen_ai.tool.call.result",
     "search_memory": "shipworthy.memory.items",
     "upsert_memory": "shipworthy.memory.items",
 }
@@ -95,6 +96,7 @@ def test_only_these_are_told() -> None:
         names.CACHE_WRITE_TOKENS,
         names.REASONING_TOKENS,
         names.ERROR_TYPE,
+        names.RETRIES,
     }
     assert {each.name for each in names.INSTRUMENTS if not metrics[each.name]} <= {
         names.EXTRACT_DURATION,

@@ -56,6 +56,7 @@ COST = "shipworthy.cost.usd"
 CHARGED_INPUT = "shipworthy.charged.input_tokens"
 CHARGED_OUTPUT = "shipworthy.charged.output_tokens"
 ATTEMPT = "shipworthy.tool.attempt"
+RETRIES = "shipworthy.tool.retries"
 EFFECT = "shipworthy.tool.effect"
 OUTCOME = "shipworthy.tool.outcome"
 MEMORY_ITEMS = "shipworthy.memory.items"
@@ -125,6 +126,7 @@ SPAN_ATTRIBUTES: dict[Operation, tuple[str, ...]] = {
         TOOL_TYPE,
         TOOL_CALL,
         ATTEMPT,
+        RETRIES,
         EFFECT,
         OUTCOME,
         TOOL_ARGUMENTS,

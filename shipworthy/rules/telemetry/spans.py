@@ -330,6 +330,8 @@ class Fold:
             return
         self._lasted(event.call_id, span, event.at, event.outcome)
         attributes = self._of_attempt(event.call_id, span, event.outcome)
+        if event.retries:
+            attributes[names.RETRIES] = event.retries
         if self._content:
             attributes[names.TOOL_RESULT] = said.result(event.content)
         self._close(span, event.at, attributes, "" if event.outcome == "ok" else event.outcome)
