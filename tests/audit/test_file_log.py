@@ -508,3 +508,37 @@ def test_an_erasure_that_was_interrupted_is_completed_by_doing_it_again(path: Pa
     asyncio.run(scene())
     report = verified(path)
     assert (report.verdict, report.bodies.erased) == ("ok", 1)
+
+
+def test_a_line_that_no_verifier_reads_is_refused_and_nothing_of_it_is_there(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_lane, "_LONGEST", 1000)
+
+    async def scene() -> None:
+        log = FileAuditLog(path, secret=SECRET)
+        await log.open()
+        with pytest.raises(AuditError, match="shorter than 1000"):
+            await log.append([draft("first"), draft("large", b'"%s"' % (b"x" * 1000))])
+        await log.append([draft("second")])
+        await log.close()
+
+    asyncio.run(scene())
+    assert (verified(path).verdict, said(path)) == ("ok", ["second"])
+
+
+def test_a_log_by_a_link_is_the_log_itself(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.jsonl").symlink_to(path)
+
+    async def scene() -> None:
+        logs = [FileAuditLog(at, secret=SECRET) for at in (tmp_path / "link.jsonl", path)]
+        for log in logs:
+            await log.open()
+        for n in range(4):
+            await logs[n % 2].append([draft(str(n))])
+        for log in logs:
+            await log.close()
+
+    asyncio.run(scene())
+    assert (verified(path).verdict, said(path)) == ("ok", ["0", "1", "2", "3"])
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith("link")] == ["link.jsonl"]

@@ -28,9 +28,11 @@ class Kept:
 
     where = "the anchor in memory"
 
-    def __init__(self, first: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, first: Callable[[], object] = lambda: None, asked: Callable[[], object] = lambda: None
+    ) -> None:
         self.lines: list[bytes] = []
-        self.first = first
+        self.first, self.asked = first, asked
         self.calls = 0
 
     def put(self, name: str, log: str, entries: int, line: bytes) -> None:
@@ -41,6 +43,7 @@ class Kept:
         self.lines.append(line)
 
     def newest(self, name: str) -> Sequence[bytes]:
+        self.asked()
         return self.lines[-1:]
 
     def all(self, name: str) -> Iterator[bytes]:
@@ -61,6 +64,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(courier, "_FIRST", 0.001)
+    monkeypatch.setattr(notary, "_FIRST_WORD", 0.2)
     monkeypatch.setattr(notary, "_LAST_WORD", 0.2)
 
 
@@ -178,7 +182,7 @@ def test_an_anchor_that_hangs_holds_up_neither_writers_nor_other_anchors_nor_the
         assert time.monotonic() - begun < 2
 
     wait = threading.Event()
-    hanging, other = Kept(lambda: bool(wait.wait(10)) and None), Kept()
+    hanging, other = Kept(lambda: wait.wait(10)), Kept()
     asyncio.run(scene())
     assert "was not reached" in caplog.text
     wait.set()
@@ -292,3 +296,98 @@ def test_a_notary_that_cannot_write_says_it_once_and_makes_up_for_it(
         "No checkpoint of an audit log could be made: OSError: [Errno 28] No space left on device"
     ]
     assert own(path)[-1].entries == 193
+
+
+async def opened_while_others_write(path: Path) -> None:
+    """Another writer goes on, and its checkpoints arrive, while an anchor is asked."""
+
+    def goes_on() -> None:
+        asyncio.run_coroutine_threadsafe(more(), loop).result(5)
+
+    async def more() -> None:
+        anchor.asked = lambda: None
+        await other.append(drafts(64))
+        await until(lambda: bool(anchor.heads) and anchor.heads[-1].entries == 65)
+
+    loop, anchor = asyncio.get_running_loop(), Kept()
+    other = await opened(path, anchors=[anchor])
+    anchor.asked = goes_on
+    log = await opened(path, anchors=[anchor])
+    await log.append(drafts(1))
+    for each in (log, other):
+        await each.close()
+
+
+def test_a_log_that_others_write_is_not_taken_for_one_that_was_put_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notary, "_FIRST_WORD", 5.0)
+    asyncio.run(opened_while_others_write(path))
+    assert verified(path).verdict == "ok"
+    path.with_name("mutant").mkdir()
+    monkeypatch.setattr(Notary, "_reaches", lambda self, count: count <= self._log.standing()[0].count)
+    with pytest.raises(AuditDamaged, match="rolled_back"):  # as of a moment before the anchor was asked
+        asyncio.run(opened_while_others_write(path.with_name("mutant") / "audit.jsonl"))
+
+
+async def goes_on_for_a_while(log: FileAuditLog) -> None:
+    for _ in range(20):
+        await log.append(drafts(1))
+        await asyncio.sleep(0.01)
+
+
+async def told_late(path: Path, known: Sequence[bytes]) -> None:
+    """Two anchors answer long after the log was begun, and one of them knows another log of its name."""
+    wait, begun = threading.Event(), time.monotonic()
+    slow = [Kept(asked=lambda: wait.wait(10)) for _ in range(2)]
+    slow[1].lines += known
+    log = await opened(path, anchors=slow, name="the log")
+    await log.append(drafts(63))
+    assert time.monotonic() - begun < 1
+    wait.set()
+    try:
+        await until(lambda: len(slow[0].lines) == 1)
+        with pytest.raises(AuditDamaged, match="swapped"):
+            await goes_on_for_a_while(log)
+    finally:
+        await log.close()
+    assert slow[1].lines == known
+
+
+def test_an_anchor_that_answers_late_holds_up_nobody_and_stops_a_log_that_is_not_its(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def other(anchor: Kept) -> None:
+        log = await opened(path.with_name("other.jsonl"), anchors=[anchor], name="the log")
+        await log.close()
+
+    known = Kept()
+    asyncio.run(other(known))
+    asyncio.run(told_late(path, known.lines))
+    assert "Nothing more is entered" in caplog.text
+    monkeypatch.setattr(Notary, "_late", lambda *of: True)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        asyncio.run(told_late(path.with_name("mutant.jsonl"), known.lines))
+
+
+def test_what_another_writer_brings_while_an_anchor_is_looked_at_is_no_alarm(path: Path) -> None:
+    async def scene() -> Any:
+        log = await opened(path)
+        await log.append(drafts(10))
+        await log.close()
+        await log.open()
+        standing = log.standing()[0]
+        await log.append(drafts(10))
+        await log.close()
+        return standing
+
+    standing = asyncio.run(scene())
+    early, late = path.with_name(path.name + ".checkpoints").read_bytes().split(b"\n")[:-1]
+    newest = own(path)
+    anchor = Kept(asked=lambda: newest.sort(key=lambda head: -head.entries))
+    anchor.lines.append(late)
+    boy = Courier(anchor, lambda: newest[0])
+    boy.send(standing, early)
+    boy.stop()
+    boy.join(5.0)
+    assert boy.failures == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -245,3 +246,124 @@ def test_a_key_file_that_cannot_be_written_keeps_its_keys(
     assert keys.epoch(LOG, 0) == Secret(SECRET).epoch(LOG, 0)
     keys.over(LOG, 2)
     assert epoch(key) == 2
+
+
+def test_a_key_by_a_relative_path_or_a_link_moves_on_wherever_the_process_goes(
+    path: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(key)
+    monkeypatch.chdir(tmp_path)
+    for at in (Path("key"), Path("link")):
+        keys = SealedKey(at)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        asyncio.run(entered(path, 100, keys))
+        monkeypatch.chdir(tmp_path)
+    assert epoch(key) == 3
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_key_that_cannot_move_on_is_counted_and_said_once(
+    path: Path, key: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(at: str, kept: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def scene() -> int:
+        log = FileAuditLog(path, secret=key)
+        await log.open()
+        await log.append([draft(str(n)) for n in range(100)])
+        notary = log._notary
+        await log.close()
+        assert notary is not None
+        assert notary.failures == 0
+        return log.key_failures
+
+    monkeypatch.setattr(sealed, "_write", full)
+    with caplog.at_level(logging.ERROR, "shipworthy.audit"):
+        assert asyncio.run(scene()) >= 1
+    assert ["cannot move on" in record.getMessage() for record in caplog.records] == [True]
+
+
+# a key from which another one took over
+
+
+def left(folder: Path, old: Secret) -> list[str]:
+    """Files from which keys of the old schedule could be had."""
+    wanted = [old.seed(LOG).hex(), *[old.epoch(LOG, number).hex() for number in range(6)]]
+    found = [file.name for file in folder.iterdir() if any(text in file.read_text() for text in wanted)]
+    return sorted(found)
+
+
+def taken_over(path: Path, key: Path) -> list[Path]:
+    later = key.with_name("later")
+    seal_key(later, OTHER, LOG, epoch=1, name="agent")
+    asyncio.run(entered(path, 100, key))
+    asyncio.run(entered(path, 0, [later, key]))  # the last entry is the old key's: it is needed yet
+    assert left(path.parent, Secret(SECRET)) == ["key"]
+    return [later, key]
+
+
+def test_nothing_on_the_disk_opens_an_epoch_once_another_key_took_over(path: Path, key: Path) -> None:
+    keys = taken_over(path, key)
+    with key.open() as held:  # whatever still points to what was there
+        asyncio.run(entered(path, 100, keys))
+        assert left(path.parent, Secret(SECRET)) == []
+        assert held.read() == ""
+    asyncio.run(entered(path, 1, keys))
+    asyncio.run(entered(path, 1, keys[0]))
+    assert (verified(path, OTHER, SECRET).verdict, len(said(path))) == ("ok", 202)
+    assert not SealedKey(key.with_name("later")).retired
+    with pytest.raises(AuditKeyWrong, match="another key") as error:
+        asyncio.run(entered(path, 1, key))
+    assert "took over" in error.value.fix
+    with pytest.raises(AuditKeyWrong, match="was retired"):
+        SealedKey(key).epoch(LOG, 9)
+    with pytest.raises(AuditKeyWrong, match="was retired"):
+        SealedKey(key).seed(LOG)
+
+
+def test_an_old_key_that_is_left_where_it_is_is_found_out(
+    path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Notary, "_retire", lambda *of: None)
+    asyncio.run(entered(path, 100, taken_over(path, key)))
+    assert left(path.parent, Secret(SECRET)) == ["key"]
+
+
+def test_a_process_that_has_the_old_key_in_memory_is_told(path: Path, key: Path) -> None:
+    async def scene() -> None:
+        log = FileAuditLog(path, secret=key)
+        await log.open()
+        later = seal_key(key.with_name("later"), OTHER, LOG, name="agent")
+        await entered(path, 3, [later, SealedKey(key)])
+        with pytest.raises(AuditKeyWrong, match="another key"):
+            await log.append([draft("more")])
+        await log.close()
+
+    asyncio.run(scene())
+    assert verified(path, OTHER, SECRET).verdict == "ok"
+
+
+@pytest.mark.parametrize("step", ["open", "write_at", "fsync", "rename", "sync_folder", "ftruncate"])
+def test_a_key_that_is_being_destroyed_when_the_power_goes_can_be_destroyed_again(
+    path: Path, key: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def off(*given: Any) -> None:
+        raise Power
+
+    class Os:
+        def __getattr__(self, name: str) -> Any:
+            return off if name == step else getattr(os, name)
+
+    keys = taken_over(path, key)
+    with monkeypatch.context() as patch:
+        patch.setattr(Notary, "_retire", lambda *of: None)
+        asyncio.run(entered(path, 1, keys))
+        patch.setattr(sealed, *(("os", Os()) if hasattr(os, step) else (step, off)))
+        with pytest.raises(Power):
+            SealedKey(key).retire()
+    asyncio.run(entered(path, 1, keys))
+    assert SealedKey(key).retired
+    assert left(path.parent, Secret(SECRET)) == []
+    assert verified(path, OTHER, SECRET).verdict == "ok"
