@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from . import ed25519, form, tree
 
@@ -13,10 +13,15 @@ _TYPES = (int, int, str, str, list, str, str, int, str)
 class Mark:
     """A checkpoint. Its signature is checked when somebody asks, and once."""
 
-    __slots__ = ("_signed", "anchored", "entries", "line", "log", "newest", "root", "signer")
+    __slots__ = ("_signed", "anchored", "at", "entries", "line", "log", "name", "newest", "root", "signer")
 
-    def __init__(self, line: bytes, entries: int, log: str, root: bytes, signer: str) -> None:
-        self.line, self.entries, self.log, self.root, self.signer = line, entries, log, root, signer
+    def __init__(self, line: bytes, found: form.Members, root: bytes) -> None:
+        self.line, self.root = line, root
+        self.at: int = found["at"]
+        self.entries: int = found["entries"]
+        self.log: str = found["log"]
+        self.name: str = found["name"]
+        self.signer: str = found["signer"]
         self.anchored = self.newest = False
         self._signed: bool | None = None
 
@@ -49,7 +54,7 @@ def read(line: bytes) -> Mark | None:
     if not all(form.is_hex(peak, 64) for peak in peaks):
         return None
     root = tree.fold([bytes.fromhex(peak) for peak in peaks])
-    return Mark(line, entries, found["log"], root, found["signer"]) if root.hex() == found["root"] else None
+    return Mark(line, found, root) if root.hex() == found["root"] else None
 
 
 class Marks:
@@ -92,6 +97,14 @@ class Marks:
             if mark.anchored and mark.log not in logs and mark.signed:
                 logs[mark.log] = True
         return list(logs)
+
+    def newest_log(self, name: str | None, log: str, signers: Callable[[str], set[str]]) -> str | None:
+        """Give the log of the newest anchored one, of this name or of any, that its signer signed: this one, of two."""
+        marks = (mark for mark in self._all.values() if mark.anchored and name in (None, mark.name))
+        for mark in sorted(marks, key=lambda mark: (-mark.at, mark.log != log)):
+            if mark.signer in signers(mark.log) and mark.signed:
+                return mark.log
+        return None
 
     def tell(self, expected: str | None) -> bool:
         """Whether any tells of entries of the log that is expected."""

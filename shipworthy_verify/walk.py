@@ -112,8 +112,15 @@ class Walk:
             return "the id that was given"
         if self.seal.slots and all(slot.log != log for slot in self.seal.slots):
             return "the seal"
-        anchored = self.marks.anchored_logs() if self.expected is None else []
-        return "the anchored checkpoints" if anchored and log not in anchored else None
+        if self.expected is not None:
+            return None
+        named = self.marks.newest_log(self.name, log, self._signers)
+        newest = named or self.marks.newest_log(None, log, self._signers)
+        return "the anchored checkpoints" if newest not in (None, log) else None
+
+    def _signers(self, log: str) -> set[str]:
+        """Give who may sign a log's checkpoints."""
+        return {keys.Chain(root, log).signer() for root in self.roots.values()}
 
     def _held_to(self) -> str | None:
         """Give the log's id where entry 0 cannot tell it."""

@@ -19,6 +19,7 @@ from shipworthy.app import cli
 from shipworthy.app.audit_logs import FileAuditLog, SqliteAuditLog
 from shipworthy.app.commands import opening_audit, showing_audit, verifying_audit
 from shipworthy.domain.audit import Draft
+from shipworthy_verify.marks import Marks
 from tests.audit.witnesses import a_witness
 
 SECRET = "the secret of the log that is looked at"
@@ -313,7 +314,13 @@ def test_an_anchor_that_was_given_has_to_know_the_log(invoke: Invoke) -> None:
     assert verdict("other.jsonl", "file:anchor") == "swapped"
     assert verdict("other.jsonl", "anchor-2") == "ok"
     assert verdict("audit.jsonl", "empty") == "unanchored"
+    written("foreign.jsonl", secret=NEXT, anchors=[FileAnchor("anchor-4")])
+    assert verdict("audit.jsonl", "anchor-4") == "unanchored"
     assert verdict("audit.jsonl", "anchor", "empty") == "unanchored"
+    written("again.jsonl", name="shop", anchors=[FileAnchor("anchor-3")])
+    Path("anchor").write_bytes(Path("anchor").read_bytes() + Path("anchor-3").read_bytes())
+    assert verdict("again.jsonl", "anchor") == "ok"
+    assert verdict("audit.jsonl", "anchor") == "swapped"
     genesis = Path("audit.jsonl").read_bytes().partition(b"\n")[0]
     for beside in (".seal", ".checkpoints"):
         Path("audit.jsonl" + beside).unlink()
@@ -399,6 +406,7 @@ def test_a_proof_is_in_lower_case_for_both_verifiers(invoke: Invoke, ok: Any) ->
     [
         (verifying_audit, "held_to_anchors", lambda report, anchors: report),
         (opening_audit, "_up_to", lambda path, size: iter(())),
+        (Marks, "newest_log", lambda self, name, log, signers: None),
     ],
 )
 def test_a_command_that_does_not_hold_a_log_to_its_anchors_fails_the_law(

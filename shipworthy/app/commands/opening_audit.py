@@ -77,8 +77,11 @@ class OfFile:
 
     def _signed_name(self) -> str:
         """What its own checkpoints call it; "" where there are none."""
-        heads = [read[0] for line in self.checkpoints() if (read := form.head_of(line)) is not None]
-        return heads[-1].name if heads else ""
+        name = ""
+        for line in self.checkpoints():
+            read = form.head_of(line)
+            name = name if read is None else read[0].name
+        return name
 
     def lines(self) -> Iterator[tuple[bytes, bool]]:
         with parts(self._path) as files:
