@@ -111,14 +111,14 @@ def verify_file(
 
     The seal and the checkpoints are read before the lines, so a log that is being written can be verified.
     """
+    path = Path(path).resolve()  # what belongs to a log is beside the file itself, not beside a link to it
     seal, own = Path(f"{path}.seal"), Path(f"{path}.checkpoints")
     sealed = seal.read_bytes() if seal.exists() else None
     with contextlib.ExitStack() as stack:
         outside = [_Anchor(stack.enter_context(Path(anchor).open("rb"))) for anchor in anchors]
         beside = [stack.enter_context(own.open("rb"))] if own.exists() else []
-        newest = Path(path)
         found = verify(
-            _log_lines(newest) if newest.exists() or _older(newest) else None,
+            _log_lines(path) if path.exists() or _older(path) else None,
             secrets=secrets,
             seal=sealed,
             checkpoints=_all_lines(beside),

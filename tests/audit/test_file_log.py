@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+import shipworthy_verify
 from shipworthy import FileAnchor, FileAuditLog
 from shipworthy.adapters.files import audit_lane
 from shipworthy.adapters.shared import filelock, lane
+from shipworthy.app.commands.opening_audit import OfFile
 from shipworthy.domain.audit import Entry
 from shipworthy.errors import (
     AuditClosed,
@@ -542,3 +544,5 @@ def test_a_log_by_a_link_is_the_log_itself(path: Path, tmp_path: Path) -> None:
     asyncio.run(scene())
     assert (verified(path).verdict, said(path)) == ("ok", ["0", "1", "2", "3"])
     assert [each.name for each in tmp_path.iterdir() if each.name.startswith("link")] == ["link.jsonl"]
+    by_link = shipworthy_verify.verify_file(tmp_path / "link.jsonl", secrets=[SECRET.encode()])
+    assert (by_link.verdict, len(OfFile(str(tmp_path / "link.jsonl")).seals())) == ("ok", 2)

@@ -22,6 +22,9 @@ from shipworthy.ports.anchors import Anchor
 class FileLog:
     """See `shipworthy.FileAuditLog`."""
 
+    anchor_patience: float | None = None
+    """Seconds that opening waits for all anchors together; None: two."""
+
     def __init__(
         self,
         path: str,
@@ -115,7 +118,8 @@ class FileLog:
             if self._lane is not None and self._forks == forks():
                 return
             self._forks = forks()
-            notary, self._notary = Notary(self, self._anchors, keys=self._files.keys), None
+            notary = Notary(self, self._anchors, keys=self._files.keys, asking=self.anchor_patience)
+            self._notary = None
             lane = self._newest = Appender(self._files, lambda: self._tells(notary), self._made)
             try:
                 lane.do(lambda _: None)

@@ -146,6 +146,9 @@ class KeptLog(Copy):
     """A log of an agent, or of many, in a database that may be a store's. Several event loops, and processes, may write
     one log; a process that was forked needs a log object of its own."""
 
+    anchor_patience: float | None = None
+    """Seconds that opening waits for all anchors together; None: two."""
+
     def __init__(
         self, database: Database, *, name: str, keys: tuple[EpochKeys, ...], anchors: Sequence[Anchor] = ()
     ) -> None:
@@ -190,7 +193,7 @@ class KeptLog(Copy):
         with self._opening:
             if self._lane is not None:
                 return
-            notary = Notary(self, self._anchors, keys=self._keys)
+            notary = Notary(self, self._anchors, keys=self._keys, asking=self.anchor_patience)
             with translated():
                 lane = self._database.prepared()
                 try:

@@ -68,8 +68,10 @@ class Notary:
         keys: Sequence[EpochKeys] = (),
         every: int = EVERY,
         patience: float = 1.0,
+        asking: float | None = None,
     ) -> None:
-        """*keys*: the writer's. Those that the first one took over from are destroyed, where they can be."""
+        """*keys*: the writer's. Those that the first one took over from are destroyed, where they can be. *asking*:
+        seconds that opening waits for what anchors know."""
         self._log, self._keys, self._every, self._patience = of, tuple(keys), every, patience
         self._couriers = [Courier(anchor, self._own) for anchor in anchors]
         self._tree = Tree()
@@ -84,6 +86,7 @@ class Notary:
         self._evolve_at = 0.0
         self._complained: set[str] = set()
         self._asked = ("", 0.0)
+        self._asking = _FIRST_WORD if asking is None else asking
         self._damage = ""
         self.failures = 0
         """How often a checkpoint could not be made."""
@@ -148,7 +151,7 @@ class Notary:
     def _told(self, name: str, late: Judge | None) -> list[tuple[Courier, list[TreeHead]]]:
         """What the anchors say which can be asked, within the time that they have together."""
         if self._asked[0] != name:
-            self._asked = (name, self._asked[1] or time.monotonic() + _FIRST_WORD)
+            self._asked = (name, self._asked[1] or time.monotonic() + self._asking)
             for courier in self._couriers:
                 courier.ask(name)
         said = [(courier, courier.heard(self._asked[1], late)) for courier in self._couriers]

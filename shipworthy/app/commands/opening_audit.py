@@ -57,7 +57,7 @@ class OfFile:
 
     def __init__(self, path: str) -> None:
         self.where = path
-        self._path = os.path.abspath(path)
+        self._path = os.path.realpath(path)  # its seal and older parts are beside the file, not beside a link
 
     def exists(self) -> bool:
         try:
