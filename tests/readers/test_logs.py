@@ -42,15 +42,20 @@ class Kept(logging.Handler):
 
 @pytest.fixture
 def kept() -> Iterator[Kept]:
-    """A handler on `shipworthy`, and every level as it was afterwards."""
+    """A handler on `shipworthy`; no level is set, and every one is as it was afterwards."""
     loggers = [logging.getLogger("shipworthy"), *logs.LOGGERS.values()]
-    before = [logger.level for logger in loggers]
+    before, given = [logger.level for logger in loggers], dict(logs._given)
+    logs._given.clear()
+    for logger in loggers:
+        logger.setLevel(logging.NOTSET)
     handler = Kept()
     loggers[0].addHandler(handler)
     yield handler
     loggers[0].removeHandler(handler)
     for logger, level in zip(loggers, before, strict=True):
         logger.setLevel(level)
+    logs._given.clear()
+    logs._given.update(given)
 
 
 def logged(kept: Kept, *events: AnyEvent, reader: LogEvents | None = None) -> list[logging.LogRecord]:
@@ -290,9 +295,6 @@ def test_a_level_that_was_set_for_a_logger_decides(kept: Kept) -> None:
 
 def law_of_later_ones(kept: Kept) -> None:
     """Who asks for more than somebody before is given it; who asks for less takes nothing away."""
-    kept.records.clear()
-    for logger in logs.LOGGERS.values():
-        logger.setLevel(logging.NOTSET)
     agent = bot()
     readers = [agent.attach(LogEvents(level)) for level in ("INFO", "DEBUG", "WARNING")]
     run(agent)
@@ -318,8 +320,6 @@ def test_the_law_catches_a_level_of_ours_that_is_taken_for_theirs(
 
 
 def test_a_level_that_was_set_after_ours_decides(kept: Kept) -> None:
-    for logger in logs.LOGGERS.values():
-        logger.setLevel(logging.NOTSET)
     LogEvents("INFO")
     logs.LOGGERS["tools"].setLevel("ERROR")
     LogEvents("DEBUG")
