@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -129,3 +130,64 @@ def test_the_last_sitting_of_every_run_says_how_it_ended(side: Any) -> None:
         ]
 
     asyncio.run(ended())
+
+
+async def nested_went_on(kind: type[OTelTelemetry], at: Point | None) -> tuple[list[Any], list[Point]]:
+    """The spans of a run, and of one nested in it, that lost their store at this point and were resumed."""
+
+    @tool(effect="read")
+    async def look(at: str) -> str:
+        """Look."""
+        return at
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(id_generator=StableIds(), shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    telemetry = kind(provider, NoOpMeterProvider())
+    runtime, points = InMemoryRuntime(), Points(at, fail)
+    points.watch(runtime)
+    inner = ScriptedModel([turn(ToolCall("look", {"at": "sea"})), turn("seen")])
+    clerk = Agent("", model=inner, tools=[look], name="clerk")
+    outer = ScriptedModel([turn(ToolCall("clerk", {"input": "x"})), turn("done")])
+    boss = Agent("", model=outer, tools=[clerk.as_tool()], runtime=runtime, telemetry=telemetry, name="boss")
+    with contextlib.suppress(StoreError):
+        await boss.run("Go", run_id="r", **ALICE)
+    points.at = None
+    if (await boss.run("Go", run_id="r", **ALICE)).status != "completed":
+        await boss.resume("r", tenant_id="acme")
+    assert telemetry.flush(10)
+    return list(exporter.get_finished_spans()), points.reached
+
+
+def astray(spans: list[Any]) -> list[str]:
+    """Spans that have lost what they are in, or the run's first trace."""
+    ids = {span.context.span_id for span in spans}
+    lost = [
+        s.name
+        for s in spans
+        if s.name != "invoke_agent boss" and (not s.parent or s.parent.span_id not in ids)
+    ]
+    resumed = [s for s in spans if (s.attributes or {}).get(names.RESUMED)]
+    return [*lost, *[s.name for s in resumed if not s.links]]
+
+
+class Unlinked(OTelTelemetry):
+    """A mutant: a sitting that is told again is nowhere, and linked to nothing."""
+
+    def again(self, opened: Any, of: Any, call: Any) -> Any:
+        return super().again(replace(opened, link=""), of, None)
+
+
+def test_a_nested_sitting_that_is_told_again_is_in_the_call_that_made_it() -> None:
+    async def all_of_them() -> None:
+        _, reached = await nested_went_on(OTelTelemetry, None)
+        points = [point for point in reached if point.kind == "commit" and point.side == "before"]
+        assert len(points) > 4
+        found = list[str]()
+        for point in points:
+            spans, _ = await nested_went_on(OTelTelemetry, point)
+            assert astray(spans) == [], point
+            found += astray((await nested_went_on(Unlinked, point))[0])
+        assert "invoke_agent clerk" in found, "and a mutant is found"
+
+    asyncio.run(all_of_them())

@@ -85,7 +85,11 @@ def test_a_thread_that_has_nothing_to_do_ends_and_another_begins(monkeypatch: py
 @pytest.fixture
 def hangs() -> Iterator[Callable[[Any], None]]:
     go_on = threading.Event()
-    yield lambda job: go_on.wait(10) and None
+
+    def hang(job: Any) -> None:
+        go_on.wait(10)
+
+    yield hang
     go_on.set()
 
 

@@ -10,7 +10,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any
 
 from opentelemetry import context as contexts
@@ -19,17 +18,17 @@ from opentelemetry import trace as trace_api
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     Link,
-    NonRecordingSpan,
+    NoOpTracer,
     ProxyTracerProvider,
     Span,
     SpanContext,
     SpanKind,
     Status,
     StatusCode,
-    TraceFlags,
 )
 
 from shipworthy.adapters.otel.ids import StableIds, span_id
+from shipworthy.adapters.otel.tracing import Current, context_of, names_in, within
 from shipworthy.adapters.shared.spool import at_exit_first
 from shipworthy.adapters.shared.telemetry import NOTHING, Telemetry, Watch, told_of
 from shipworthy.domain.events import (
@@ -88,6 +87,7 @@ class OTelTelemetry(Telemetry):
         """Have this provider's tracer. The global one may be still to come."""
         self._to_come = isinstance(traces, ProxyTracerProvider)
         self.tracer: trace_api.Tracer = traces.get_tracer(names.SCOPE, schema_url=names.SCHEMA_URL)
+        self.silent = isinstance(self.tracer, NoOpTracer)  # its spans are those that they are in
         ids = getattr(traces, "id_generator", None)
         self.ids: StableIds | None = ids if isinstance(ids, StableIds) else None
 
@@ -164,7 +164,7 @@ class OTelTelemetry(Telemetry):
     def again(self, opened: SpanOpened, of: SpanContext, call: SpanContext | None) -> Span:
         """Begin the span of a sitting that was left: itself, if it can be, or one within it. *call*: the one that it is
         in, where it is of a nested run."""
-        first = _context_of(opened.link)
+        first = context_of(opened.link)
         links = () if first is None else (Link(first),)
         at, kind = opened.at * _MS, SpanKind.INTERNAL
         if self.ids is None:
@@ -197,6 +197,8 @@ class OTelTelemetry(Telemetry):
             try:
                 if kind is Measured:
                     self._add[record.metric](record.value, record.attributes)  # type: ignore[union-attr]
+                elif self.silent:
+                    pass
                 elif kind is SpanClosed:
                     watch.closed(record)  # type: ignore[arg-type]
                 else:
@@ -219,7 +221,7 @@ class OTelWatch(Watch):
         self._since = 0
         self._pasts: dict[str, Context] = {}
         self._attempts: dict[str, Span] = {}
-        self._names = _names_in(sight.past)
+        self._names = names_in(sight.past)
         self._entered = self.asked
 
     # on the loop
@@ -228,7 +230,10 @@ class OTelWatch(Watch):
         """Begin what began, and have the rest done elsewhere."""
         asked = self.asked
         try:
-            self._begin_spans(events)
+            if self._telemetry.silent:
+                self.count(events)
+            else:
+                self._begin_spans(events)
         finally:
             self._spool.put((self, events, asked, time.time_ns()))
 
@@ -253,6 +258,8 @@ class OTelWatch(Watch):
 
     def around(self, call_id: str | None) -> AbstractContextManager[None]:
         """The span of this call, of the model's next attempt, or of the sitting, is the current one."""
+        if self._telemetry.silent:
+            return NOTHING
         span: Span | None
         if call_id is None:
             span = trace_api.get_current_span(self._within)
@@ -265,7 +272,7 @@ class OTelWatch(Watch):
             self._entered = number
         if span is None or not span.get_span_context().is_valid:
             return NOTHING
-        return _Current(span)
+        return Current(span)
 
     def _begin(self, event: RunStarted | RunResumed) -> None:
         if type(event) is RunStarted:
@@ -279,7 +286,7 @@ class OTelWatch(Watch):
         else:
             begun[0].update_name(name)
         span, self._since = begun
-        if self.sight.past and (first := _context_of(getattr(self.sight.past[0], "trace", ""))) is not None:
+        if self.sight.past and (first := context_of(getattr(self.sight.past[0], "trace", ""))) is not None:
             span.add_link(first)
         self.spans[self._told.key_of(event.seq)] = begun
         self._within = trace_api.set_span_in_context(span, self._around)
@@ -324,7 +331,7 @@ class OTelWatch(Watch):
             self._telemetry.called(self._call(self.sight.run_id, record.call), record.at, span)
 
     def _again(self, record: SpanOpened) -> None:
-        of = _context_of(record.trace)
+        of = context_of(record.trace)
         if of is None:  # nobody traced it
             self._pasts[record.key] = self._within
             return
@@ -349,52 +356,6 @@ class OTelWatch(Watch):
         if record.error:
             span.set_status(Status(StatusCode.ERROR, record.detail or record.error))
         span.end(at)
-
-
-class _Current:
-    """Makes a span the current one, and leaves everything else of it to others."""
-
-    __slots__ = ("_span", "_token")
-
-    def __init__(self, span: Span) -> None:
-        self._span = span
-
-    def __enter__(self) -> None:
-        self._token = contexts.attach(trace_api.set_span_in_context(self._span))
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        contexts.detach(self._token)
-
-
-def within(of: SpanContext) -> Context:
-    """The context of what is in a span that somebody else began."""
-    return trace_api.set_span_in_context(NonRecordingSpan(of), Context())
-
-
-def _context_of(trace: str) -> SpanContext | None:
-    """The span of a traceparent; None for "", and for what is none."""
-    parts = trace.split("-")
-    if len(parts) != 4:
-        return None
-    try:
-        numbers = [int(part, 16) for part in parts]
-    except ValueError:
-        return None
-    found = SpanContext(numbers[1], numbers[2], is_remote=True, trace_flags=TraceFlags(numbers[3]))
-    return found if found.is_valid else None
-
-
-def _names_in(past: Sequence[AnyEvent]) -> dict[str, str]:
-    """The tools of the last answer's calls."""
-    for event in reversed(past):
-        if type(event) is ModelAnswered:
-            return {part.call_id: part.name for part in event.parts if type(part) is ToolCall}
-    return {}
 
 
 _NAMELESS: Attributes = {names.OPERATION: names.INVOKE_AGENT}

@@ -122,6 +122,10 @@ class Watch:
     def saw(self, events: Sequence[AnyEvent]) -> None:
         """Have them told."""
         self._spool.put((self, events, self.asked, 0))
+        self.count(events)
+
+    def count(self, events: Sequence[AnyEvent]) -> None:
+        """Know how many attempts of the model there were, and what the run began with."""
         for event in events:
             if type(event) is ModelRequested:
                 self.asked += 1

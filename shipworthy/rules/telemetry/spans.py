@@ -41,14 +41,15 @@ from shipworthy.rules.telemetry import content as said
 from shipworthy.rules.telemetry import names
 from shipworthy.rules.telemetry.measuring import NOTHING, Measuring
 from shipworthy.rules.telemetry.past import left_from
-from shipworthy.rules.telemetry.records import Attributes, Record, SpanClosed, SpanOpened, Value
+from shipworthy.rules.telemetry.records import Attributes, Record, SpanOpened, Value
+from shipworthy.rules.telemetry.saying import Saying
 from shipworthy.rules.telemetry.whose import Known, Open, Told, of_usage
 
 INTERRUPTED, SUPERSEDED, LEFT = "interrupted", "superseded", "left"
 """Errors of spans: the sitting ended in between; another attempt was made; the run ended without its outcome."""
 
 
-class Fold:
+class Fold(Saying):
     """One sitting's records. `past`: the events of the sittings before. `whose`: attributes that measurements have
     besides their own. `again`: whoever is told keeps one span of a key, so a sitting that was left, and may have taken
     finished spans with it, is told again in full."""
@@ -63,18 +64,15 @@ class Fold:
         content: bool = False,
         again: bool = False,
     ) -> None:
-        self.told, self._past = told, past
-        self._content, self._again = content, again
         self._measured = Measuring(whose, told, off=not measures)
-        self._out = self._measured.out
-        self._mute = self._of_past = False
+        super().__init__(told, self._measured.out, content=content)
+        self._past, self._again = past, again
         self._seq = self._at = 0
         self._began: int | None = None
         self._not_driven = self._parked_at = 0
         self._asked = 0
         self._link = ""
         self._under: tuple[str, str] | None = None
-        self._root: Open | None = None
         self._chat: Open | None = None
         self._orphan: Open | None = None
         self._given_up: tuple[Open, int, Charge] | None = None
@@ -124,32 +122,6 @@ class Fold:
         self._tools = {}
 
     # spans
-
-    def _open(
-        self, key: str, operation: names.Operation, name: str, at: int, attributes: Attributes, call: str = ""
-    ) -> Open:
-        parent = "" if self._root is None else self._root.opened.key
-        return self._say(
-            SpanOpened(key, operation, name, at, attributes, parent=parent, past=self._of_past, call=call)
-        )
-
-    def _say(self, opened: SpanOpened) -> Open:
-        if not self._mute:
-            self._out.append(opened)
-        return Open(opened, not self._mute)
-
-    def _close(
-        self, span: Open, at: int, attributes: dict[str, Value], error: str = "", detail: str = ""
-    ) -> None:
-        if self._mute:
-            return
-        if not span.told:
-            self._out.append(replace(span.opened, past=True))
-        attributes[names.KEY] = span.opened.key
-        if error:
-            attributes[names.ERROR_TYPE] = error
-        detail = detail if self._content else ""
-        self._out.append(SpanClosed(span.opened.key, max(at, span.at), attributes, error, detail))
 
     def _close_all(self, at: int, error: str) -> None:
         """Everything but the sitting's own span."""
