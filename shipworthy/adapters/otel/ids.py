@@ -19,7 +19,7 @@ else:
 class StableIds(IdGenerator):
     """An `id_generator` for a TracerProvider: spans of runs get ids that follow from the run's journal, all others
     random ones. A sitting that a crash took is then told of again, in full and under the same ids, by the one that goes
-    on: no span is lost with the process, and a backend that keeps one span of an id keeps one."""
+    on: none of its spans is lost with the process, and a backend that keeps one span of an id keeps one."""
 
     def __init__(self) -> None:
         self._next = threading.local()
