@@ -81,7 +81,8 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 async def opened(path: Path, **options: Any) -> FileAuditLog:
-    log = FileAuditLog(path, **{"secret": SECRET} | options)
+    given: dict[str, Any] = {"secret": SECRET} | options
+    log = FileAuditLog(path, **given)
     await log.open()
     return log
 
