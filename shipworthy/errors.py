@@ -490,8 +490,8 @@ class AnchorRefused(AnchorError):
     again cannot help."""
 
     fix = (
-        "Run `shipworthy audit verify` with this anchor: the log was put back or rewritten, unless it verifies; then an "
-        "older checkpoint only came late."
+        "Run `shipworthy audit verify` with this anchor: the log was put back or rewritten, unless it verifies; then "
+        "an older checkpoint only came late."
     )
 
 

@@ -19,8 +19,8 @@ from shipworthy.domain.scope import Scope
 class Sight(msgspec.Struct, frozen=True, eq=False):
     """A sitting of a run, from which on it is observed. `agents`: the names from the outermost agent to its own;
     `model`: its model's name. `past`: the events of earlier sittings, of which a reader may have seen none; its first
-    says which trace the run began under. Empty for a run that begins. `tools`: the names of its agent's tools; others are
-    in calls that a model made up."""
+    says which trace the run began under. Empty for a run that begins. `tools`: the names of its agent's tools;
+    others are in calls that a model made up."""
 
     scope: Scope
     run_id: str
