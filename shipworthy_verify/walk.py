@@ -280,7 +280,7 @@ class Walk:
     def _end(self) -> None:
         """Judge what is known only at the end."""
         sealed = self._sealed_count()
-        self.torn = self.bodies.end(self.count, sealed <= self.count) or self.torn
+        self.torn = self.bodies.end(self.count, sealed < self.count) or self.torn
         self._hold(self._held_to())
         if not self.count and self._told:
             self._wrong("emptied", None, "The log has no entries, though something tells of some.")

@@ -20,6 +20,7 @@ from shipworthy.adapters.shared.sealed import seal_key
 from shipworthy.domain.audit import Draft, Entry
 from shipworthy.errors import InputError
 from shipworthy.rules.audit import form, proofs
+from shipworthy.rules.audit.chain import seals_of
 from shipworthy.rules.audit.keys import Secret
 from shipworthy.rules.audit.merkle import Tree
 from shipworthy.rules.audit.reading import Holding, Sums
@@ -436,3 +437,23 @@ def test_a_sealed_log_that_goes_on_with_a_plain_secret_is_not_forward_secure(tmp
     after = shipworthy_verify.verify_file(tmp_path / "audit.jsonl", secrets=[first.encode(), later.encode()])
 
     assert (before.ok, before.forward_secure, after.ok, after.forward_secure) == (True, True, True, False)
+
+
+def test_the_body_of_a_sealed_entry_that_was_cut_does_not_fit(tmp_path: Path) -> None:
+    async def write() -> None:
+        log = FileAuditLog(tmp_path / "audit.jsonl", secret=SECRET, name="app")
+        await log.open()
+        await log.append([Draft(action="x", actor="y", at=1, body=b'{"said":"something"}')])
+        await log.close()
+
+    asyncio.run(write())
+    whole = (tmp_path / "audit.jsonl").read_bytes()
+    (tmp_path / "audit.jsonl").write_bytes(whole[:-9])
+    theirs = shipworthy_verify.verify_file(tmp_path / "audit.jsonl", secrets=[SECRET.encode()])
+    ours = Verifier([Secret(SECRET)], seals=seals_of((tmp_path / "audit.jsonl.seal").read_bytes()))
+    *lines, torn = whole[:-9].split(b"\n")
+    for line in lines:
+        ours.feed(line)
+    ours.feed(torn, whole=False)
+
+    assert (theirs.verdict, ours.report().verdict) == ("body_edited", "body_edited")
