@@ -134,6 +134,11 @@ def test_a_run_that_is_not_there_is_said_at_once(tmp_path: Path, capsys: pytest.
     assert "r2" in capsys.readouterr().err
 
 
+def hears_ctrl_c() -> None:
+    """Whatever started the tests: a shell's job in the background ignores it, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_paused_run_is_followed_until_ctrl_c(tmp_path: Path) -> None:
     async def go() -> None:
         options: dict[str, Any] = {"permissions": StandardPermissions(), "approval_handler": Inbox()}
@@ -148,11 +153,20 @@ def test_a_paused_run_is_followed_until_ctrl_c(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "shipworthy.app.cli", *SHOW, "--store", "sqlite:runs.db"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     child = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hears_ctrl_c,
     )
     with child:
-        assert child.stdout is not None
-        while "run_parked" not in child.stdout.readline():
-            assert child.poll() is None
-        child.send_signal(signal.SIGINT)
-        assert child.wait(20) == 130
+        try:
+            assert child.stdout is not None
+            while "run_parked" not in child.stdout.readline():
+                assert child.poll() is None
+            child.send_signal(signal.SIGINT)
+            assert child.wait(20) == 130
+        finally:
+            child.kill()
