@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-JOBS   ?= 2
+JOBS   ?= 3
 UPGRADE ?=
 PYTEST_ARGS ?=
 BENCH  ?= overhead
@@ -29,7 +29,7 @@ help: ## print this list
 demo: $(CORE) ## set up the core alone and run the demonstration
 	$(BIN)/shipworthy demo
 
-test: $(DEV) ## run every test (JOBS=2, PYTEST_ARGS=...)
+test: $(DEV) ## run every test (JOBS=3, PYTEST_ARGS=...)
 	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 check: lint types test ## everything a change must pass

@@ -219,7 +219,15 @@ def test_ctrl_c_cancels_the_run_and_records_it(folder: Path) -> None:
         "r1",
     ]
     with subprocess.Popen(
-        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a shell's job in the background ignores it
     ) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "inside\n"

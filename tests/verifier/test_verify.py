@@ -1008,4 +1008,5 @@ def test_memory_does_not_grow_with_the_log() -> None:
         tracemalloc.stop()
         return most
 
-    assert peak(2_000) < peak(10) + 50_000
+    most = min([peak(2_000) for _ in range(3)])  # what other tests left behind may fall into one of them
+    assert most < peak(10) + 50_000
