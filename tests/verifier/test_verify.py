@@ -1001,15 +1001,15 @@ def test_memory_does_not_grow_with_the_log() -> None:
     seal, line = made.seal(), made.entries[-1] + b"\n"
 
     def held(n: int) -> int:
-        """Bytes that the verifier holds when it has read the log and *n* lines more; other threads' are left out."""
-        own = tracemalloc.Filter(True, str(Path(sv.__file__).parent / "*"))
+        """Bytes, also of lines, that are held when the log and *n* lines more are read; others' are left out."""
+        kept = [tracemalloc.Filter(True, where) for where in (str(Path(sv.__file__).parent / "*"), __file__)]
         found = 0
 
         def lines() -> Iterator[bytes]:
             nonlocal found
             yield from made.lines()
-            yield from itertools.repeat(line, n)
-            traces = tracemalloc.take_snapshot().filter_traces([own])
+            yield from (bytes(bytearray(line)) for _ in range(n))  # each a line of its own
+            traces = tracemalloc.take_snapshot().filter_traces(kept)
             found = sum([each.size for each in traces.statistics("filename")])
 
         tracemalloc.start()
